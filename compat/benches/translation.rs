@@ -1,0 +1,63 @@
+//! What translation costs: a request's body, and a token's event in both dialects.
+
+use std::hint::black_box;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use sluicegate_compat::native::{Event, Token, TokenKind, encode};
+use sluicegate_compat::openai::chat::{ChatContext, ChunkEncoder, ChunkMeta, parse};
+
+/// A chat of about `bytes` bytes, in messages of at most 4 KB, as the SDKs write it.
+fn body(bytes: usize) -> Vec<u8> {
+    let text = "The quick brown fox says \"hello\" to the lazy dog, and walks on.\n".repeat(bytes.min(4096) / 72);
+    let messages: Vec<_> = (0..(bytes / 4096).max(1))
+        .map(|index| {
+            let role = if index % 2 == 0 { "user" } else { "assistant" };
+            serde_json::json!({"role": role, "content": text})
+        })
+        .collect();
+    let body = serde_json::json!({
+        "messages": messages, "model": "builtin", "temperature": 0.7, "max_completion_tokens": 256, "stream": true,
+        "stream_options": {"include_usage": true}, "seed": 7, "stop": ["\n\n"], "user": "bench"
+    });
+    body.to_string().into_bytes()
+}
+
+fn requests(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parse and into_task");
+    for (name, bytes) in [("1 KB", 1024), ("100 KB", 100 * 1024)] {
+        let body = body(bytes);
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| parse(black_box(&body)).expect("the body is right").into_task());
+        });
+    }
+    group.finish();
+}
+
+fn tokens(criterion: &mut Criterion) {
+    let event = |text: &str| {
+        Event::Token(Token { choice: 0, index: 12, text: text.into(), kind: TokenKind::Text, logprobs: None })
+    };
+    let mut group = criterion.benchmark_group("token");
+    let mut out = Vec::with_capacity(1 << 12);
+    for (name, event) in [("word", event(" hello")), ("escaped", event("\"a\"\n"))] {
+        group.bench_function(format!("native {name}"), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                encode(black_box(12), black_box(&event), &mut out);
+            });
+        });
+        let meta = ChunkMeta::new(uuid::Uuid::nil(), 1_700_000_000, Some("fp_0123456789".to_owned()));
+        let mut encoder = ChunkEncoder::new(&ChatContext::new("builtin"), meta);
+        group.bench_function(format!("chunk {name}"), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                encoder.encode(black_box(&event), &mut out);
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, requests, tokens);
+criterion_main!(benches);

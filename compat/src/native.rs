@@ -1,0 +1,20 @@
+//! The native dialect: the task request, the events of a task, the error envelope, the view of a task.
+
+mod admission;
+mod chat;
+mod error;
+mod event;
+mod request;
+mod view;
+
+pub use admission::{AdmissionResponse, Preparation, Streams};
+pub use chat::{Content, ContentPart, FunctionCall, FunctionDefinition, Message, Role, Tool, ToolCall, ToolChoice};
+pub use error::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
+pub use event::{
+    ChoiceEnd, End, Event, FinishReason, Metrics, Started, Token, TokenKind, TokenLogprobs, TopLogprob, encode,
+};
+pub use request::{
+    Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest, Violation,
+    Workload,
+};
+pub use view::{TaskState, TaskView};

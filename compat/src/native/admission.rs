@@ -1,0 +1,37 @@
+//! The answer to an admitted task.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+/// The body of the 202 that `POST /v2/tasks` answers with.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdmissionResponse {
+    pub task_id: Uuid,
+    /// Tasks that will start before it; 0 means it is next.
+    pub queue_position: u64,
+    pub predicted_start_ms: u64,
+    pub predicted_end_ms: u64,
+    /// How long a client with more work should wait before the next request; 0 while there is room.
+    pub backoff_ms: u64,
+    pub streams: Streams,
+    pub preparation: Preparation,
+}
+
+/// Where to read the task's events, as paths on the same host.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Streams {
+    pub sse: String,
+    pub sse_verbose: String,
+}
+
+impl Streams {
+    pub fn of(task_id: Uuid) -> Self {
+        Self { sse: format!("/v2/tasks/{task_id}/events"), sse_verbose: format!("/v2/tasks/{task_id}/events?verbose=true") }
+    }
+}
+
+/// What has to happen before the task can start; empty for a model that is loaded.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Preparation {
+    pub steps: Vec<serde_json::Value>,
+}

@@ -1,0 +1,233 @@
+//! The events of a task, and how each is written as one server-sent event.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use smol_str::SmolStr;
+
+use super::ErrorEnvelope;
+use crate::sse;
+
+/// One entry of a task's event log. Cheap to clone: a token's text is inline up to 23 bytes, everything larger is shared.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The engine took the task. Comes once, before the first token; a task that ends in the queue has none.
+    Started(Arc<Started>),
+    /// One sampled token.
+    Token(Token),
+    /// Queue position, prediction and other facts while the task waits or runs.
+    Metrics(Arc<Metrics>),
+    /// The task ended as it should, or was cancelled. Last event.
+    End(Arc<End>),
+    /// The task failed. Last event.
+    Error(Arc<ErrorEnvelope>),
+}
+
+impl Event {
+    /// Whether this event is the last one of its log.
+    pub const fn is_last(&self) -> bool {
+        matches!(self, Self::End(_) | Self::Error(_))
+    }
+
+    /// The `event:` field.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Started(_) => "started",
+            Self::Token(_) => "token",
+            Self::Metrics(_) => "metrics",
+            Self::End(_) => "end",
+            Self::Error(_) => "error",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Started {
+    pub queue_position: u64,
+    pub predicted_start_ms: u64,
+    pub engine: String,
+    pub engine_version: String,
+    pub pool_id: String,
+    pub replica_id: String,
+    pub sampler_profile_version: String,
+    pub model_digest: String,
+}
+
+/// One token of one choice.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Token {
+    /// The choice it belongs to, from 0.
+    pub choice: u16,
+    /// Its index within the choice, from 0, without gaps.
+    pub index: u32,
+    /// The text it completes. Empty where the token ends inside a UTF-8 character.
+    pub text: SmolStr,
+    pub kind: TokenKind,
+    /// Present when log-probabilities were asked for.
+    pub logprobs: Option<Arc<TokenLogprobs>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenKind {
+    #[default]
+    Text,
+    Reasoning,
+}
+
+/// Natural-log probabilities of a sampled token and of the likeliest alternatives, after penalties and bias and before
+/// temperature and truncation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TokenLogprobs {
+    pub logprob: f32,
+    /// The token's own bytes, which may be a part of a UTF-8 character.
+    pub bytes: Box<[u8]>,
+    /// Likeliest first; as many as were asked for.
+    pub top: Box<[TopLogprob]>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct TopLogprob {
+    pub bytes: Box<[u8]>,
+    pub logprob: f32,
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Metrics {
+    /// Tasks that will start before this one; absent once it has started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_position: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub predicted_start_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue_depth: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// The end token or a stop string.
+    Stop,
+    /// `max_tokens`, or the end of the context.
+    Length,
+    ToolCalls,
+    Canceled,
+    Deadline,
+}
+
+impl FinishReason {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Stop => "stop",
+            Self::Length => "length",
+            Self::ToolCalls => "tool_calls",
+            Self::Canceled => "canceled",
+            Self::Deadline => "deadline",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct End {
+    /// Tokens of the prompt, counted once for all choices; 0 for a task that never started.
+    pub tokens_in: u64,
+    /// Those of them that the engine took from its cache; at most `tokens_in`.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub cached_tokens: u64,
+    /// Tokens sampled, over all choices: the end token and those of a stop string included.
+    pub tokens_out: u64,
+    pub queue_ms: u64,
+    /// From the start to the first token; absent where none came.
+    pub first_token_ms: Option<u64>,
+    /// From the first token to the end.
+    pub decode_ms: u64,
+    pub finish_reason: FinishReason,
+    /// One per choice, only where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<ChoiceEnd>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub policy_label: Option<super::PolicyLabel>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+const fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChoiceEnd {
+    pub choice: u16,
+    pub finish_reason: FinishReason,
+    pub tokens_out: u64,
+}
+
+/// Appends `event` to `out` as one server-sent event with the given id.
+///
+/// A token without log-probabilities is written without allocating (once `out` has grown).
+pub fn encode(id: u64, event: &Event, out: &mut Vec<u8>) {
+    sse::event_id(id, out);
+    sse::event_name(event.name(), out);
+    match event {
+        Event::Started(started) => sse::data_json(started.as_ref(), out),
+        Event::Token(token) => sse::data_json(&TokenJson(token), out),
+        Event::Metrics(metrics) => sse::data_json(metrics.as_ref(), out),
+        Event::End(end) => sse::data_json(end.as_ref(), out),
+        Event::Error(error) => sse::data_json(error.as_ref(), out),
+    }
+}
+
+/// The wire form of a token: short names, and only what is there.
+struct TokenJson<'a>(&'a Token);
+
+impl Serialize for TokenJson<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let token = self.0;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("t", token.text.as_str())?;
+        map.serialize_entry("i", &token.index)?;
+        if token.choice > 0 {
+            map.serialize_entry("c", &token.choice)?;
+        }
+        if token.kind != TokenKind::Text {
+            map.serialize_entry("kind", &token.kind)?;
+        }
+        if let Some(logprobs) = &token.logprobs {
+            map.serialize_entry("logprob", &logprobs.logprob)?;
+            map.serialize_entry("top", &logprobs.top.iter().map(TopJson).collect::<Vec<_>>())?;
+        }
+        map.end()
+    }
+}
+
+struct TopJson<'a>(&'a TopLogprob);
+
+impl Serialize for TopJson<'_> {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(3))?;
+        map.serialize_entry("t", &String::from_utf8_lossy(&self.0.bytes))?;
+        map.serialize_entry("logprob", &self.0.logprob)?;
+        map.serialize_entry("bytes", &self.0.bytes)?;
+        map.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_one_short_event() {
+        let token =
+            Token { choice: 0, index: 3, text: "a \"b\"\n".into(), kind: TokenKind::Text, logprobs: None };
+        let mut out = Vec::new();
+        encode(5, &Event::Token(token), &mut out);
+        assert_eq!(String::from_utf8(out).unwrap(), "id: 5\nevent: token\ndata: {\"t\":\"a \\\"b\\\"\\n\",\"i\":3}\n\n");
+    }
+
+    #[test]
+    fn an_event_stays_small() {
+        assert!(size_of::<Event>() <= 48, "{}", size_of::<Event>());
+    }
+}

@@ -1,0 +1,21 @@
+//! OpenAI's dialect: wire types of our own, and their translation to and from the native ones.
+//!
+//! One folder per endpoint; what endpoints share lies beside them.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`chat`] | `POST /v1/chat/completions`: the request, the stream of chunks, the whole answer |
+//! | [`models`] | `GET /v1/models` and `GET /v1/models/{id}` |
+//! | [`error`] | the error body, its status, and whether a retry can help |
+
+// The envelope is made once per refused request, and returned through a few frames: boxing it would only blur the types.
+#![allow(clippy::result_large_err)]
+
+pub mod chat;
+pub mod error;
+pub(crate) mod json;
+pub mod models;
+mod usage;
+
+pub use error::ErrorBody;
+pub use models::{Model, ModelFacts, ModelList};

@@ -1,0 +1,33 @@
+//! `POST /v1/chat/completions`.
+//!
+//! [`parse`] reads the body; [`ChatRequest::into_task`] splits it into the task for the gateway and the
+//! [`ChatContext`] for the answer, which is either streamed ([`ChunkEncoder`]) or whole ([`Answer`]).
+
+mod answer;
+mod context;
+mod logprobs;
+mod request;
+mod stream;
+
+pub use answer::{Answer, ChatCompletion};
+pub use context::{ChatContext, ChunkMeta, ParamNames, ServiceTier};
+pub use request::{ChatRequest, openai_param, parse};
+pub use stream::ChunkEncoder;
+
+use crate::native::{End, ErrorCode, ErrorEnvelope, FinishReason, detail};
+
+/// The `finish_reason` of one choice. A deadline is a limit like `max_tokens`, and so `length`.
+fn finish_reason(end: &End, choice: usize) -> &'static str {
+    let own = end.choices.iter().find(|ended| usize::from(ended.choice) == choice);
+    match own.map_or(end.finish_reason, |ended| ended.finish_reason) {
+        FinishReason::Stop => "stop",
+        FinishReason::ToolCalls => "tool_calls",
+        FinishReason::Length | FinishReason::Deadline | FinishReason::Canceled => "length",
+    }
+}
+
+/// What a client reads that did not cancel, of a task that somebody else did.
+fn canceled() -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::Conflict, "The task was cancelled before it ended.")
+        .with_detail(detail::TASK_CANCELED)
+}

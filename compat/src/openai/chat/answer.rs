@@ -1,0 +1,153 @@
+//! A task's events as one whole answer.
+
+use std::sync::Arc;
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use super::logprobs::Logprobs;
+use super::{ChatContext, ChunkMeta, ServiceTier, canceled, finish_reason};
+use crate::native::{End, ErrorCode, ErrorEnvelope, Event, FinishReason, Token, TokenKind, TokenLogprobs};
+use crate::openai::usage::Usage;
+
+/// Collects the events of one task. Says the same text and usage as [`ChunkEncoder`](super::ChunkEncoder) streams.
+#[derive(Debug)]
+pub struct Answer {
+    meta: ChunkMeta,
+    model: String,
+    service_tier: ServiceTier,
+    /// Whether log-probabilities were asked for.
+    logprobs: bool,
+    choices: Vec<Collected>,
+    reasoning_tokens: u64,
+    outcome: Option<Result<Arc<End>, ErrorEnvelope>>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Collected {
+    content: String,
+    reasoning: String,
+    logprobs: Vec<Arc<TokenLogprobs>>,
+}
+
+impl Answer {
+    pub fn new(context: &ChatContext, meta: ChunkMeta) -> Self {
+        Self {
+            meta,
+            model: context.model.clone(),
+            service_tier: context.service_tier,
+            logprobs: context.logprobs,
+            choices: vec![Collected::default(); context.choices()],
+            reasoning_tokens: 0,
+            outcome: None,
+        }
+    }
+
+    /// Takes the next event; those after the last one of a task change nothing.
+    pub fn push(&mut self, event: &Event) {
+        if self.outcome.is_some() {
+            return;
+        }
+        match event {
+            Event::Started(_) | Event::Metrics(_) => {}
+            Event::Token(token) => self.token(token),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => self.outcome = Some(Err(canceled())),
+            Event::End(end) => self.outcome = Some(Ok(Arc::clone(end))),
+            Event::Error(error) => self.outcome = Some(Err(error.as_ref().clone())),
+        }
+    }
+
+    /// The body of the answer.
+    ///
+    /// # Errors
+    ///
+    /// What the task ended with where it failed or somebody cancelled it; INTERNAL where it has not ended.
+    pub fn finish(self) -> Result<ChatCompletion, ErrorEnvelope> {
+        let unfinished = || Err(ErrorEnvelope::new(ErrorCode::Internal, "The task has not ended."));
+        let end = self.outcome.unwrap_or_else(unfinished)?;
+        let choice = |(index, collected): (usize, Collected)| Choice {
+            index,
+            finish_reason: finish_reason(&end, index),
+            logprobs: self.logprobs.then_some(collected.logprobs),
+            message: AssistantMessage {
+                role: "assistant",
+                content: collected.content,
+                refusal: None,
+                annotations: [],
+                reasoning_content: Some(collected.reasoning).filter(|text| !text.is_empty()),
+            },
+        };
+        Ok(ChatCompletion {
+            id: self.meta.id,
+            object: "chat.completion",
+            created: self.meta.created,
+            model: self.model,
+            choices: self.choices.into_iter().enumerate().map(choice).collect(),
+            usage: Usage::new(&end, self.reasoning_tokens),
+            service_tier: self.service_tier,
+            system_fingerprint: self.meta.system_fingerprint,
+        })
+    }
+
+    fn token(&mut self, token: &Token) {
+        let choice = usize::from(token.choice);
+        if choice >= self.choices.len() {
+            self.choices.resize_with(choice + 1, Collected::default);
+        }
+        let collected = &mut self.choices[choice];
+        match token.kind {
+            TokenKind::Text => {
+                collected.content.push_str(&token.text);
+                collected.logprobs.extend(token.logprobs.clone());
+            }
+            TokenKind::Reasoning => {
+                collected.reasoning.push_str(&token.text);
+                self.reasoning_tokens += 1;
+            }
+        }
+    }
+}
+
+/// The body of a whole answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ChatCompletion {
+    id: String,
+    object: &'static str,
+    created: u64,
+    model: String,
+    choices: Vec<Choice>,
+    usage: Usage,
+    service_tier: ServiceTier,
+    system_fingerprint: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Choice {
+    index: usize,
+    message: AssistantMessage,
+    logprobs: Option<Vec<Arc<TokenLogprobs>>>,
+    finish_reason: &'static str,
+}
+
+impl Serialize for Choice {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut choice = serializer.serialize_struct("Choice", 4)?;
+        choice.serialize_field("index", &self.index)?;
+        choice.serialize_field("message", &self.message)?;
+        choice.serialize_field("logprobs", &self.logprobs.as_deref().map(Logprobs))?;
+        choice.serialize_field("finish_reason", self.finish_reason)?;
+        choice.end()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct AssistantMessage {
+    role: &'static str,
+    content: String,
+    /// A refusal that the model wrote as such; none of those served does.
+    refusal: Option<String>,
+    /// Citations of a web search; there is none.
+    annotations: [(); 0],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<String>,
+}

@@ -1,0 +1,124 @@
+//! What the answer to a chat request needs to know of the request.
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use crate::native::ErrorEnvelope;
+
+/// The part of a chat request that shapes its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChatContext {
+    /// The model as the client named it.
+    pub model: String,
+    pub stream: bool,
+    /// Whether a stream tells its usage at the end.
+    pub include_usage: bool,
+    /// Choices asked for.
+    pub n: u32,
+    /// Whether log-probabilities were asked for.
+    pub logprobs: bool,
+    pub service_tier: ServiceTier,
+    /// Requests with the same key share a beginning, and are best served by the same replica.
+    pub prompt_cache_key: Option<String>,
+    pub user: Option<String>,
+    pub safety_identifier: Option<String>,
+    /// Fields of the body that have no effect, for the header `x-sluicegate-ignored`; visible ASCII without commas.
+    pub ignored: Vec<String>,
+    pub names: ParamNames,
+}
+
+/// Which of OpenAI's names the client used, where there are several for one native field.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ParamNames {
+    pub max_tokens: &'static str,
+    pub priority: &'static str,
+    pub tools: &'static str,
+    pub tool_choice: &'static str,
+}
+
+impl Default for ParamNames {
+    fn default() -> Self {
+        Self {
+            max_tokens: "max_completion_tokens",
+            priority: "service_tier",
+            tools: "tools",
+            tool_choice: "tool_choice",
+        }
+    }
+}
+
+impl ChatContext {
+    /// The context of a whole answer by `model` with nothing else said.
+    pub fn new(model: impl Into<String>) -> Self {
+        Self {
+            model: model.into(),
+            stream: false,
+            include_usage: false,
+            n: 1,
+            logprobs: false,
+            service_tier: ServiceTier::Default,
+            prompt_cache_key: None,
+            user: None,
+            safety_identifier: None,
+            ignored: Vec::new(),
+            names: ParamNames::default(),
+        }
+    }
+
+    /// The name that the client used for the field that is `native` in the task request: `max_tokens` may be
+    /// `max_completion_tokens`, `model_ref` is `model`. What follows the field's name (`[0].content`) is kept.
+    pub fn param(&self, native: &str) -> String {
+        let (field, rest) = native.split_at(native.find(['.', '[']).unwrap_or(native.len()));
+        let field = match field {
+            "model_ref" => "model",
+            "prompt" | "inputs" => "messages",
+            "max_tokens" => self.names.max_tokens,
+            "priority" => self.names.priority,
+            "tools" => self.names.tools,
+            "tool_choice" => self.names.tool_choice,
+            "output_mode" => "response_format",
+            "json_schema" => "response_format.json_schema.schema",
+            "task_id" | "session_id" | "deadline_ms" | "placement" => return format!("sluicegate.{native}"),
+            same => same,
+        };
+        format!("{field}{rest}")
+    }
+
+    /// `envelope` with its `param` in the client's words.
+    pub fn rename(&self, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
+        envelope.param = envelope.param.map(|native| self.param(&native));
+        envelope
+    }
+
+    /// Choices to answer with; admission lets through no more than 16.
+    pub(super) fn choices(&self) -> usize {
+        usize::try_from(self.n).unwrap_or(usize::MAX).clamp(1, 16)
+    }
+}
+
+/// How urgently a request was served, as the answer says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServiceTier {
+    #[default]
+    Default,
+    /// Batch priority.
+    Flex,
+}
+
+/// What is the same in all chunks of an answer, and not known from the request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkMeta {
+    /// `chatcmpl-` and the task's id.
+    pub id: String,
+    /// Unix time in s.
+    pub created: u64,
+    /// Changes whenever the same seed can give other tokens; null where it is not known.
+    pub system_fingerprint: Option<String>,
+}
+
+impl ChunkMeta {
+    pub fn new(task_id: Uuid, created: u64, system_fingerprint: Option<String>) -> Self {
+        Self { id: format!("chatcmpl-{task_id}"), created, system_fingerprint }
+    }
+}

@@ -1,0 +1,223 @@
+//! The body of `POST /v1/chat/completions`, and the task it asks for.
+
+mod body;
+mod message;
+mod output;
+mod tools;
+
+use std::collections::BTreeMap;
+
+use self::body::{Body, Extension, PlacementBody};
+use super::context::ParamNames;
+use super::{ChatContext, ServiceTier};
+use crate::native::{ErrorEnvelope, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest, detail};
+use crate::openai::json::{self, Object, StringOrList, invalid, missing, one_of, unsupported_parameter};
+
+/// A chat request that is well formed and asks for nothing that is not served. Ranges are not checked yet: that is
+/// [`TaskRequest::check`]'s.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ChatRequest {
+    task: TaskRequest,
+    context: ChatContext,
+}
+
+/// Reads a body.
+///
+/// # Errors
+///
+/// INVALID_PARAMS with a path as `param` (`messages[0].content`), and the `detail` that OpenAI's `code` has.
+pub fn parse(body: &[u8]) -> Result<ChatRequest, ErrorEnvelope> {
+    let (mut body, ignored) = json::parse::<Body>(body)?;
+    let mut context = ChatContext::new(body.model.take().ok_or_else(|| missing("model"))?);
+    context.ignored = ignored;
+    body.refuse_what_is_not_served()?;
+    let task = body.into_task(&mut context)?;
+    Ok(ChatRequest { task, context })
+}
+
+/// The name that the client used for the field that is `native` in the task request.
+pub fn openai_param(native: &str, request: &ChatRequest) -> String {
+    request.context.param(native)
+}
+
+impl ChatRequest {
+    /// Fields of the body that have no effect, for the header `x-sluicegate-ignored`.
+    pub fn ignored(&self) -> &[String] {
+        &self.context.ignored
+    }
+
+    /// The request's parts: what the gateway does, and what the answer needs to know.
+    pub fn into_task(self) -> (TaskRequest, ChatContext) {
+        (self.task, self.context)
+    }
+}
+
+impl Body {
+    fn refuse_what_is_not_served(&self) -> Result<(), ErrorEnvelope> {
+        let refused = [
+            ("audio", self.audio.is_some()),
+            ("web_search_options", self.web_search_options.is_some()),
+            ("prediction", self.prediction.is_some()),
+        ];
+        if let Some((param, _)) = refused.into_iter().find(|(_, given)| *given) {
+            return Err(unsupported_parameter(param));
+        }
+        output::check_modalities(self.modalities.as_deref().unwrap_or_default())?;
+        tools::refuse(self)
+    }
+
+    /// Every field finds its place here: in the task, in `context`, or among the ignored.
+    fn into_task(self, context: &mut ChatContext) -> Result<TaskRequest, ErrorEnvelope> {
+        let mut task = TaskRequest::new(context.model.clone());
+        task.messages =
+            Some(message::translate(self.messages.ok_or_else(|| missing("messages"))?, &mut context.ignored)?);
+        context.names.max_tokens = if self.max_tokens.is_some() && self.max_completion_tokens.is_none() {
+            "max_tokens"
+        } else {
+            "max_completion_tokens"
+        };
+        task.max_tokens = one_limit(self.max_tokens, self.max_completion_tokens)?;
+        task.temperature = self.temperature;
+        task.top_p = self.top_p;
+        task.top_k = self.top_k;
+        task.min_p = self.min_p;
+        task.frequency_penalty = self.frequency_penalty;
+        task.presence_penalty = self.presence_penalty;
+        task.repetition_penalty = self.repetition_penalty;
+        task.seed = self.seed;
+        task.n = self.n.unwrap_or(1);
+        task.stop = stop_strings(self.stop);
+        task.logit_bias = logit_bias(self.logit_bias.unwrap_or_default())?;
+        task.logprobs = self.logprobs.unwrap_or(false);
+        task.top_logprobs = self.top_logprobs;
+        task.metadata = self.metadata.unwrap_or_default();
+        task.chat_template_kwargs = self.chat_template_kwargs;
+        task.reasoning_effort = self.reasoning_effort.as_deref().map(reasoning_effort).transpose()?;
+        (task.output_mode, task.json_schema) = output::translate(self.response_format)?;
+        let tools =
+            tools::translate(self.tools, self.functions, self.tool_choice, self.function_call, &mut context.names)?;
+        (task.tools, task.tool_choice) = tools;
+        task.parallel_tool_calls = self.parallel_tool_calls;
+        urgency(&mut task, context, self.service_tier.as_deref(), self.sluicegate)?;
+        if self.store.is_some() {
+            context.ignored.push("store".to_owned());
+        }
+        context.stream = self.stream.unwrap_or(false);
+        context.include_usage = include_usage(context, self.stream_options)?;
+        context.n = task.n;
+        context.logprobs = task.logprobs;
+        context.prompt_cache_key = self.prompt_cache_key;
+        context.user = self.user;
+        context.safety_identifier = self.safety_identifier;
+        Ok(task)
+    }
+}
+
+/// `max_tokens` and its newer name may both be given where they agree.
+fn one_limit(old: Option<u32>, new: Option<u32>) -> Result<Option<u32>, ErrorEnvelope> {
+    if old.is_some() && new.is_some() && old != new {
+        let message = "Setting 'max_tokens' and 'max_completion_tokens' to different values is not supported.";
+        return Err(ErrorEnvelope::invalid("max_tokens", message).with_detail(detail::PARAMETER_COMBINATION));
+    }
+    Ok(new.or(old))
+}
+
+fn stop_strings(stop: Option<StringOrList<String>>) -> Vec<String> {
+    match stop {
+        None => Vec::new(),
+        Some(StringOrList::String(stop)) => vec![stop],
+        Some(StringOrList::List(stops)) => stops,
+    }
+}
+
+fn logit_bias(biases: BTreeMap<String, f32>) -> Result<BTreeMap<u32, f32>, ErrorEnvelope> {
+    let numbered = |(token, bias): (String, f32)| Some((token.parse().ok()?, bias));
+    let biases = biases.into_iter().map(numbered).collect::<Option<_>>();
+    biases.ok_or_else(|| invalid("logit_bias", "each key is the id of a token, as a string of digits"))
+}
+
+fn reasoning_effort(word: &str) -> Result<ReasoningEffort, ErrorEnvelope> {
+    let words = [
+        ("none", ReasoningEffort::None),
+        ("minimal", ReasoningEffort::Minimal),
+        ("low", ReasoningEffort::Low),
+        ("medium", ReasoningEffort::Medium),
+        ("high", ReasoningEffort::High),
+        ("xhigh", ReasoningEffort::Xhigh),
+    ];
+    one_of("reasoning_effort", word, &words)
+}
+
+fn include_usage(
+    context: &mut ChatContext,
+    options: Option<Object<body::StreamOptions>>,
+) -> Result<bool, ErrorEnvelope> {
+    let Some(Object(options)) = options else { return Ok(false) };
+    if !context.stream {
+        return Err(invalid("stream_options", "it is only allowed together with 'stream': true"));
+    }
+    if options.include_obfuscation == Some(true) {
+        context.ignored.push("stream_options.include_obfuscation".to_owned());
+    }
+    Ok(options.include_usage.unwrap_or(false))
+}
+
+/// Priority, deadline, session and place. `sluicegate.priority` outranks the service tier.
+fn urgency(
+    task: &mut TaskRequest,
+    context: &mut ChatContext,
+    tier: Option<&str>,
+    extension: Option<Object<Extension>>,
+) -> Result<(), ErrorEnvelope> {
+    let tier = tier.map(service_tier).transpose()?.unwrap_or_default();
+    let extension = extension.map(|Object(extension)| extension).unwrap_or_default();
+    task.priority = match extension.priority.as_deref() {
+        Some(word) => {
+            one_of("sluicegate.priority", word, &Priority::ALL.map(|priority| (priority.as_str(), priority)))?
+        }
+        None if tier == ServiceTier::Flex => Priority::Batch,
+        None => Priority::Interactive,
+    };
+    if extension.priority.is_some() {
+        context.names.priority = "sluicegate.priority";
+    }
+    context.service_tier = if task.priority == Priority::Batch { tier } else { ServiceTier::Default };
+    task.deadline_ms = extension.deadline_ms;
+    task.session_id = extension.session_id;
+    task.task_id = extension.task_id;
+    task.placement = extension.placement.map(|Object(body)| placement(body)).transpose()?;
+    Ok(())
+}
+
+/// Tiers that are sold and not served are answered with the default one, as OpenAI does when it has no room.
+fn service_tier(word: &str) -> Result<ServiceTier, ErrorEnvelope> {
+    let words = [
+        ("auto", ServiceTier::Default),
+        ("default", ServiceTier::Default),
+        ("flex", ServiceTier::Flex),
+        ("priority", ServiceTier::Default),
+        ("scale", ServiceTier::Default),
+    ];
+    one_of("service_tier", word, &words)
+}
+
+fn placement(body: PlacementBody) -> Result<Placement, ErrorEnvelope> {
+    let modes = [("pin", PlacementMode::Pin), ("prefer", PlacementMode::Prefer), ("auto", PlacementMode::Auto)];
+    let mode = body.mode.as_deref().map(|word| one_of("sluicegate.placement.mode", word, &modes)).transpose()?;
+    Ok(Placement {
+        mode: mode.unwrap_or_default(),
+        pin_pool_id: body.pin_pool_id,
+        prefer_pools: body.prefer_pools.unwrap_or_default(),
+        avoid_pools: body.avoid_pools.unwrap_or_default(),
+        require_device_mask: body.require_device_mask,
+        allow_fallback: body.allow_fallback,
+    })
+}
+
+impl ParamNames {
+    /// Remembers that the client wrote the names that `tools` and `tool_choice` had before.
+    fn use_legacy_tools(&mut self) {
+        self.tools = "functions";
+        self.tool_choice = "function_call";
+    }
+}

@@ -1,0 +1,149 @@
+//! A task's events as OpenAI's chunks: what one `data:` line each says, and what a token costs.
+
+use serde::Serialize;
+
+use super::logprobs::Logprobs;
+use super::{ChatContext, ChunkMeta, ServiceTier, canceled, finish_reason};
+use crate::native::{End, ErrorEnvelope, Event, FinishReason, Token, TokenKind};
+use crate::openai::error::ErrorBody;
+use crate::openai::usage::Usage;
+use crate::sse;
+
+const CONTENT: &[u8] = b",\"delta\":{\"content\":";
+const REASONING: &[u8] = b",\"delta\":{\"reasoning_content\":";
+const ROLE: &[u8] =
+    b",\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":null}]";
+const NOT_FINISHED: &[u8] = b",\"finish_reason\":null}]";
+
+/// Writes the events of one task as the chunks of one answer.
+///
+/// What all chunks share is prepared once: a token without log-probabilities costs a few copies and the escaping of its
+/// text, and allocates nothing once the buffer has grown.
+#[derive(Debug, Clone)]
+pub struct ChunkEncoder {
+    /// From `data: ` to the opening bracket of `choices`.
+    head: Vec<u8>,
+    /// From the closing bracket of `choices` to the end of the event, in every chunk but that of the usage.
+    tail: &'static [u8],
+    include_usage: bool,
+    /// For each choice, whether its role has been said.
+    opened: Vec<bool>,
+    reasoning_tokens: u64,
+    ended: bool,
+}
+
+impl ChunkEncoder {
+    pub fn new(context: &ChatContext, meta: ChunkMeta) -> Self {
+        Self {
+            head: head(context, &meta),
+            tail: if context.include_usage { b",\"usage\":null}\n\n" } else { b"}\n\n" },
+            include_usage: context.include_usage,
+            opened: vec![false; context.choices()],
+            reasoning_tokens: 0,
+            ended: false,
+        }
+    }
+
+    /// Appends what `event` means to an OpenAI client: nothing, or server-sent events. After the last event of a task,
+    /// `[DONE]` has been written, and further events write nothing.
+    pub fn encode(&mut self, event: &Event, out: &mut Vec<u8>) {
+        if self.ended {
+            return;
+        }
+        self.ended = event.is_last();
+        match event {
+            Event::Started(_) | Event::Metrics(_) => {}
+            Event::Token(token) => self.token(token, out),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => fail(&canceled(), out),
+            Event::End(end) => self.end(end, out),
+            Event::Error(error) => fail(error, out),
+        }
+    }
+
+    fn token(&mut self, token: &Token, out: &mut Vec<u8>) {
+        let choice = usize::from(token.choice);
+        if choice >= self.opened.len() {
+            self.opened.resize(choice + 1, false);
+        }
+        let reasoning = token.kind == TokenKind::Reasoning;
+        self.reasoning_tokens += u64::from(reasoning);
+        let logprobs = token.logprobs.as_ref().filter(|_| !reasoning);
+        if token.text.is_empty() && logprobs.is_none() {
+            return;
+        }
+        self.open(choice, out);
+        self.begin(choice, out);
+        out.extend_from_slice(if reasoning { REASONING } else { CONTENT });
+        sse::json(token.text.as_str(), out);
+        out.extend_from_slice(b"},\"logprobs\":");
+        match logprobs {
+            None => out.extend_from_slice(b"null"),
+            Some(logprobs) => sse::json(&Logprobs(std::slice::from_ref(logprobs)), out),
+        }
+        out.extend_from_slice(NOT_FINISHED);
+        out.extend_from_slice(self.tail);
+    }
+
+    fn end(&mut self, end: &End, out: &mut Vec<u8>) {
+        for choice in 0..self.opened.len() {
+            self.open(choice, out);
+            self.begin(choice, out);
+            out.extend_from_slice(b",\"delta\":{},\"logprobs\":null,\"finish_reason\":\"");
+            out.extend_from_slice(finish_reason(end, choice).as_bytes());
+            out.extend_from_slice(b"\"}]");
+            out.extend_from_slice(self.tail);
+        }
+        if self.include_usage {
+            out.extend_from_slice(&self.head);
+            out.extend_from_slice(b"],\"usage\":");
+            sse::json(&Usage::new(end, self.reasoning_tokens), out);
+            out.extend_from_slice(b"}\n\n");
+        }
+        out.extend_from_slice(sse::DONE);
+    }
+
+    /// Writes the chunk with the role, where `choice` has had none.
+    fn open(&mut self, choice: usize, out: &mut Vec<u8>) {
+        if !std::mem::replace(&mut self.opened[choice], true) {
+            self.begin(choice, out);
+            out.extend_from_slice(ROLE);
+            out.extend_from_slice(self.tail);
+        }
+    }
+
+    fn begin(&self, choice: usize, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        out.extend_from_slice(b"{\"index\":");
+        out.extend_from_slice(itoa::Buffer::new().format(choice).as_bytes());
+    }
+}
+
+fn head(context: &ChatContext, meta: &ChunkMeta) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Head<'a> {
+        id: &'a str,
+        object: &'static str,
+        created: u64,
+        model: &'a str,
+        service_tier: ServiceTier,
+        system_fingerprint: Option<&'a str>,
+    }
+    let mut head = b"data: ".to_vec();
+    let shared = Head {
+        id: &meta.id,
+        object: "chat.completion.chunk",
+        created: meta.created,
+        model: &context.model,
+        service_tier: context.service_tier,
+        system_fingerprint: meta.system_fingerprint.as_deref(),
+    };
+    sse::json(&shared, &mut head);
+    head.pop();
+    head.extend_from_slice(b",\"choices\":[");
+    head
+}
+
+fn fail(error: &ErrorEnvelope, out: &mut Vec<u8>) {
+    sse::data_json(&ErrorBody::from(error), out);
+    out.extend_from_slice(sse::DONE);
+}

@@ -1,0 +1,14 @@
+//! The translation as clients see it: what they send, what they read back.
+
+// As in the library.
+#![allow(clippy::result_large_err)]
+
+mod errors;
+mod events;
+mod models;
+mod request;
+mod request_errors;
+mod request_laws;
+mod sse;
+mod stream;
+mod whole;

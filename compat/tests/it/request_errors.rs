@@ -1,0 +1,225 @@
+//! Bodies that are refused: each error names its field, and none repeats a prompt.
+
+use serde_json::json;
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+use sluicegate_compat::openai::chat::parse;
+
+fn refuse(body: &str) -> ErrorEnvelope {
+    let error = parse(body.as_bytes()).expect_err(body);
+    assert_eq!(error.code, ErrorCode::InvalidParams);
+    error
+}
+
+fn line(body: &str) -> String {
+    let error = refuse(body);
+    format!("{} | {} | {}", error.param.as_deref().unwrap_or("-"), error.detail.unwrap_or("-"), error.message)
+}
+
+/// One line for each of `members`, which are added to a body that is otherwise right.
+fn lines(members: &[serde_json::Value]) -> String {
+    let mut lines = Vec::new();
+    for member in members {
+        let mut body = json!({"model": "m", "messages": [{"role": "user", "content": "hi"}]});
+        body.as_object_mut().unwrap().extend(member.as_object().unwrap().clone());
+        lines.push(line(&body.to_string()));
+    }
+    lines.join("\n")
+}
+
+#[test]
+fn a_body_that_is_not_a_json_object() {
+    let bodies = ["", "{", "nope", "[]", "\"x\"", "null", "{} {}", "{\"model\": \"a\u{0}\"}", "{\"seed\": 1e999}"];
+    insta::assert_snapshot!(bodies.map(line).join("\n"), @r#"
+    - | - | We could not parse the JSON body of your request: EOF while parsing a value at line 1 column 0.
+    - | - | We could not parse the JSON body of your request: EOF while parsing an object at line 1 column 1.
+    - | - | We could not parse the JSON body of your request: expected ident at line 1 column 2.
+    - | invalid_type | Invalid type for the body: expected an object, but got an array instead.
+    - | invalid_type | Invalid type for the body: expected an object, but got a string instead.
+    - | invalid_type | Invalid type for the body: expected an object, but got null instead.
+    - | - | We could not parse the JSON body of your request: trailing characters at line 1 column 4.
+    - | - | We could not parse the JSON body of your request: control character (\u0000-\u001F) found while parsing a string at line 1 column 13.
+    - | - | We could not parse the JSON body of your request: number out of range at line 1 column 14.
+    "#);
+    let error = parse(b"{\"model\": \"\xff\"}").unwrap_err();
+    insta::assert_snapshot!(error.message, @"We could not parse the JSON body of your request: invalid unicode code point at line 1 column 12.");
+}
+
+#[test]
+fn what_must_be_there() {
+    let bodies = [
+        r#"{}"#,
+        r#"{"model": null, "messages": []}"#,
+        r#"{"model": "m"}"#,
+        r#"{"model": "m", "messages": [{"content": "hi"}]}"#,
+        r#"{"model": "m", "messages": [{"role": "user"}]}"#,
+        r#"{"model": "m", "messages": [{"role": "user", "content": [{"text": "hi"}]}]}"#,
+        r#"{"model": "m", "messages": [{"role": "user", "content": [{"type": "text"}]}]}"#,
+        r#"{"model": "m", "messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]}"#,
+        r#"{"model": "m", "messages": [{"role": "assistant", "function_call": {"name": "f"}}]}"#,
+    ];
+    insta::assert_snapshot!(bodies.map(line).join("\n"), @r#"
+    model | missing_required_parameter | Missing required parameter: 'model'.
+    model | missing_required_parameter | Missing required parameter: 'model'.
+    messages | missing_required_parameter | Missing required parameter: 'messages'.
+    messages[0].role | missing_required_parameter | Missing required parameter: 'messages[0].role'.
+    messages[0].content | missing_required_parameter | Missing required parameter: 'messages[0].content'.
+    messages[0].content[0].type | missing_required_parameter | Missing required parameter: 'messages[0].content[0].type'.
+    messages[0].content[0].text | missing_required_parameter | Missing required parameter: 'messages[0].content[0].text'.
+    messages[0].tool_calls[0].function | missing_required_parameter | Missing required parameter: 'messages[0].tool_calls[0].function'.
+    messages[0].function_call.arguments | missing_required_parameter | Missing required parameter: 'messages[0].function_call.arguments'.
+    "#);
+}
+
+#[test]
+fn values_of_the_wrong_type() {
+    let members = [
+        json!({"model": 1}),
+        json!({"messages": "hi"}),
+        json!({"messages": ["hi"]}),
+        json!({"messages": [["user", "hi"]]}),
+        json!({"messages": [{"role": "user", "content": 7}]}),
+        json!({"messages": [{"role": "user", "content": ["hi"]}]}),
+        json!({"messages": [{"role": true, "content": "hi"}]}),
+        json!({"temperature": "warm"}),
+        json!({"max_tokens": -1}),
+        json!({"max_tokens": 1.5}),
+        json!({"top_logprobs": 300}),
+        json!({"stream": "yes"}),
+        json!({"stop": {}}),
+        json!({"stop": ["a", 1]}),
+        json!({"logit_bias": {"5": "x"}}),
+        json!({"metadata": {"k": 1}}),
+        json!({"response_format": "json"}),
+        json!({"sluicegate": {"session_id": "x"}}),
+        json!({"tools": {}}),
+        json!({"tool_choice": "perhaps"}),
+        json!({"function_call": 1}),
+    ];
+    insta::assert_snapshot!(lines(&members), @r#"
+    model | invalid_type | Invalid type for 'model': expected a string, but got an integer instead.
+    messages | invalid_type | Invalid type for 'messages': expected an array, but got a string instead.
+    messages[0] | invalid_type | Invalid type for 'messages[0]': expected an object, but got a string instead.
+    messages[0] | invalid_type | Invalid type for 'messages[0]': expected an object, but got an array instead.
+    messages[0].content | invalid_type | Invalid type for 'messages[0].content': expected a string or an array, but got an integer instead.
+    messages[0].content[0] | invalid_type | Invalid type for 'messages[0].content[0]': expected an object, but got a string instead.
+    messages[0].role | invalid_type | Invalid type for 'messages[0].role': expected a string, but got a boolean instead.
+    temperature | invalid_type | Invalid type for 'temperature': expected a number, but got a string instead.
+    max_tokens | invalid_value | Invalid value for 'max_tokens': expected a non-negative integer in range.
+    max_tokens | invalid_type | Invalid type for 'max_tokens': expected a non-negative integer in range, but got a decimal number instead.
+    top_logprobs | invalid_value | Invalid value for 'top_logprobs': expected a non-negative integer in range.
+    stream | invalid_type | Invalid type for 'stream': expected a boolean, but got a string instead.
+    stop | invalid_type | Invalid type for 'stop': expected a string or an array, but got an object instead.
+    stop[1] | invalid_type | Invalid type for 'stop[1]': expected a string, but got an integer instead.
+    logit_bias.5 | invalid_type | Invalid type for 'logit_bias.5': expected a number, but got a string instead.
+    metadata.k | invalid_type | Invalid type for 'metadata.k': expected a string, but got an integer instead.
+    response_format | invalid_type | Invalid type for 'response_format': expected an object, but got a string instead.
+    sluicegate.session_id | invalid_value | Invalid value for 'sluicegate.session_id': UUID parsing failed: invalid character: found `x` at 0.
+    tools | invalid_type | Invalid type for 'tools': expected an array, but got an object instead.
+    tool_choice | invalid_value | Invalid value for 'tool_choice': expected "none", "auto", "required" or {"type": "function", "function": {"name": …}}.
+    function_call | invalid_type | Invalid type for 'function_call': expected "none", "auto" or {"name": …}, but got an integer instead.
+    "#);
+}
+
+#[test]
+fn values_that_do_not_exist() {
+    let members = [
+        json!({"messages": [{"role": "king", "content": "hi"}]}),
+        json!({"messages": [{"role": "user", "content": [{"type": "smell"}]}]}),
+        json!({"logit_bias": {"the": 1}}),
+        json!({"response_format": {"type": "xml"}}),
+        json!({"response_format": {}}),
+        json!({"response_format": {"type": "json_schema"}}),
+        json!({"response_format": {"type": "json_schema", "json_schema": {}}}),
+        json!({"reasoning_effort": "heroic"}),
+        json!({"service_tier": "gold"}),
+        json!({"sluicegate": {"priority": "now"}}),
+        json!({"sluicegate": {"placement": {"mode": "there"}}}),
+        json!({"function_call": "perhaps"}),
+        json!({"stream_options": {"include_usage": true}}),
+        json!({"max_tokens": 1, "max_completion_tokens": 2}),
+        json!({"modalities": ["video"]}),
+    ];
+    insta::assert_snapshot!(lines(&members), @r#"
+    messages[0].role | invalid_value | Invalid value: 'king'. Supported values are: 'system', 'developer', 'user', 'assistant', 'tool', 'function'.
+    messages[0].content[0].type | invalid_value | Invalid value for 'messages[0].content[0].type': the parts that are served are 'text' and 'refusal'.
+    logit_bias | invalid_value | Invalid value for 'logit_bias': each key is the id of a token, as a string of digits.
+    response_format.type | invalid_value | Invalid value: 'xml'. Supported values are: 'text', 'json_object', 'json_schema'.
+    response_format.type | missing_required_parameter | Missing required parameter: 'response_format.type'.
+    response_format.json_schema | missing_required_parameter | Missing required parameter: 'response_format.json_schema'.
+    response_format.json_schema.name | missing_required_parameter | Missing required parameter: 'response_format.json_schema.name'.
+    reasoning_effort | invalid_value | Invalid value: 'heroic'. Supported values are: 'none', 'minimal', 'low', 'medium', 'high', 'xhigh'.
+    service_tier | invalid_value | Invalid value: 'gold'. Supported values are: 'auto', 'default', 'flex', 'priority', 'scale'.
+    sluicegate.priority | invalid_value | Invalid value: 'now'. Supported values are: 'interactive', 'batch'.
+    sluicegate.placement.mode | invalid_value | Invalid value: 'there'. Supported values are: 'pin', 'prefer', 'auto'.
+    function_call | invalid_value | Invalid value: 'perhaps'. Supported values are: 'none', 'auto'.
+    stream_options | invalid_value | Invalid value for 'stream_options': it is only allowed together with 'stream': true.
+    max_tokens | invalid_parameter_combination | Setting 'max_tokens' and 'max_completion_tokens' to different values is not supported.
+    modalities | invalid_value | Invalid value: 'video'. Supported values are: 'text', 'audio'.
+    "#);
+}
+
+#[test]
+fn what_is_understood_and_not_served() {
+    let part = |part: serde_json::Value| {
+        let content = [json!({"type": "text", "text": "a"}), part];
+        json!({"messages": [{"role": "user", "content": content}]})
+    };
+    let members = [
+        part(json!({"type": "image_url", "image_url": {"url": "data:"}})),
+        part(json!({"type": "input_audio", "input_audio": {}})),
+        part(json!({"type": "file", "file": {}})),
+        json!({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}),
+        json!({"modalities": ["text", "audio"]}),
+        json!({"audio": {"voice": "x"}}),
+        json!({"web_search_options": {}}),
+        json!({"prediction": {"type": "content", "content": ""}}),
+        json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        json!({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}),
+        json!({"functions": [{"name": "f"}]}),
+    ];
+    insta::assert_snapshot!(lines(&members), @r#"
+    messages[0].content[1] | unsupported_value | Unsupported value: 'messages[0].content[1]' does not support image parts with this model.
+    messages[0].content[1] | unsupported_value | Unsupported value: 'messages[0].content[1]' does not support audio parts with this model.
+    messages[0].content[1] | unsupported_value | Unsupported value: 'messages[0].content[1]' does not support file parts with this model.
+    messages[0].audio | unsupported_value | Unsupported value: 'messages[0].audio' does not support audio with this model.
+    modalities | unsupported_value | Unsupported value: 'modalities' does not support audio output with this model.
+    audio | unsupported_parameter | Unsupported parameter: 'audio' is not supported by this gateway.
+    web_search_options | unsupported_parameter | Unsupported parameter: 'web_search_options' is not supported by this gateway.
+    prediction | unsupported_parameter | Unsupported parameter: 'prediction' is not supported by this gateway.
+    tools | unsupported_parameter | Unsupported parameter: 'tools' is not supported by this gateway.
+    tools | unsupported_parameter | Unsupported parameter: 'tools' is not supported by this gateway.
+    functions | unsupported_parameter | Unsupported parameter: 'functions' is not supported by this gateway.
+    "#);
+}
+
+#[test]
+fn too_deep_is_said_so_wherever_it_is() {
+    let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+    let known = format!(r#"{{"model": "m", "messages": [], "chat_template_kwargs": {{"a": {deep}}}}}"#);
+    let unknown = format!(r#"{{"model": "m", "messages": [], "colour": {deep}}}"#);
+    insta::assert_snapshot!([known, unknown].map(|body| line(&body)).join("\n"), @"");
+}
+
+#[test]
+fn a_field_said_twice_is_refused() {
+    insta::assert_snapshot!(line(r#"{"model": "m", "model": "n", "messages": []}"#), @"");
+}
+
+#[test]
+fn no_message_repeats_what_may_be_a_prompt() {
+    let secret = "my secret, expected u8 at line 1";
+    let bodies = [
+        json!({"model": "m", "messages": secret}),
+        json!({"model": "m", "messages": [secret]}),
+        json!({"model": "m", "messages": [{"role": "user", "content": [secret]}]}),
+        json!({"model": "m", "messages": [], "n": secret}),
+        json!({"model": "m", "messages": [], "chat_template_kwargs": secret}),
+        json!({"model": "m", "messages": [], "tool_choice": secret}),
+        json!({"model": "m", "messages": [], "sluicegate": {"task_id": secret}}),
+        json!(secret),
+    ];
+    for body in bodies {
+        let error = refuse(&body.to_string());
+        assert!(!error.message.contains("secret"), "{}", error.message);
+    }
+}

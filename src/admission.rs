@@ -1,0 +1,304 @@
+//! Admission: from a request as a client sent it to a task in a queue, or a refusal that says why.
+//!
+//! The checks come in the order of their cost: the request by itself, the model, what the pool serves, the prompt in exact
+//! tokens, the queue. Nothing is kept of a request that any of them refuses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicegate_compat::native::{
+    AdmissionResponse, Determinism, ErrorCode, ErrorEnvelope, KvHint, OutputMode, PolicyLabel, Preparation, Streams,
+    TaskRequest, Violation, Workload,
+};
+use tokio::time::Instant;
+
+use crate::engine::{Chat, Engine, Grammar, Prompt, Sampling};
+use crate::ids::{CorrelationId, TaskId};
+use crate::lifecycle::Lifecycle;
+use crate::pools::{Job, Place, Pool, PoolMetrics, Refused};
+use crate::tasks::{Limits, Registry, Task, TaskSpec};
+
+/// Prompts of more bytes are tokenized off the reactor: at some 10 MB/s this is a few ms.
+const INLINE_PROMPT_BYTES: usize = 32 * 1024;
+
+/// A token has at most so many bytes on average, for refusing absurd prompts before they are tokenized.
+const MOST_BYTES_PER_TOKEN: usize = 64;
+
+/// Decides what is let in. Built once.
+pub struct Admission {
+    registry: Arc<Registry>,
+    lifecycle: Lifecycle,
+    metrics: PoolMetrics,
+    /// Output tokens where the client names none.
+    default_max_tokens: u32,
+}
+
+/// A task that is in its queue, with the place it has there.
+pub struct Admitted {
+    pub task: Arc<Task>,
+    pub place: Place,
+}
+
+impl Admitted {
+    /// The body of a 202.
+    pub fn response(&self) -> AdmissionResponse {
+        let id = self.task.spec.id.0;
+        AdmissionResponse {
+            task_id: id,
+            queue_position: self.place.position,
+            predicted_start_ms: self.place.prediction.start_ms,
+            predicted_end_ms: self.place.prediction.end_ms,
+            backoff_ms: self.place.backoff_ms,
+            streams: Streams::of(id),
+            preparation: Preparation::default(),
+        }
+    }
+}
+
+impl Admission {
+    pub fn new(registry: Arc<Registry>, lifecycle: Lifecycle, metrics: PoolMetrics, default_max_tokens: u32) -> Self {
+        Self { registry, lifecycle, metrics, default_max_tokens }
+    }
+
+    /// Lets a request into `pool`, which serves its model, or refuses it.
+    ///
+    /// # Errors
+    ///
+    /// The envelope that the client gets, but for its correlation id.
+    pub async fn admit(
+        &self,
+        request: TaskRequest,
+        pool: &Arc<Pool>,
+        correlation_id: CorrelationId,
+    ) -> Result<Admitted, ErrorEnvelope> {
+        let result = self.try_admit(request, pool, correlation_id).await;
+        if let Err(error) = &result {
+            let reason = error.policy_label.map_or(error.code.as_str(), PolicyLabel::as_str);
+            self.metrics.rejected(Some(pool), reason);
+        }
+        result
+    }
+
+    async fn try_admit(
+        &self,
+        mut request: TaskRequest,
+        pool: &Arc<Pool>,
+        correlation_id: CorrelationId,
+    ) -> Result<Admitted, ErrorEnvelope> {
+        request.check().map_err(violation)?;
+        check_served(&request, pool)?;
+        if self.lifecycle.draining().is_cancelled() {
+            return Err(ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down"));
+        }
+        let engine = pool.engine().ok_or_else(|| refused(Refused::NotReady, pool))?;
+        let tokens = self.tokenize(&mut request, &engine).await?;
+        let limits = self.limits(&request, &engine, tokens.len())?;
+        check_deadline(&request, pool, limits)?;
+        let task = self
+            .registry
+            .create(spec(&request, pool, correlation_id, limits), pool.observer())
+            .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
+        let place = pool.submit(job(request, &task, tokens)).map_err(|reason| {
+            self.registry.withdraw(task.spec.id);
+            refused(reason, pool)
+        })?;
+        self.watch_deadline(&task);
+        Ok(Admitted { task, place })
+    }
+
+    /// The prompt in the model's own tokens; the request's texts are moved out of it.
+    async fn tokenize(&self, request: &mut TaskRequest, engine: &Arc<dyn Engine>) -> Result<Arc<[u32]>, ErrorEnvelope> {
+        let (prompt, bytes) = take_prompt(request);
+        let context = engine.info().context_length as usize;
+        if bytes / MOST_BYTES_PER_TOKEN > context {
+            return Err(too_long(request.messages.is_some(), None, 1, engine.info().context_length));
+        }
+        let result = if bytes <= INLINE_PROMPT_BYTES {
+            engine.tokenize(&prompt)
+        } else {
+            let engine = Arc::clone(engine);
+            let work = move || engine.tokenize(&prompt);
+            let done = self.lifecycle.blocking("tokenize", work).await;
+            done.map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?
+        };
+        let tokens = result.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
+        if tokens.is_empty() {
+            return Err(ErrorEnvelope::invalid("prompt", "the prompt has no tokens"));
+        }
+        Ok(tokens)
+    }
+
+    /// What the task may use, where prompt and output fit the context.
+    fn limits(&self, request: &TaskRequest, engine: &Arc<dyn Engine>, tokens: usize) -> Result<Limits, ErrorEnvelope> {
+        let model_context = engine.info().context_length;
+        if request.ctx.is_some_and(|ctx| ctx > model_context) {
+            let message = format!("the model's context is {model_context} tokens");
+            return Err(ErrorEnvelope::invalid("ctx", message).with_detail("context_length_exceeded"));
+        }
+        let context = request.ctx.filter(|ctx| *ctx > 0).unwrap_or(model_context);
+        let prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        let left = context.saturating_sub(prompt_tokens);
+        let wanted = request.max_tokens;
+        if wanted.unwrap_or(1) > left {
+            return Err(too_long(request.prompt.is_none(), Some(prompt_tokens), wanted.unwrap_or(1), context));
+        }
+        Ok(Limits {
+            prompt_tokens,
+            max_tokens: wanted.unwrap_or(left.min(self.default_max_tokens)),
+            choices: u16::try_from(request.n).unwrap_or(1),
+            expected_tokens: request.expected_tokens,
+            deadline: request.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
+        })
+    }
+
+    /// Ends the task when its deadline comes, wherever it is then.
+    fn watch_deadline(&self, task: &Arc<Task>) {
+        let Some(deadline) = task.spec.limits.deadline else { return };
+        let task = Arc::clone(task);
+        self.lifecycle.spawn("deadline", crate::lifecycle::OnPanic::Continue, async move {
+            let mut reader = task.log.reader(u64::MAX);
+            let ended = async { while reader.read(&mut Vec::new()).await != crate::tasks::Read::End {} };
+            if tokio::time::timeout_at(deadline, ended).await.is_err() {
+                task.expire();
+            }
+        });
+    }
+}
+
+/// What the contract names and this version does not serve: refused by name, never dropped.
+fn check_served(request: &TaskRequest, pool: &Pool) -> Result<(), ErrorEnvelope> {
+    let not_yet = |param: &str| {
+        let message = format!("`{param}` is not served by this version");
+        Err(ErrorEnvelope::invalid(param, message).with_detail("unsupported_parameter"))
+    };
+    if request.workload != Workload::Completion {
+        let message = format!("no pool serves the workload `{}`", request.workload.as_str());
+        return Err(ErrorEnvelope::invalid("workload", message).with_detail("unsupported_value"));
+    }
+    if request.engine.is_some_and(|engine| engine != pool.spec().engine) {
+        return Err(ErrorEnvelope::invalid("engine", "no pool serves this model with that engine"));
+    }
+    if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
+        return not_yet("tools");
+    }
+    if request.session_id.is_some() {
+        return not_yet("session_id");
+    }
+    if request.placement.is_some() {
+        return not_yet("placement");
+    }
+    let profile = pool.info().map(|info| info.sampler_profile_version);
+    if request.sampler_profile_version.is_some() && request.sampler_profile_version != profile {
+        let message = format!("the pool's sampler profile is `{}`", profile.unwrap_or_default());
+        return Err(ErrorEnvelope::invalid("sampler_profile_version", message));
+    }
+    let vocab_size = pool.info().map_or(u32::MAX, |info| info.vocab_size);
+    if request.logit_bias.last_key_value().is_some_and(|(token, _)| *token >= vocab_size) {
+        return Err(ErrorEnvelope::invalid("logit_bias", format!("token ids are below {vocab_size}")));
+    }
+    Ok(())
+}
+
+/// Refuses what is already known to come too late.
+fn check_deadline(request: &TaskRequest, pool: &Pool, limits: Limits) -> Result<(), ErrorEnvelope> {
+    let Some(deadline_ms) = request.deadline_ms else { return Ok(()) };
+    let start_ms = pool.foresee(limits).start_ms;
+    if start_ms < deadline_ms {
+        return Ok(());
+    }
+    let message = format!("it would start in about {start_ms} ms, after its deadline of {deadline_ms} ms");
+    Err(ErrorEnvelope { param: Some("deadline_ms".into()), ..ErrorEnvelope::new(ErrorCode::DeadlineUnmet, message) })
+}
+
+fn violation(violation: Violation) -> ErrorEnvelope {
+    ErrorEnvelope::invalid(violation.param, format!("`{}`: {}", violation.param, violation.message))
+}
+
+fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
+    let envelope = match reason {
+        Refused::QueueFull { retry_after_ms } => {
+            ErrorEnvelope::rejected(PolicyLabel::QueueReject, "the queue is full; try again later")
+                .with_retry_after_ms(retry_after_ms)
+        }
+        Refused::NotReady => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(1000),
+        Refused::Exhausted => {
+            ErrorEnvelope::new(ErrorCode::ReplicaExhausted, reason.to_string()).with_retry_after_ms(5000)
+        }
+    };
+    envelope.with_pool(pool.id().as_str())
+}
+
+fn too_long(chat: bool, prompt_tokens: Option<u32>, max_tokens: u32, context: u32) -> ErrorEnvelope {
+    let message = match prompt_tokens {
+        Some(tokens) => format!(
+            "the model's context is {context} tokens; the prompt has {tokens} and {max_tokens} are asked for as output"
+        ),
+        None => format!("the model's context is {context} tokens; the prompt is longer"),
+    };
+    let param = match prompt_tokens {
+        Some(tokens) if tokens < context => "max_tokens",
+        _ if chat => "messages",
+        _ => "prompt",
+    };
+    ErrorEnvelope::invalid(param, message).with_detail("context_length_exceeded")
+}
+
+/// Moves the prompt out of the request, with the bytes of its texts.
+fn take_prompt(request: &mut TaskRequest) -> (Prompt, usize) {
+    if let Some(text) = request.prompt.take() {
+        let bytes = text.len();
+        return (Prompt::Text(text), bytes);
+    }
+    let messages = request.messages.take().unwrap_or_default();
+    let bytes = messages.iter().map(|message| message.content.as_ref().map_or(0, |content| content.len())).sum();
+    let kwargs = request.chat_template_kwargs.take().unwrap_or_default();
+    (Prompt::Chat(Chat { messages, tools: Vec::new(), kwargs }), bytes)
+}
+
+fn spec(request: &TaskRequest, pool: &Pool, correlation_id: CorrelationId, limits: Limits) -> TaskSpec {
+    TaskSpec {
+        id: request.task_id.map_or_else(TaskId::new, TaskId),
+        correlation_id,
+        session_id: request.session_id,
+        workload: request.workload,
+        model_ref: request.model_ref.clone(),
+        pool_id: pool.id().clone(),
+        priority: request.priority,
+        determinism: request.determinism,
+        metadata: request.metadata.clone(),
+        limits,
+    }
+}
+
+fn job(request: TaskRequest, task: &Arc<Task>, prompt: Arc<[u32]>) -> Job {
+    let strict = request.determinism == Determinism::Strict;
+    let plain = Sampling::default();
+    let sampling = Sampling {
+        temperature: request.temperature.unwrap_or(plain.temperature),
+        top_p: request.top_p.unwrap_or(plain.top_p),
+        top_k: request.top_k,
+        min_p: request.min_p.unwrap_or(plain.min_p),
+        frequency_penalty: request.frequency_penalty.unwrap_or(plain.frequency_penalty),
+        presence_penalty: request.presence_penalty.unwrap_or(plain.presence_penalty),
+        repetition_penalty: request.repetition_penalty.unwrap_or(plain.repetition_penalty),
+        logit_bias: request.logit_bias.into_iter().collect(),
+        // Without a seed, random bits: so that one exists, and nobody shares it.
+        seed: request.seed.map_or_else(|| uuid::Uuid::new_v4().as_u64_pair().1, i64::cast_unsigned),
+    };
+    let grammar = match (request.output_mode, request.json_schema) {
+        (OutputMode::Text, _) => None,
+        (OutputMode::Json, None) => Some(Grammar::JsonObject),
+        (OutputMode::Json, Some(schema)) => Some(Grammar::JsonSchema(schema)),
+    };
+    Job {
+        task: Arc::clone(task),
+        prompt,
+        sampling,
+        stop: request.stop,
+        top_logprobs: request.logprobs.then(|| request.top_logprobs.unwrap_or(0)),
+        grammar,
+        cold: strict || request.kv_hint == Some(KvHint::Cold),
+        alone: strict,
+        admitted: None,
+    }
+}

@@ -1,0 +1,79 @@
+//! HTTP: the router and its layers, and one module per dialect. Nothing below knows HTTP, and nothing here decides.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::compression::CompressionLayer;
+
+use crate::gateway::Gateway;
+
+mod access;
+mod body;
+mod correlation;
+mod errors;
+mod local;
+mod meta;
+mod metrics;
+mod native;
+mod openai;
+mod sse;
+
+pub use errors::shutting_down;
+pub use metrics::HttpMetrics;
+
+/// What the handlers share.
+#[derive(Clone)]
+pub struct Api {
+    pub gateway: Arc<Gateway>,
+    pub http_metrics: HttpMetrics,
+    pub settings: Settings,
+}
+
+/// What the configuration says about HTTP.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Compress whole answers (never streams) where the client accepts it.
+    pub compression: bool,
+    pub max_body_bytes: usize,
+}
+
+/// Every route, and the layers around them from the outside in.
+pub fn router(api: Api) -> Router {
+    let Settings { compression, max_body_bytes } = api.settings;
+    let routes = Router::new()
+        .route("/v2/tasks", post(native::submit))
+        .route("/v2/tasks/{id}", get(native::view))
+        .route("/v2/tasks/{id}/events", get(native::events))
+        .route("/v2/tasks/{id}/cancel", post(native::cancel))
+        .route("/v2/meta/version", get(meta::version))
+        .route("/v2/meta/capabilities", get(meta::capabilities))
+        .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{*id}", get(openai::model))
+        .route("/healthz", get(meta::healthz))
+        .route("/readyz", get(meta::readyz))
+        .route("/metrics", get(meta::metrics))
+        .route("/openapi/{file}", get(meta::openapi))
+        .fallback(errors::no_such_route)
+        .method_not_allowed_fallback(errors::no_such_method);
+    let compress = CompressionLayer::new();
+    let compress = if compression { compress } else { compress.no_gzip().no_zstd() };
+    // Each `layer` wraps what stands above it, so the last one is the outermost.
+    routes
+        // Bodies beyond the limit end as PAYLOAD_TOO_LARGE.
+        .layer(DefaultBodyLimit::max(max_body_bytes))
+        // Without keys, web pages and other hosts stay out.
+        .layer(axum::middleware::from_fn(local::only))
+        // A bug in a handler is an INTERNAL for its caller and nobody else's problem.
+        .layer(CatchPanicLayer::custom(errors::panicked))
+        // Failures become bodies here, in the caller's dialect.
+        .layer(axum::middleware::from_fn(errors::render))
+        // Whole answers only: event streams are left alone.
+        .layer(compress)
+        // The id that ties everything together; then the log line and the histogram when the body has ended.
+        .layer(axum::middleware::from_fn_with_state(api.clone(), access::record))
+        .with_state(api)
+}

@@ -1,0 +1,43 @@
+//! Request bodies: JSON, whole, in time, and not too large.
+
+use std::time::Duration;
+
+use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use bytes::Bytes;
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+
+use super::errors::Failure;
+
+/// A body that takes longer to arrive is given up.
+const BODY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The bytes of a body that says it is JSON, or does not say what it is.
+pub struct Json(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Json {
+    type Rejection = Failure;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+        if !says_json(&request) {
+            let message = "send JSON, with `Content-Type: application/json`";
+            return Err(ErrorEnvelope::new(ErrorCode::UnsupportedMediaType, message).into());
+        }
+        let bytes = tokio::time::timeout(BODY_DEADLINE, Bytes::from_request(request, state));
+        match bytes.await {
+            Ok(Ok(bytes)) => Ok(Self(bytes)),
+            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+                Err(ErrorEnvelope::new(ErrorCode::PayloadTooLarge, "the body is larger than this gateway takes").into())
+            }
+            Ok(Err(_)) => Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "the body was cut short").into()),
+            Err(_) => Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "the body took too long to arrive").into()),
+        }
+    }
+}
+
+fn says_json(request: &Request) -> bool {
+    let Some(media_type) = request.headers().get(CONTENT_TYPE) else { return true };
+    let essence = media_type.to_str().unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}

@@ -1,0 +1,116 @@
+//! Failures: handlers return an envelope, and one layer renders it in the caller's dialect.
+
+use std::any::Any;
+
+use axum::extract::{OriginalUri, Request};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+use sluicegate_compat::openai::error as openai;
+
+use crate::ids::CorrelationId;
+
+/// A refused request. Its body is written by [`render`].
+#[derive(Debug)]
+pub struct Failure(pub Box<ErrorEnvelope>);
+
+impl From<ErrorEnvelope> for Failure {
+    fn from(envelope: ErrorEnvelope) -> Self {
+        Self(Box::new(envelope))
+    }
+}
+
+impl IntoResponse for Failure {
+    fn into_response(self) -> Response {
+        let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        response.extensions_mut().insert(Failed(self.0));
+        response
+    }
+}
+
+/// How a failure travels from a handler to [`render`], and its code on to the access log.
+#[derive(Debug, Clone)]
+struct Failed(Box<ErrorEnvelope>);
+
+/// The code of a failure, left on the response for the access log and the metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct FailedWith(pub ErrorCode);
+
+/// Whose words an answer uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Native,
+    OpenAi,
+}
+
+impl Dialect {
+    fn of(path: &str) -> Self {
+        if path == "/v1" || path.starts_with("/v1/") { Self::OpenAi } else { Self::Native }
+    }
+}
+
+/// Writes the body of a failure, and gives every other response on `/v1` the headers that OpenAI's clients look for.
+pub async fn render(correlation: CorrelationId, request: Request, next: Next) -> Response {
+    let dialect = Dialect::of(request.uri().path());
+    let response = next.run(request).await;
+    match response.extensions().get::<Failed>() {
+        Some(Failed(envelope)) => {
+            let envelope = envelope.as_ref().clone().with_correlation_id(correlation.as_str());
+            let mut rendered = body_of(&envelope, dialect);
+            rendered.headers_mut().extend(response.headers().clone().into_iter().filter_map(|(name, value)| {
+                let name = name.filter(|name| *name != CONTENT_TYPE && *name != "content-length")?;
+                Some((name, value))
+            }));
+            rendered.extensions_mut().insert(FailedWith(envelope.code));
+            rendered
+        }
+        None => response,
+    }
+}
+
+fn body_of(envelope: &ErrorEnvelope, dialect: Dialect) -> Response {
+    let (status, body) = match dialect {
+        Dialect::Native => (envelope.code.http_status(), serde_json::to_vec(envelope)),
+        Dialect::OpenAi => (openai::status(envelope), serde_json::to_vec(&openai::ErrorBody::from(envelope))),
+    };
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = (status, body.unwrap_or_default()).into_response();
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+        let wait_ms = envelope.retry_after_ms.unwrap_or(1000);
+        headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
+        headers.insert(HeaderName::from_static("x-backoff-ms"), HeaderValue::from(wait_ms));
+        headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(wait_ms));
+    }
+    if dialect == Dialect::OpenAi && openai::forbids_retry(envelope) {
+        headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
+    }
+    response
+}
+
+/// 404 for a path that no route has.
+pub async fn no_such_route(OriginalUri(uri): OriginalUri) -> Failure {
+    let path: String = uri.path().chars().take(128).collect();
+    ErrorEnvelope::new(ErrorCode::NotFound, format!("there is no {path}")).into()
+}
+
+/// 405 for a route that exists with another method; axum adds the `Allow` header.
+pub async fn no_such_method(method: Method, OriginalUri(uri): OriginalUri) -> Failure {
+    let path: String = uri.path().chars().take(128).collect();
+    ErrorEnvelope::new(ErrorCode::MethodNotAllowed, format!("{path} does not take {method}")).into()
+}
+
+/// What a caller sees of a panic in a handler.
+pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let what = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    tracing::error!(panic = what.unwrap_or("no message"), "a handler panicked");
+    Failure::from(ErrorEnvelope::new(ErrorCode::Internal, "something went wrong in the gateway")).into_response()
+}
+
+/// What ends a task that is left when the gateway goes down.
+pub fn shutting_down() -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down").with_retry_after_ms(1000)
+}

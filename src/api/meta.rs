@@ -1,0 +1,59 @@
+//! Discovery, health, metrics, and the OpenAPI documents.
+
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+
+use super::Api;
+use super::errors::Failure;
+
+/// The documents under `/openapi/`, by file name.
+pub const DOCUMENTS: [(&str, &str); 2] = [
+    ("native.yaml", include_str!("../../openapi/native.yaml")),
+    ("openai.yaml", include_str!("../../openapi/openai.yaml")),
+];
+
+/// The version of the native API: `info.version` of its document, which a test holds equal.
+pub const API_VERSION: &str = "2.0.0";
+
+/// `GET /v2/meta/version`.
+pub async fn version() -> Response {
+    axum::Json(serde_json::json!({ "api_version": API_VERSION, "gateway_version": env!("CARGO_PKG_VERSION") }))
+        .into_response()
+}
+
+/// `GET /v2/meta/capabilities`.
+pub async fn capabilities(State(api): State<Api>) -> Response {
+    axum::Json(api.gateway.capabilities(API_VERSION)).into_response()
+}
+
+/// `GET /healthz`: the process answers.
+pub async fn healthz() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: a pool is ready, and the gateway is not shutting down.
+pub async fn readyz(State(api): State<Api>) -> (StatusCode, &'static str) {
+    if api.gateway.ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+}
+
+/// `GET /metrics`: Prometheus' text format.
+pub async fn metrics(State(api): State<Api>) -> Result<Response, Failure> {
+    match api.http_metrics.exposition() {
+        Ok(text) => Ok(([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()),
+        Err(error) => {
+            tracing::error!(%error, "the metrics cannot be written");
+            Err(ErrorEnvelope::new(ErrorCode::Internal, "the metrics cannot be written").into())
+        }
+    }
+}
+
+/// `GET /openapi/{file}`.
+pub async fn openapi(Path(file): Path<String>) -> Result<Response, Failure> {
+    let document = DOCUMENTS.iter().find(|(name, _)| *name == file);
+    let not_found = || ErrorEnvelope::new(ErrorCode::NotFound, "there is no such document");
+    let (_, text) = document.ok_or_else(not_found)?;
+    Ok(([(CONTENT_TYPE, "application/yaml")], *text).into_response())
+}

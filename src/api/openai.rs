@@ -1,0 +1,114 @@
+//! The OpenAI API: translation in, the same gateway, translation out.
+
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
+use sluicegate_compat::native::{ErrorEnvelope, Event, Workload};
+use sluicegate_compat::openai::chat::{self, Answer, ChatContext, ChunkEncoder, ChunkMeta};
+use sluicegate_compat::openai::{Model, ModelFacts, ModelList};
+
+use super::Api;
+use super::access::About;
+use super::body::Json;
+use super::errors::Failure;
+use super::native::event_stream;
+use super::sse::{CancelOnDrop, EventStream};
+use crate::admission::Admitted;
+use crate::gateway::ServedModel;
+use crate::ids::CorrelationId;
+use crate::tasks::Read;
+
+const TASK_ID: HeaderName = HeaderName::from_static("x-task-id");
+const QUEUE_WAIT: HeaderName = HeaderName::from_static("x-queue-wait-ms");
+const IGNORED: HeaderName = HeaderName::from_static("x-sluicegate-ignored");
+
+/// `POST /v1/chat/completions`, streamed and whole. A client that hangs up cancels its task.
+pub async fn chat_completions(
+    State(api): State<Api>,
+    correlation: CorrelationId,
+    Json(body): Json,
+) -> Result<Response, Failure> {
+    let (request, context) = chat::parse(&body)?.into_task();
+    drop(body);
+    let admitted = api.gateway.submit(request, &correlation).await.map_err(|error| context.rename(error))?;
+    let owner = CancelOnDrop(admitted.task.clone());
+    let meta = ChunkMeta::new(admitted.task.spec.id.0, admitted.task.created.unix_ms / 1000, fingerprint(&api, &context));
+    let mut response = if context.stream {
+        let reader = admitted.task.log.reader(0);
+        event_stream(EventStream::new(reader, ChunkEncoder::new(&context, meta), Some(owner)))
+    } else {
+        whole(&admitted, &context, meta, owner).await?
+    };
+    response.headers_mut().extend(headers(&admitted, &context));
+    response.extensions_mut().insert(About(admitted.task.spec.id));
+    Ok(response)
+}
+
+/// Waits for the end of the task; its owner's drop cancels it where the client does not wait as long.
+async fn whole(
+    admitted: &Admitted,
+    context: &ChatContext,
+    meta: ChunkMeta,
+    _owner: CancelOnDrop,
+) -> Result<Response, ErrorEnvelope> {
+    let mut reader = admitted.task.log.reader(0);
+    let mut answer = Answer::new(context, meta);
+    let mut queue_ms = None;
+    let mut events = Vec::new();
+    while reader.read(&mut events).await != Read::End {
+        for event in events.drain(..) {
+            if let Event::End(end) = &event {
+                queue_ms = Some(end.queue_ms);
+            }
+            answer.push(&event);
+        }
+    }
+    let mut response = axum::Json(answer.finish().map_err(|error| context.rename(error))?).into_response();
+    if let Some(queue_ms) = queue_ms {
+        response.headers_mut().insert(QUEUE_WAIT, HeaderValue::from(queue_ms));
+    }
+    Ok(response)
+}
+
+fn headers(admitted: &Admitted, context: &ChatContext) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Ok(id) = HeaderValue::from_str(&admitted.task.spec.id.to_string()) {
+        headers.insert(TASK_ID, id);
+    }
+    if !context.ignored.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&context.ignored.join(", "))
+    {
+        headers.insert(IGNORED, names);
+    }
+    headers
+}
+
+fn fingerprint(api: &Api, context: &ChatContext) -> Option<String> {
+    api.gateway.model(&context.model).ok()?.pool.fingerprint()
+}
+
+/// `GET /v1/models`.
+pub async fn models(State(api): State<Api>) -> Response {
+    let created = api.gateway.started_unix_s();
+    let models = api.gateway.models();
+    let named = models.iter().flat_map(|model| {
+        let names = std::iter::once(model.id.as_str()).chain(model.aliases.iter().map(String::as_str));
+        names.map(|name| object(name, model, created)).collect::<Vec<_>>()
+    });
+    axum::Json(ModelList::new(named.collect())).into_response()
+}
+
+/// `GET /v1/models/{id}`; ids may have slashes.
+pub async fn model(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Failure> {
+    let model = api.gateway.model(&id)?;
+    Ok(axum::Json(object(&id, &model, api.gateway.started_unix_s())).into_response())
+}
+
+fn object(name: &str, model: &ServedModel, created: u64) -> Model {
+    let facts = ModelFacts {
+        context_length: model.pool.info().map(|info| info.context_length),
+        pool_state: Some(model.pool.health().as_str().to_owned()),
+        workloads: vec![Workload::Completion],
+    };
+    Model::new(name, created, "sluicegate", facts)
+}

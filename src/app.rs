@@ -1,0 +1,245 @@
+//! The composition root: everything is built here, top to bottom, and taken down in phases.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use crate::admission::Admission;
+use crate::api::{self, Api, Settings};
+use crate::config::{self, Config};
+use crate::engine::{LoadError, Loader};
+use crate::gateway::{Gateway, Parts};
+use crate::ids::{ModelId, PoolId};
+use crate::lifecycle::{Lifecycle, OnPanic};
+use crate::pools::{Pool, PoolMetrics, PoolSpec, Watchdog};
+use crate::tasks::{Clock, Registry, Retention};
+
+mod greeting;
+mod load;
+mod metrics;
+mod server;
+
+pub use metrics::MetricsError;
+
+/// How often ended tasks are looked through for those whose retention is over.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long connections get to send what they have, once every task has ended.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long engines get to free their memory.
+const UNLOAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the command line says beside the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct ServeOptions {
+    /// Gets the address that is listened on, once the gateway is ready.
+    pub port_file: Option<PathBuf>,
+}
+
+/// Why the gateway did not start. The message is one line, for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot start the runtime: {0}")]
+    Runtime(std::io::Error),
+    #[error("cannot listen on {address}: {reason}")]
+    Listen { address: SocketAddr, reason: String },
+    #[error("cannot handle signals: {0}")]
+    Signals(std::io::Error),
+    #[error("{0}")]
+    Model(#[from] LoadError),
+    #[error("cannot write {path}: {error}", path = path.display())]
+    PortFile { path: PathBuf, error: std::io::Error },
+    #[error("{0}")]
+    Metrics(#[from] MetricsError),
+    #[error("a vital part of the gateway panicked; the log says which")]
+    Panicked,
+}
+
+/// Serves until a signal ends it.
+///
+/// # Errors
+///
+/// [`StartError`]; the process should end with exit code 1.
+pub fn run(config: Config, options: ServeOptions) -> Result<(), StartError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::Runtime)?;
+    let served = runtime.block_on(serve(config, options));
+    // An engine's thread may be in the middle of a round; it ends with the process.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    served
+}
+
+async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> {
+    let lifecycle = Lifecycle::new();
+    lifecycle.listen_for_signals().map_err(StartError::Signals)?;
+    let listener = listen(config.server.listen).await?;
+    let address = listener.local_addr().map_err(|error| cannot_listen(config.server.listen, &error))?;
+    let app = App::build(&config, &lifecycle)?;
+    let server = app.accept(&config, listener);
+    tokio::select! {
+        started = app.start() => started?,
+        () = lifecycle.draining().cancelled() => return app.shut_down(&config, server).await,
+    }
+    if let Some(path) = options.port_file {
+        write_port_file(&path, address).map_err(|error| StartError::PortFile { path, error })?;
+    }
+    greeting::print(&app.gateway, address);
+    lifecycle.draining().cancelled().await;
+    app.shut_down(&config, server).await
+}
+
+/// The parts of a gateway that is built and not yet started.
+pub struct App {
+    pub gateway: Arc<Gateway>,
+    pub router: axum::Router,
+    lifecycle: Lifecycle,
+    tasks: Arc<Registry>,
+    pub pools: Vec<Arc<Pool>>,
+}
+
+impl App {
+    /// Builds every part of the gateway, with nothing running yet.
+    ///
+    /// # Errors
+    ///
+    /// When two metrics have the same name, which a test rules out.
+    pub fn build(config: &Config, lifecycle: &Lifecycle) -> Result<Self, StartError> {
+        Self::build_with(config, lifecycle, |pool| load::loader(pool, config, lifecycle))
+    }
+
+    /// As [`build`](App::build), with engines from `loader`.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](App::build).
+    pub fn build_with(
+        config: &Config,
+        lifecycle: &Lifecycle,
+        loader: impl Fn(&config::Pool) -> Arc<dyn Loader>,
+    ) -> Result<Self, StartError> {
+        let (pool_metrics, http_metrics) = metrics::register()?;
+        let tasks = Registry::new(Retention {
+            time: config.admission.retention,
+            bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
+        });
+        let build_pool = |pool| build_pool(pool, loader(pool), lifecycle, &pool_metrics);
+        let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
+        let default_max_tokens = config.admission.default_max_tokens;
+        let admission = Admission::new(Arc::clone(&tasks), lifecycle.clone(), pool_metrics.clone(), default_max_tokens);
+        let gateway = Arc::new(Gateway::new(Parts {
+            lifecycle: lifecycle.clone(),
+            catalog: config.catalog.clone(),
+            pools: pools.clone(),
+            admission,
+            registry: Arc::clone(&tasks),
+            metrics: pool_metrics,
+            started_unix_s: Clock::now().unix_ms / 1000,
+        }));
+        let settings =
+            Settings { compression: config.server.compression, max_body_bytes: config.server.max_body_bytes };
+        let router = api::router(Api { gateway: Arc::clone(&gateway), http_metrics, settings });
+        let pools = pools.into_iter().map(|(_, pool)| pool).collect();
+        Ok(Self { gateway, router, lifecycle: lifecycle.clone(), tasks, pools })
+    }
+
+    /// Loads every pool's model, and starts to take tasks.
+    ///
+    /// # Errors
+    ///
+    /// The first model that cannot be loaded.
+    pub async fn start(&self) -> Result<(), StartError> {
+        let tasks = Arc::clone(&self.tasks);
+        let forced = self.lifecycle.forced().clone();
+        self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
+            let mut ticks = interval(SWEEP);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while forced.run_until_cancelled(ticks.tick()).await.is_some() {
+                tasks.sweep(Instant::now());
+            }
+        });
+        try_join_all(self.pools.iter().map(Pool::start)).await?;
+        Ok(())
+    }
+
+    /// Tasks that have not ended.
+    pub fn live_tasks(&self) -> usize {
+        self.tasks.live().len()
+    }
+
+    fn accept(&self, config: &Config, listener: TcpListener) -> server::Server {
+        server::Server::start(listener, self.router.clone(), &config.server, &self.lifecycle)
+    }
+
+    /// Takes the gateway down.
+    async fn shut_down(self, config: &Config, server: server::Server) -> Result<(), StartError> {
+        // 1. Not ready, and no new tasks: `/readyz` and admission look at the same token. Readers are still served.
+        tracing::info!(phase = 1, tasks = self.live_tasks(), "draining");
+        // 2. What is queued or runs may end by itself, until the deadline or a second signal.
+        tokio::select! {
+            () = self.tasks.drained() => {}
+            () = tokio::time::sleep(config.server.drain_deadline) => {
+                tracing::warn!(phase = 2, tasks = self.live_tasks(), "the drain deadline has come");
+            }
+            () = self.lifecycle.forced().cancelled() => {}
+        }
+        // 3. What is left ends now, each task with its last event.
+        for task in self.tasks.live() {
+            task.fail(api::shutting_down());
+        }
+        // 4. No more connections; the open ones get to send those last events.
+        let flushed = timeout(FLUSH_DEADLINE, server.close()).await.is_ok();
+        self.lifecycle.force();
+        // 5. Engines free their memory.
+        let unload = async {
+            for pool in &self.pools {
+                pool.unload().await;
+            }
+        };
+        let unloaded = timeout(UNLOAD_DEADLINE, unload).await.is_ok();
+        tracing::info!(phase = 5, flushed, unloaded, "ended");
+        if self.lifecycle.failed() { Err(StartError::Panicked) } else { Ok(()) }
+    }
+}
+
+fn build_pool(
+    pool: &config::Pool,
+    loader: Arc<dyn Loader>,
+    lifecycle: &Lifecycle,
+    metrics: &PoolMetrics,
+) -> (ModelId, Arc<Pool>) {
+    let spec = PoolSpec {
+        id: PoolId::from(pool.id.as_str()),
+        engine: load::engine_name(&pool.engine),
+        queue_capacity: pool.queue_capacity,
+        watchdog: Watchdog { wall: pool.watchdog_wall, idle: pool.watchdog_idle },
+    };
+    (ModelId::from(pool.model.as_str()), Pool::new(spec, loader, lifecycle.clone(), metrics.clone()))
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address).await.map_err(|error| cannot_listen(address, &error))
+}
+
+fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> StartError {
+    let reason = match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "the port is taken; choose another with --listen, or 127.0.0.1:0 for a free one".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    StartError::Listen { address, reason }
+}
+
+/// Written beside and renamed, so that a reader finds it whole or not at all.
+fn write_port_file(path: &std::path::Path, address: SocketAddr) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))?;
+    std::fs::write(file.path(), format!("{address}\n"))?;
+    file.persist(path)?;
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Sockets: HTTP/1.1 and HTTP/2 (by prior knowledge) on one port, with limits on connections and on slow heads.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{self, Http2};
+use crate::lifecycle::{Lifecycle, OnPanic};
+
+/// After a failed accept (no file descriptors left, most likely).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// HTTP/2: requests at once on one connection.
+const MAX_STREAMS: u32 = 256;
+
+/// HTTP/2: a connection that does not answer a ping is closed.
+const PING: Duration = Duration::from_secs(20);
+
+/// Bytes of all headers of a request.
+const MAX_HEADER_BYTES: usize = 32 * 1024;
+
+/// What accepts connections.
+pub(super) struct Server {
+    closing: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Server {
+    /// Accepts connections from here on.
+    pub fn start(listener: TcpListener, router: Router, config: &config::Server, lifecycle: &Lifecycle) -> Self {
+        let server = Self { closing: CancellationToken::new(), connections: TaskTracker::new() };
+        let accept = Accept {
+            closing: server.closing.clone(),
+            connections: server.connections.clone(),
+            permits: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
+            http: Arc::new(http(config)),
+            router,
+            lifecycle: lifecycle.clone(),
+        };
+        lifecycle.spawn("accept", OnPanic::Shutdown, accept.run(listener));
+        server
+    }
+
+    /// Takes no more connections and returns when the open ones have sent what they have.
+    pub async fn close(self) {
+        self.closing.cancel();
+        self.connections.close();
+        self.connections.wait().await;
+    }
+}
+
+/// The protocols, as the configuration has them.
+fn http(config: &config::Server) -> Builder<TokioExecutor> {
+    let builder = Builder::new(TokioExecutor::new());
+    let mut builder = if config.http2 == Http2::Off { builder.http1_only() } else { builder };
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(config.header_timeout).max_buf_size(MAX_HEADER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES as u32)
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING);
+    builder
+}
+
+struct Accept {
+    closing: CancellationToken,
+    connections: TaskTracker,
+    /// One per connection; beyond them, clients wait in the backlog.
+    permits: Arc<Semaphore>,
+    http: Arc<Builder<TokioExecutor>>,
+    router: Router,
+    lifecycle: Lifecycle,
+}
+
+impl Accept {
+    async fn run(self, listener: TcpListener) {
+        let closing = self.closing.clone();
+        closing.run_until_cancelled(self.forever(listener)).await;
+    }
+
+    async fn forever(self, listener: TcpListener) {
+        loop {
+            // The semaphore is never closed.
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    let serve = self.serve(stream);
+                    let tracked = self.connections.track_future(async move {
+                        serve.await;
+                        drop(permit);
+                    });
+                    self.lifecycle.spawn("connection", OnPanic::Continue, tracked);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// One connection, to its end.
+    fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+        let (http, closing) = (Arc::clone(&self.http), self.closing.clone());
+        let service = TowerToHyperService::new(self.router.clone());
+        async move {
+            // Without it every token waits for the acknowledgement of the one before: steps of 40 ms.
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+            let connection = http.serve_connection(TokioIo::new(stream), service);
+            tokio::pin!(connection);
+            let ended = tokio::select! {
+                ended = &mut connection => ended,
+                () = closing.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection ended early");
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Which models there are, what clients call them, and how their files get onto this machine.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`reference`] | [`ModelRef`]: what a client or an operator may write to mean a model |
+//! | [`source`] | [`ModelSource`]: where a model's files come from |
+//! | [`prepare`] | from a source to [`ModelFiles`] on the disk, checked, with a digest |
+//! | [`progress`] | how a long preparation tells what it does |
+
+use std::collections::HashMap;
+
+use sha2::{Digest as _, Sha256};
+
+mod builtin;
+mod files;
+mod hub;
+pub mod prepare;
+pub mod progress;
+pub mod reference;
+pub mod source;
+
+pub use files::{ModelFiles, ModelPath, digest_files};
+pub use hub::{HubAccess, HubProblem, Token};
+pub use prepare::{PrepareError, Storage, prepare};
+pub use progress::{Progress, Silent, TerminalProgress};
+pub use reference::{BadReference, ModelRef};
+pub use source::{BadSource, ModelSource};
+
+/// The id of the model inside the program, which every catalog has.
+pub const BUILTIN: &str = "builtin";
+
+/// A model that this gateway knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub id: String,
+    /// Other names that clients may use for it.
+    pub aliases: Vec<String>,
+    pub source: ModelSource,
+    /// What its files must digest to (`sha256:` and 64 hex digits), where the operator pinned it.
+    pub digest: Option<String>,
+}
+
+impl Entry {
+    /// An entry with no aliases and no pinned digest.
+    pub fn new(id: impl Into<String>, source: ModelSource) -> Self {
+        Self { id: id.into(), aliases: Vec::new(), source, digest: None }
+    }
+}
+
+/// The entries, found by id, by alias, or by what they refer to.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    entries: Vec<Entry>,
+    /// Id or alias -> place in `entries`.
+    names: HashMap<String, usize>,
+}
+
+impl Catalog {
+    /// A catalog of these entries, and of the built-in model where none of them is that.
+    ///
+    /// # Errors
+    ///
+    /// Every name that two entries claim.
+    pub fn new(mut entries: Vec<Entry>) -> Result<Self, Vec<Duplicate>> {
+        let mut names = HashMap::new();
+        if !entries.iter().any(|entry| entry.id == BUILTIN) {
+            names.insert(BUILTIN.to_owned(), entries.len());
+        }
+        let mut duplicates = Vec::new();
+        for (index, entry) in entries.iter().enumerate() {
+            for name in std::iter::once(&entry.id).chain(&entry.aliases) {
+                if names.insert(name.clone(), index).is_some() {
+                    duplicates.push(Duplicate { entry: index, name: name.clone() });
+                }
+            }
+        }
+        if names.get(BUILTIN) == Some(&entries.len()) {
+            entries.push(Entry::new(BUILTIN, ModelSource::Builtin));
+        }
+        if duplicates.is_empty() { Ok(Self { entries, names }) } else { Err(duplicates) }
+    }
+
+    /// All entries, in the order of the configuration.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// The entry that a reference means: its id, an alias, its source, or its pinned digest.
+    ///
+    /// # Errors
+    ///
+    /// [`Unknown`], with the fitting message for a reference that could not name any model.
+    pub fn resolve(&self, reference: &str) -> Result<&Entry, Unknown> {
+        if let Some(&index) = self.names.get(reference) {
+            return Ok(&self.entries[index]);
+        }
+        let parsed: ModelRef = reference.parse().map_err(Unknown::Malformed)?;
+        let found = self.entries.iter().find(|entry| entry.means(&parsed));
+        found.ok_or_else(|| Unknown::NotThere(reference.to_owned()))
+    }
+}
+
+impl Entry {
+    fn means(&self, reference: &ModelRef) -> bool {
+        match reference {
+            ModelRef::Name(_) | ModelRef::Url(_) => false,
+            ModelRef::Digest(digest) => self.digest.as_ref() == Some(digest),
+            ModelRef::Hub { .. } | ModelRef::File(_) => {
+                ModelSource::from_reference(reference).is_ok_and(|source| source == self.source)
+            }
+        }
+    }
+}
+
+/// A name that more than one entry claims.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("another model already has the name {name:?}")]
+pub struct Duplicate {
+    /// Place of the later entry.
+    pub entry: usize,
+    pub name: String,
+}
+
+/// A reference that leads to no entry.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unknown {
+    #[error("no model is called {0:?} here")]
+    NotThere(String),
+    #[error(transparent)]
+    Malformed(BadReference),
+}
+
+/// `sha256:` and the digest of `bytes` in lower-case hex.
+fn sha256(bytes: &[u8]) -> String {
+    tagged(&Sha256::digest(bytes))
+}
+
+fn tagged(digest: &[u8]) -> String {
+    use std::fmt::Write as _;
+    digest.iter().fold(String::from("sha256:"), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn qwen() -> Entry {
+        let source = ModelSource::from_reference(&"hf:Qwen/Qwen3-0.6B".parse().unwrap()).unwrap();
+        let digest = Some(format!("sha256:{}", "a".repeat(64)));
+        Entry { aliases: vec!["gpt-4o-mini".into()], digest, ..Entry::new("Qwen/Qwen3-0.6B", source) }
+    }
+
+    #[test]
+    fn a_model_is_found_by_id_alias_source_and_digest() {
+        let catalog = Catalog::new(vec![qwen()]).unwrap();
+        let digest = qwen().digest.unwrap();
+        for name in ["Qwen/Qwen3-0.6B", "gpt-4o-mini", "hf:Qwen/Qwen3-0.6B", "hf:Qwen/Qwen3-0.6B@main", &digest] {
+            assert_eq!(catalog.resolve(name).unwrap().id, "Qwen/Qwen3-0.6B", "{name}");
+        }
+        assert_eq!(catalog.resolve("builtin").unwrap().source, ModelSource::Builtin);
+    }
+
+    #[test]
+    fn an_unknown_model_and_a_malformed_reference_are_told_apart() {
+        let catalog = Catalog::new(vec![qwen()]).unwrap();
+        assert!(matches!(catalog.resolve("gpt-5"), Err(Unknown::NotThere(_))));
+        assert!(matches!(catalog.resolve("hf:Qwen/Qwen3-0.6B@v2"), Err(Unknown::NotThere(_))));
+        assert!(matches!(catalog.resolve("hf:Qwen"), Err(Unknown::Malformed(_))));
+        assert!(matches!(catalog.resolve(""), Err(Unknown::Malformed(_))));
+    }
+
+    #[test]
+    fn every_name_that_is_taken_twice_is_reported() {
+        let other = Entry { aliases: vec!["gpt-4o-mini".into(), "builtin".into()], ..Entry::new("b", qwen().source) };
+        let duplicates = Catalog::new(vec![qwen(), other]).unwrap_err();
+        let names: Vec<_> = duplicates.iter().map(|duplicate| duplicate.name.as_str()).collect();
+        assert_eq!(names, ["gpt-4o-mini", "builtin"]);
+    }
+}

@@ -1,0 +1,135 @@
+//! The model inside the program, written to the disk where an engine can load it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{FileDigest, combine};
+use super::{ModelFiles, ModelPath, Silent, digest_files, sha256};
+
+macro_rules! embedded {
+    ($($name:literal),*) => {
+        [$(($name, include_bytes!(concat!("../../examples/builtin-model/model/", $name)))),*]
+    };
+}
+
+/// Name and content of each file; about as many bytes as the model has.
+const FILES: [(&str, &[u8]); 5] =
+    embedded!["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+
+/// Puts the model into `data_dir/models/builtin-<digest>`, or uses what is there once it is known to be the same; into a
+/// temporary folder where `data_dir` cannot be written. Blocking, some milliseconds.
+///
+/// # Errors
+///
+/// When the temporary folder cannot be written either.
+pub(super) fn prepare(data_dir: &Path) -> Result<ModelFiles, (PathBuf, io::Error)> {
+    write(data_dir, &FILES)
+}
+
+fn write(data_dir: &Path, files: &[(&str, &[u8])]) -> Result<ModelFiles, (PathBuf, io::Error)> {
+    let digests: Vec<_> = files.iter().map(digest_of).collect();
+    let digest = combine(&digests);
+    let size = digests.iter().map(|file| file.size).sum();
+    let models = data_dir.join("models");
+    let folder = models.join(format!("builtin-{}", &digest["sha256:".len()..][..16]));
+    match settle(&models, &folder, files, &digests) {
+        Ok(()) => Ok(ModelFiles { path: ModelPath::Folder(folder), digest, size, _temporary: None }),
+        Err(error) => {
+            tracing::warn!(folder = %models.display(), %error, "cannot keep the built-in model here; using a temporary folder");
+            let temporary = temporary(files).map_err(|error| (folder, error))?;
+            let path = ModelPath::Folder(temporary.path().to_owned());
+            Ok(ModelFiles { path, digest, size, _temporary: Some(Arc::new(temporary)) })
+        }
+    }
+}
+
+fn digest_of((name, content): &(&str, &[u8])) -> FileDigest {
+    FileDigest { name: (*name).to_owned(), size: content.len() as u64, sha256: sha256(content) }
+}
+
+/// Makes `folder` hold exactly these contents. Written beside it and renamed, so that it is never seen half written.
+fn settle(models: &Path, folder: &Path, files: &[(&str, &[u8])], digests: &[FileDigest]) -> io::Result<()> {
+    if holds(folder, digests) {
+        return Ok(());
+    }
+    fs::create_dir_all(models)?;
+    let fresh = tempfile::Builder::new().prefix(".builtin-").tempdir_in(models)?;
+    fill(fresh.path(), files)?;
+    if folder.exists() {
+        tracing::warn!(folder = %folder.display(), "the built-in model on the disk was changed; writing it again");
+        fs::remove_dir_all(folder)?;
+    }
+    match fs::rename(fresh.path(), folder) {
+        Ok(()) => Ok(()),
+        // Another process was faster.
+        Err(_) if holds(folder, digests) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn holds(folder: &Path, digests: &[FileDigest]) -> bool {
+    let names: Vec<_> = digests.iter().map(|file| file.name.clone()).collect();
+    digest_files(folder, &names, &Silent).is_ok_and(|found| found == digests)
+}
+
+fn temporary(files: &[(&str, &[u8])]) -> io::Result<tempfile::TempDir> {
+    let folder = tempfile::Builder::new().prefix("sluicegate-builtin-").tempdir()?;
+    fill(folder.path(), files)?;
+    Ok(folder)
+}
+
+fn fill(folder: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
+    files.iter().try_for_each(|(name, content)| fs::write(folder.join(name), content))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", b"weights")];
+
+    fn folder_of(files: &ModelFiles) -> PathBuf {
+        match &files.path {
+            ModelPath::Folder(folder) => folder.clone(),
+            ModelPath::Gguf(_) => panic!("the built-in model is a folder"),
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_used_again_and_what_was_changed_is_mended() {
+        let data = tempfile::tempdir().unwrap();
+        let folder = folder_of(&write(data.path(), &SMALL).unwrap());
+        let weights = folder.join("model.safetensors");
+        let written = fs::metadata(&weights).unwrap().modified().unwrap();
+
+        write(data.path(), &SMALL).unwrap();
+        assert_eq!(fs::metadata(&weights).unwrap().modified().unwrap(), written);
+
+        fs::write(&weights, "changed").unwrap();
+        write(data.path(), &SMALL).unwrap();
+        assert_eq!(fs::read(&weights).unwrap(), b"weights");
+        let left: Vec<_> = fs::read_dir(data.path().join("models")).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
+    }
+
+    #[test]
+    fn another_model_goes_into_another_folder() {
+        let data = tempfile::tempdir().unwrap();
+        let first = write(data.path(), &SMALL).unwrap();
+        let second = write(data.path(), &SMALL[..1]).unwrap();
+        assert_ne!(folder_of(&first), folder_of(&second));
+        assert_ne!(first.digest, second.digest);
+    }
+
+    #[test]
+    fn a_data_folder_that_cannot_be_written_is_replaced_by_a_temporary_one() {
+        let data = tempfile::NamedTempFile::new().unwrap();
+        let files = write(data.path(), &SMALL).unwrap();
+        let folder = folder_of(&files);
+        assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), b"weights");
+        drop(files);
+        assert!(!folder.exists());
+    }
+}

@@ -1,0 +1,149 @@
+//! From a source to files on the disk: write, find or download them, then check and digest them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::files::{FileDigest, combine, is_weights, select};
+use super::hub::{self, Snapshot};
+use super::{Entry, HubAccess, HubProblem, ModelFiles, ModelPath, ModelSource, Progress, builtin, digest_files};
+use crate::lifecycle::Lifecycle;
+
+/// Where models are kept, and how the hub is reached.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    /// Downloads go below `hub` in it, the built-in model below `models`.
+    pub data_dir: PathBuf,
+    pub hub: HubAccess,
+}
+
+/// Why a model could not be made ready. Each message names the model or file, and what helps.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    #[error("{path}: {error}", path = path.display())]
+    File { path: PathBuf, error: io::Error },
+    #[error("{path} is no model: {why}", path = path.display())]
+    NotAModel { path: PathBuf, why: &'static str },
+    #[error("{reference}: {problem}")]
+    Hub { reference: String, problem: HubProblem },
+    #[error("{path} was damaged on its way and is removed; start again to download it again", path = path.display())]
+    Damaged { path: PathBuf },
+    #[error("model {model}: its files have the digest {found}, not {pinned} as configured")]
+    Digest { model: String, pinned: String, found: String },
+    #[error("checking the files was cut short")]
+    Interrupted,
+}
+
+/// Makes the files of a model ready on this machine. Downloads what is not there; a download that was cut goes on where it
+/// ended, also in a later process.
+///
+/// # Errors
+///
+/// [`PrepareError`]; each message stands alone.
+pub async fn prepare(
+    entry: &Entry,
+    storage: &Storage,
+    progress: Arc<dyn Progress>,
+    lifecycle: &Lifecycle,
+) -> Result<ModelFiles, PrepareError> {
+    let found = match &entry.source {
+        ModelSource::Builtin => Found::Builtin(storage.data_dir.clone()),
+        ModelSource::Folder(folder) => Found::Folder(folder.clone()),
+        ModelSource::Gguf(path) => Found::Gguf(path.clone()),
+        ModelSource::Hub { repo, revision, file } => {
+            let fetched = hub::fetch(repo, revision, file.as_deref(), storage, progress.as_ref()).await;
+            let named = |problem| PrepareError::Hub { reference: entry.source.to_string(), problem };
+            Found::Snapshot(fetched.map_err(named)?)
+        }
+    };
+    let checked = lifecycle.blocking("check model files", move || found.check(progress.as_ref())).await;
+    let files = checked.map_err(|_panicked| PrepareError::Interrupted)??;
+    match &entry.digest {
+        Some(pinned) if *pinned != files.digest => {
+            let found = files.digest;
+            Err(PrepareError::Digest { model: entry.id.clone(), pinned: pinned.clone(), found })
+        }
+        _ => Ok(files),
+    }
+}
+
+/// Files that are on this machine, or in the program, and are yet to be checked.
+enum Found {
+    Builtin(PathBuf),
+    Folder(PathBuf),
+    Gguf(PathBuf),
+    Snapshot(Snapshot),
+}
+
+impl Found {
+    /// Blocking: reads every byte of the model.
+    fn check(self, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
+        match self {
+            Self::Builtin(data_dir) => builtin::prepare(&data_dir).map_err(file_error),
+            Self::Folder(folder) => check_folder(&folder, progress),
+            Self::Gguf(path) => check_gguf(path, progress),
+            Self::Snapshot(snapshot) => check_snapshot(snapshot, progress),
+        }
+    }
+}
+
+fn check_folder(folder: &Path, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
+    let listing = list(folder).map_err(|error| PrepareError::File { path: folder.to_owned(), error })?;
+    let names = select(listing.iter().map(String::as_str));
+    let refuse = |why| Err(PrepareError::NotAModel { path: folder.to_owned(), why });
+    if !names.iter().any(|name| is_weights(name)) {
+        let gguf = listing.iter().any(|name| name.ends_with(".gguf"));
+        return refuse(if gguf { "name one of its .gguf files" } else { "it holds no *.safetensors" });
+    }
+    for needed in ["config.json", "tokenizer.json"] {
+        if !names.iter().any(|name| name == needed) {
+            return refuse(if needed == "config.json" {
+                "config.json is missing"
+            } else {
+                "tokenizer.json is missing"
+            });
+        }
+    }
+    let digests = digest_files(folder, &names, progress).map_err(file_error)?;
+    Ok(files(ModelPath::Folder(folder.to_owned()), &digests))
+}
+
+fn list(folder: &Path) -> io::Result<Vec<String>> {
+    let names =
+        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+    names.collect()
+}
+
+fn check_gguf(path: PathBuf, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+    let digests = digest_files(&folder, &[name], progress).map_err(file_error)?;
+    let mut magic = [0; 4];
+    let read = std::fs::File::open(&path).and_then(|mut file| io::Read::read_exact(&mut file, &mut magic));
+    if read.is_err() || magic != *b"GGUF" {
+        return Err(PrepareError::NotAModel { path, why: "it does not begin as a .gguf file does" });
+    }
+    Ok(files(ModelPath::Gguf(path), &digests))
+}
+
+fn check_snapshot(snapshot: Snapshot, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
+    let names: Vec<_> = snapshot.files.iter().map(|file| file.name.clone()).collect();
+    let digests = digest_files(&snapshot.folder, &names, progress).map_err(file_error)?;
+    for (file, digest) in snapshot.files.iter().zip(&digests) {
+        if file.sha256.as_ref().is_some_and(|expected| *expected != digest.sha256) {
+            let path = snapshot.folder.join(&file.name);
+            std::fs::remove_file(&path).map_err(|error| PrepareError::File { path: path.clone(), error })?;
+            return Err(PrepareError::Damaged { path });
+        }
+    }
+    Ok(files(snapshot.path(), &digests))
+}
+
+fn files(path: ModelPath, digests: &[FileDigest]) -> ModelFiles {
+    let size = digests.iter().map(|file| file.size).sum();
+    ModelFiles { path, digest: combine(digests), size, _temporary: None }
+}
+
+fn file_error((path, error): (PathBuf, io::Error)) -> PrepareError {
+    PrepareError::File { path, error }
+}

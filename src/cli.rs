@@ -1,0 +1,95 @@
+//! The command line: what `sluicegate` can be asked to do, and how it answers.
+
+use std::ffi::OsString;
+use std::fmt::Display;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::app::{self, ServeOptions};
+use crate::config::{Config, Effective, Mistakes};
+use crate::telemetry;
+
+mod arguments;
+
+use arguments::{Arguments, Command, ConfigCommand, ServeArguments};
+
+/// Does what the command line of this process says. The code is 0 when all went well, 1 when something was wrong (one
+/// message on standard error says what), and 2 when the command line makes no sense.
+pub fn run() -> ExitCode {
+    run_with(std::env::args_os(), environment().collect(), |config, port_file| {
+        app::run(config, ServeOptions { port_file })
+    })
+}
+
+/// As [`run`], for any command line and environment; `serve` does the serving.
+pub fn run_with<E: Display>(
+    arguments: impl Iterator<Item = OsString>,
+    environment: Vec<(String, String)>,
+    serve: impl FnOnce(Config, Option<PathBuf>) -> Result<(), E>,
+) -> ExitCode {
+    let command = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments.command,
+        Err(error) => {
+            // Help, the version, or a complaint: clap knows where each goes. A closed pipe is no failure of ours.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let done = match command {
+        Command::Serve(arguments) => start(arguments, environment, serve),
+        Command::Config(ConfigCommand::Check(file)) => {
+            load(&file.settings(), environment).map(|it| print(&summary(&it.config)))
+        }
+        Command::Config(ConfigCommand::Show(file)) => load(&file.settings(), environment).map(|it| print(&it.text)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start<E: Display>(
+    arguments: ServeArguments,
+    environment: Vec<(String, String)>,
+    serve: impl FnOnce(Config, Option<PathBuf>) -> Result<(), E>,
+) -> Result<(), String> {
+    let config = load(&arguments.settings(), environment)?.config;
+    let telemetry = &config.telemetry;
+    telemetry::init_logs(telemetry.log_format, telemetry.log_level)
+        .map_err(|error| format!("sluicegate: logs: {error}"))?;
+    serve(config, arguments.port_file).map_err(|error| format!("sluicegate: {error}"))
+}
+
+fn load(settings: &arguments::Settings, environment: Vec<(String, String)>) -> Result<Effective, String> {
+    let effective = Effective::load(settings.file.as_deref(), environment.into_iter(), settings.overrides.clone());
+    effective.map_err(|mistakes: Mistakes| {
+        let count = mistakes.iter().len();
+        format!("{mistakes}\nsluicegate: {count} mistake{} in the configuration", if count == 1 { "" } else { "s" })
+    })
+}
+
+/// `ok`, and what would be served.
+fn summary(config: &Config) -> String {
+    let pools = config.pools.iter().map(|pool| {
+        let source = config.catalog.resolve(&pool.model).map(|entry| entry.source.to_string()).unwrap_or_default();
+        let model = if source == pool.model { source } else { format!("{} ({source})", pool.model) };
+        format!("\npool {}: {model}, queue of {}", pool.id, pool.queue_capacity)
+    });
+    format!("ok\nlisten: {}\ndata: {}{}", config.server.listen, config.data_dir.display(), pools.collect::<String>())
+}
+
+/// To standard output. A reader that has gone away is no failure of ours.
+fn print(text: &str) {
+    use std::io::Write as _;
+    let _ = writeln!(std::io::stdout().lock(), "{}", text.trim_end());
+}
+
+/// What of the environment is text; anything else can be no setting.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+}

@@ -1,0 +1,197 @@
+//! The configuration: one TOML file, over it the environment, over that the flags; parsed into types, with every mistake
+//! reported at once and each with its place.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | `defaults.toml` | every setting with its default, also the documentation of the file |
+//! | `layers` | file, environment and flags become one document, which remembers who set what |
+//! | `shape` | the document as plain types, as the file writes it |
+//! | `read` | document to shape, with all wrong types and unknown keys |
+//! | `check` | shape to [`Config`], with all values that are out of range or do not fit together |
+//! | `mistake` | what is wrong, and where |
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use crate::catalog::{Catalog, HubAccess, Storage};
+
+mod check;
+mod key;
+mod layers;
+mod mistake;
+mod read;
+mod shape;
+
+pub use mistake::{Mistake, Mistakes, Place};
+pub use shape::{Http2, LogFormat};
+
+/// The checked configuration: whatever is in it can be served.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Absolute; need not exist yet.
+    pub data_dir: PathBuf,
+    pub server: Server,
+    pub telemetry: Telemetry,
+    pub admission: Admission,
+    pub catalog: Catalog,
+    pub hub: HubAccess,
+    /// At least one, in the order of the file; ids differ.
+    pub pools: Vec<Pool>,
+    pub sessions: Sessions,
+}
+
+/// The sockets.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// A loopback address; port 0 picks a free one.
+    pub listen: SocketAddr,
+    pub http2: Http2,
+    /// Of whole answers; never of event streams.
+    pub compression: bool,
+    pub max_body_bytes: usize,
+    pub max_connections: usize,
+    /// How long a client may take to send a request's head.
+    pub header_timeout: Duration,
+    /// How long running tasks may take to end at shutdown.
+    pub drain_deadline: Duration,
+}
+
+/// Logs and metrics.
+#[derive(Debug, Clone)]
+pub struct Telemetry {
+    pub log_format: LogFormat,
+    pub log_level: LevelFilter,
+    /// Whether `/metrics` needs no key.
+    pub metrics_open: bool,
+}
+
+/// What holds for every task.
+#[derive(Debug, Clone)]
+pub struct Admission {
+    /// How long events and answers of an ended task stay.
+    pub retention: Duration,
+    /// How much of them stays at most, in bytes.
+    pub retention_max_bytes: u64,
+    pub idempotency_ttl: Duration,
+    /// For requests that name none, where the context leaves as much.
+    pub default_max_tokens: u32,
+}
+
+/// One queue and the engine behind it.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    pub id: String,
+    /// The id of an entry in [`Config::catalog`].
+    pub model: String,
+    pub engine: Engine,
+    pub device: Device,
+    /// Sequences at once; `None`: as many as the engine likes.
+    pub slots: Option<u32>,
+    /// Tasks that may wait, at least 1.
+    pub queue_capacity: usize,
+    /// Part of the starts that batch tasks get while interactive ones wait, 0 to 1.
+    pub batch_floor: f64,
+    /// A task that runs longer is ended.
+    pub watchdog_wall: Duration,
+    /// A task whose engine is silent for longer is ended.
+    pub watchdog_idle: Duration,
+}
+
+/// What runs a pool's model.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Engine {
+    Mistralrs,
+    Scripted(Script),
+}
+
+/// What the scripted engine plays.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Script {
+    pub first_token: Duration,
+    /// Between two tokens.
+    pub token: Duration,
+    /// The answer's tokens, at least one.
+    pub tokens: Vec<String>,
+    /// From the start again at the end, up to the request's limit.
+    pub repeat: bool,
+    /// The engine fails after so many tokens; `None`: never.
+    pub fail_after: Option<u32>,
+}
+
+/// Where a pool's model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The first GPU, or the CPU where there is none.
+    Auto,
+    Cpu,
+    Cuda(u32),
+}
+
+/// Conversations.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    pub ttl: Duration,
+}
+
+/// What flags set; each wins over file and environment.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    pub listen: Option<String>,
+    /// A folder, a `.gguf` file, `hf:org/repo`, or a name of the catalog; for the only pool.
+    pub model: Option<String>,
+    /// For the only pool.
+    pub engine: Option<String>,
+    pub log_format: Option<String>,
+}
+
+impl Config {
+    /// Reads `file` if there is one, then what `environment` says (`SLUICEGATE_SERVER__LISTEN`, …), then the flags.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, in the order of the file.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: Overrides,
+    ) -> Result<Self, Mistakes> {
+        Effective::load(file, environment, overrides).map(|effective| effective.config)
+    }
+
+    /// Where models are kept and how the hub is reached.
+    pub fn storage(&self) -> Storage {
+        Storage { data_dir: self.data_dir.clone(), hub: self.hub.clone() }
+    }
+}
+
+/// A configuration together with the text that it amounts to.
+#[derive(Debug, Clone)]
+pub struct Effective {
+    pub config: Config,
+    /// TOML with every setting, defaults included; secrets are shown as `***`.
+    pub text: String,
+}
+
+impl Effective {
+    /// As [`Config::load`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::load`].
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+        overrides: Overrides,
+    ) -> Result<Self, Mistakes> {
+        let layers = layers::Layers::gather(file, environment, overrides)?;
+        let (shape, mut mistakes) = read::read(&layers);
+        let config = check::check(shape, &layers, &mut mistakes);
+        match config {
+            Some(config) if mistakes.is_empty() => Ok(Self { config, text: layers.show() }),
+            _ => Err(mistakes.in_order()),
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! From the shape to [`Config`]: ranges, what must fit together, and what this version does not serve.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tracing::level_filters::LevelFilter;
+
+use super::key::Key;
+use super::layers::Layers;
+use super::shape::{self, LogLevel, Provision, Shape};
+use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
+use crate::catalog::{HubAccess, Token};
+
+mod models;
+mod pools;
+
+/// No time in the configuration is longer: a year, in ms.
+const LONGEST_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+
+/// Checks everything, and adds what is wrong to `mistakes`; what is returned counts only where that stays empty.
+pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistakes) -> Option<Config> {
+    let shape = shape?;
+    let mut check = Check { layers, mistakes };
+    check.absent_features(&shape);
+    let data_dir = check.data_dir(&shape.data_dir);
+    let server = check.server(&shape.server);
+    let telemetry = telemetry(&shape.telemetry);
+    let admission = check.admission(&shape.admission);
+    let hub = check.hub(&shape.catalog.hub);
+    let sessions = Sessions { ttl: check.ms("sessions.ttl_ms", shape.sessions.ttl_ms, 1) };
+    let catalog = check.models(&shape.catalog);
+    let pools = check.pools(&shape.pools, catalog.as_ref());
+    Some(Config { data_dir, server, telemetry, admission, catalog: catalog?, hub, pools, sessions })
+}
+
+/// Collects mistakes with their places.
+struct Check<'a> {
+    layers: &'a Layers,
+    mistakes: &'a mut Mistakes,
+}
+
+impl Check<'_> {
+    fn refuse(&mut self, key: &str, message: impl Into<String>) {
+        let key = Key::dotted(key);
+        self.mistakes.add(self.layers.place(&key), &key, message);
+    }
+
+    fn ensure(&mut self, holds: bool, key: &str, message: &str) {
+        if !holds {
+            self.refuse(key, message);
+        }
+    }
+
+    /// Refuses what the contract has and this version has not.
+    fn served(&mut self, served: bool, key: &str, only: &str) {
+        self.ensure(served, key, &format!("not served by this version; {only}"));
+    }
+
+    fn ms(&mut self, key: &str, ms: u64, least: u64) -> Duration {
+        self.ensure((least..=LONGEST_MS).contains(&ms), key, &format!("{least} to {LONGEST_MS} ms"));
+        Duration::from_millis(ms.min(LONGEST_MS))
+    }
+
+    /// A number of things; `least` to `most`.
+    fn count(&mut self, key: &str, count: u64, least: u64, most: u64) -> usize {
+        self.ensure((least..=most).contains(&count), key, &format!("{least} to {most}"));
+        usize::try_from(count).unwrap_or(usize::MAX)
+    }
+
+    fn absent_features(&mut self, shape: &Shape) {
+        self.served(shape.store.url == "sqlite:", "store.url", "leave it at \"sqlite:\"");
+        self.served(shape.server.tls.is_none(), "server.tls", "put a TLS proxy on this machine in front");
+        self.served(shape.sessions.budget.is_none(), "sessions.budget", "leave it out");
+        self.served(shape.admission.provision == Provision::Refuse, "admission.provision", "leave it at \"refuse\"");
+        self.served(shape.catalog.trust == shape::Trust::Permissive, "catalog.trust", "leave it at \"permissive\"");
+        let shape::Limits { requests_per_minute, tokens_per_minute, concurrency } = shape.limits;
+        self.served(requests_per_minute.is_none(), "limits.requests_per_minute", "leave it out");
+        self.served(tokens_per_minute.is_none(), "limits.tokens_per_minute", "leave it out");
+        self.served(concurrency.is_none(), "limits.concurrency", "leave it out");
+    }
+
+    fn data_dir(&mut self, text: &str) -> PathBuf {
+        let home = self.layers.home().map(Path::to_owned).or_else(dirs::home_dir);
+        let path = match (text.strip_prefix('~'), home) {
+            (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+                home.join(rest.trim_start_matches('/'))
+            }
+            (Some(_), _) => {
+                self.refuse("data_dir", "there is no home folder for ~; write an absolute path");
+                return PathBuf::new();
+            }
+            (None, _) => PathBuf::from(text),
+        };
+        std::path::absolute(&path).unwrap_or_else(|error| {
+            self.refuse("data_dir", error.to_string());
+            path
+        })
+    }
+
+    fn server(&mut self, server: &shape::Server) -> Server {
+        Server {
+            listen: self.listen(&server.listen),
+            http2: server.http2,
+            compression: server.compression,
+            max_body_bytes: self.count("server.max_body_bytes", server.max_body_bytes, 1024, 1 << 32),
+            max_connections: self.count("server.max_connections", server.max_connections, 1, 1 << 20),
+            header_timeout: self.ms("server.header_timeout_ms", server.header_timeout_ms, 1),
+            drain_deadline: self.ms("server.drain_deadline_ms", server.drain_deadline_ms, 0),
+        }
+    }
+
+    fn listen(&mut self, text: &str) -> SocketAddr {
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let Ok(address) = text.parse::<SocketAddr>() else {
+            self.refuse("server.listen", format!("{text:?} is no socket address; write 127.0.0.1:8080 or [::1]:8080"));
+            return nowhere;
+        };
+        if !address.ip().is_loopback() {
+            let why = "is reachable from other machines, and is refused while no API key exists; this version cannot have \
+                       one, so it serves loopback addresses only, such as 127.0.0.1";
+            self.refuse("server.listen", format!("{address} {why}"));
+        }
+        address
+    }
+
+    fn admission(&mut self, admission: &shape::Admission) -> Admission {
+        self.ensure(admission.default_max_tokens > 0, "admission.default_max_tokens", "at least 1");
+        Admission {
+            retention: self.ms("admission.retention_ms", admission.retention_ms, 1),
+            retention_max_bytes: admission.retention_max_bytes,
+            idempotency_ttl: self.ms("admission.idempotency_ttl_ms", admission.idempotency_ttl_ms, 1),
+            default_max_tokens: admission.default_max_tokens,
+        }
+    }
+
+    fn hub(&mut self, hub: &shape::Hub) -> HubAccess {
+        let host = hub.endpoint.strip_prefix("https://").or_else(|| hub.endpoint.strip_prefix("http://"));
+        let sound = host.is_some_and(|host| !host.is_empty() && !host.contains(['@', '?', '#', ' ']));
+        self.ensure(
+            sound,
+            "catalog.hub.endpoint",
+            "an address such as https://huggingface.co, without user or password",
+        );
+        let visible = |token: &String| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+        self.ensure(
+            hub.token.as_ref().is_none_or(visible),
+            "catalog.hub.token",
+            "a token is visible ASCII without spaces",
+        );
+        HubAccess {
+            endpoint: hub.endpoint.trim_end_matches('/').to_owned(),
+            token: hub.token.clone().map(Token),
+            stall: self.ms("catalog.hub.stall_ms", hub.stall_ms, 1),
+            retry_pause: Duration::from_secs(1),
+        }
+    }
+}
+
+fn telemetry(telemetry: &shape::Telemetry) -> Telemetry {
+    let log_level = match telemetry.log_level {
+        LogLevel::Off => LevelFilter::OFF,
+        LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Warn => LevelFilter::WARN,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Trace => LevelFilter::TRACE,
+    };
+    Telemetry { log_format: telemetry.log_format, log_level, metrics_open: telemetry.metrics_open }
+}

@@ -1,0 +1,92 @@
+//! The checks of `[catalog]`.
+
+use std::path::{Path, PathBuf};
+
+use super::Check;
+use crate::catalog::{BUILTIN, Catalog, Entry, ModelRef, ModelSource};
+use crate::config::Place;
+use crate::config::key::Key;
+use crate::config::shape;
+
+impl Check<'_> {
+    /// The catalog, where its entries are sound enough to make one.
+    pub(super) fn models(&mut self, catalog: &shape::Catalog) -> Option<Catalog> {
+        let roots = self.file_roots(&catalog.allowed_file_roots);
+        let models = catalog.models.iter().enumerate();
+        let entries: Vec<_> = models.map(|(index, model)| self.model(index, model, &roots)).collect();
+        let entries: Option<Vec<_>> = entries.into_iter().collect();
+        match Catalog::new(entries?) {
+            Ok(catalog) => Some(catalog),
+            Err(duplicates) => {
+                for duplicate in &duplicates {
+                    self.refuse(&format!("catalog.models.{}", duplicate.entry), duplicate.to_string());
+                }
+                None
+            }
+        }
+    }
+
+    fn file_roots(&mut self, roots: &[String]) -> Vec<PathBuf> {
+        for (index, root) in roots.iter().enumerate() {
+            let absolute = Path::new(root).is_absolute();
+            self.ensure(
+                absolute,
+                &format!("catalog.allowed_file_roots.{index}"),
+                "a folder is named by an absolute path",
+            );
+        }
+        roots.iter().map(PathBuf::from).collect()
+    }
+
+    fn model(&mut self, index: usize, model: &shape::Model, roots: &[PathBuf]) -> Option<Entry> {
+        let key = |name: &str| format!("catalog.models.{index}.{name}");
+        self.served(model.price.is_none(), &key("price"), "leave it out");
+        for (place, alias) in model.aliases.iter().enumerate() {
+            self.name(&key(&format!("aliases.{place}")), alias);
+        }
+        if let Some(Err(error)) = model.digest.as_ref().map(|digest| digest.parse::<ModelRef>()) {
+            self.refuse(&key("digest"), error.to_string());
+        }
+        let digest = model.digest.as_ref().and_then(|digest| digest.parse().ok());
+        let is_digest = model.digest.is_none() || matches!(digest, Some(ModelRef::Digest(_)));
+        self.ensure(is_digest, &key("digest"), "a digest is sha256: and 64 hex digits");
+        let Some(id) = &model.id else {
+            self.refuse(&format!("catalog.models.{index}"), "each model needs an `id`");
+            return None;
+        };
+        self.name(&key("id"), id);
+        let source = self.source(&key("source"), id, model.source.as_deref(), roots)?;
+        let digest = digest.map(|digest: ModelRef| digest.to_string());
+        Some(Entry { id: id.clone(), aliases: model.aliases.clone(), source, digest })
+    }
+
+    fn name(&mut self, key: &str, name: &str) {
+        match name.parse::<ModelRef>() {
+            Ok(ModelRef::Name(_)) => {}
+            Ok(_) => self.refuse(key, format!("{name:?} is a reference to somewhere else, not a name")),
+            Err(error) => self.refuse(key, error.to_string()),
+        }
+    }
+
+    fn source(&mut self, key: &str, id: &str, source: Option<&str>, roots: &[PathBuf]) -> Option<ModelSource> {
+        let Some(text) = source else {
+            self.ensure(id == BUILTIN, key, "each model needs a source: hf:org/repo, or file: and an absolute path");
+            return (id == BUILTIN).then_some(ModelSource::Builtin);
+        };
+        let reference = text.parse::<ModelRef>().map_err(|error| error.to_string());
+        let source = reference.and_then(|it| ModelSource::from_reference(&it).map_err(|error| error.to_string()));
+        let source = source.map_err(|why| self.refuse(key, why)).ok()?;
+        self.ensure(
+            (id == BUILTIN) == (source == ModelSource::Builtin),
+            key,
+            "\"builtin\" is the model inside the program",
+        );
+        if let Some(path) = source.path() {
+            let by_flag = matches!(self.layers.place(&Key::dotted(key)), Place::Flag(_));
+            let allowed = by_flag || roots.iter().any(|root| path.starts_with(root));
+            let why = format!("{} is in no folder of catalog.allowed_file_roots", path.display());
+            self.ensure(allowed, key, &why);
+        }
+        Some(source)
+    }
+}

@@ -1,0 +1,103 @@
+//! The checks of `[[pools]]`.
+
+use super::Check;
+use crate::catalog::Catalog;
+use crate::config::shape::{self, Policy};
+use crate::config::{Device, Engine, Pool, Script};
+
+impl Check<'_> {
+    /// The pools; their models are checked where there is a catalog.
+    pub(super) fn pools(&mut self, pools: &[shape::Pool], catalog: Option<&Catalog>) -> Vec<Pool> {
+        self.ensure(!pools.is_empty(), "pools", "at least one pool is needed");
+        let mut checked: Vec<Pool> = Vec::with_capacity(pools.len());
+        for (index, pool) in pools.iter().enumerate() {
+            let pool = self.pool(index, pool, catalog);
+            if checked.iter().any(|other| other.id == pool.id) && !pool.id.is_empty() {
+                self.refuse(&format!("pools.{index}.id"), format!("another pool already has the id {:?}", pool.id));
+            }
+            checked.push(pool);
+        }
+        checked
+    }
+
+    fn pool(&mut self, index: usize, pool: &shape::Pool, catalog: Option<&Catalog>) -> Pool {
+        let key = |name: &str| format!("pools.{index}.{name}");
+        self.served(pool.replicas == 1, &key("replicas"), "one replica for each pool; more pools take more models");
+        self.served(pool.remote.is_none(), &key("remote"), "engines are \"mistralrs\" and \"scripted\"");
+        let policy = pool.queue.policy == Policy::Reject;
+        self.served(policy, &key("queue.policy"), "leave it at \"reject\"");
+        let floor = pool.queue.batch_floor;
+        self.ensure((0.0..=1.0).contains(&floor), &key("queue.batch_floor"), "0 to 1");
+        Pool {
+            id: self.pool_id(index, pool.id.as_deref()),
+            model: self.pool_model(&key("model"), &pool.model, catalog),
+            engine: self.engine(index, pool),
+            device: self.device(&key("device"), &pool.device),
+            slots: (self.count(&key("slots"), pool.slots.into(), 0, 4096) > 0).then_some(pool.slots),
+            queue_capacity: self.count(&key("queue.capacity"), pool.queue.capacity, 1, 1_000_000),
+            batch_floor: floor,
+            watchdog_wall: self.ms(&key("watchdog.wall_ms"), pool.watchdog.wall_ms, 1),
+            watchdog_idle: self.ms(&key("watchdog.idle_ms"), pool.watchdog.idle_ms, 1),
+        }
+    }
+
+    /// It becomes a label of metrics, and part of the ids of replicas.
+    fn pool_id(&mut self, index: usize, id: Option<&str>) -> String {
+        let Some(id) = id else {
+            self.refuse(&format!("pools.{index}"), "each pool after the first needs an `id`");
+            return String::new();
+        };
+        let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        let sound = (1..=64).contains(&id.len()) && plain;
+        self.ensure(sound, &format!("pools.{index}.id"), "1 to 64 letters, digits and . _ -");
+        id.to_owned()
+    }
+
+    fn pool_model(&mut self, key: &str, model: &str, catalog: Option<&Catalog>) -> String {
+        match catalog.map(|catalog| catalog.resolve(model)) {
+            Some(Ok(entry)) => entry.id.clone(),
+            Some(Err(unknown)) => {
+                self.refuse(key, format!("{unknown}; its place is [[catalog.models]]"));
+                String::new()
+            }
+            None => String::new(),
+        }
+    }
+
+    fn engine(&mut self, index: usize, pool: &shape::Pool) -> Engine {
+        let key = |name: &str| format!("pools.{index}.{name}");
+        match pool.engine {
+            shape::Engine::Mistralrs => Engine::Mistralrs,
+            shape::Engine::Scripted => Engine::Scripted(self.script(&key("scripted"), &pool.scripted)),
+            shape::Engine::Remote => {
+                self.served(false, &key("engine"), "engines are \"mistralrs\" and \"scripted\"");
+                Engine::Mistralrs
+            }
+        }
+    }
+
+    fn script(&mut self, key: &str, script: &shape::Scripted) -> Script {
+        let spoken = script.tokens.iter().any(|token| !token.is_empty());
+        self.ensure(spoken, &format!("{key}.tokens"), "at least one token with text is needed");
+        Script {
+            first_token: self.ms(&format!("{key}.first_token_ms"), script.first_token_ms, 0),
+            token: self.ms(&format!("{key}.token_ms"), script.token_ms, 0),
+            tokens: script.tokens.clone(),
+            repeat: script.repeat,
+            fail_after: (script.fail_after > 0).then_some(script.fail_after),
+        }
+    }
+
+    fn device(&mut self, key: &str, device: &str) -> Device {
+        let cuda = device.strip_prefix("cuda:").and_then(|index| index.parse().ok());
+        match (device, cuda) {
+            ("auto", _) => Device::Auto,
+            ("cpu", _) => Device::Cpu,
+            (_, Some(index)) => Device::Cuda(index),
+            _ => {
+                self.refuse(key, "one of \"auto\", \"cpu\", \"cuda:0\"");
+                Device::Auto
+            }
+        }
+    }
+}

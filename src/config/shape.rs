@@ -1,0 +1,210 @@
+//! The document as plain types: names and nesting as the file writes them, values not yet checked. What the defaults hold
+//! is required here, because they lie below every document.
+
+/// The whole document.
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Shape {
+    pub data_dir: String,
+    pub server: Server,
+    pub store: Store,
+    pub telemetry: Telemetry,
+    pub admission: Admission,
+    pub catalog: Catalog,
+    pub pools: Vec<Pool>,
+    pub sessions: Sessions,
+    pub limits: Limits,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Server {
+    pub listen: String,
+    pub http2: Http2,
+    pub compression: bool,
+    pub max_body_bytes: u64,
+    pub max_connections: u64,
+    pub header_timeout_ms: u64,
+    pub drain_deadline_ms: u64,
+    #[serde(default)]
+    #[eserde(compat)]
+    pub tls: Option<toml::Value>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Store {
+    pub url: String,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Telemetry {
+    pub log_format: LogFormat,
+    pub log_level: LogLevel,
+    pub metrics_open: bool,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Admission {
+    pub retention_ms: u64,
+    pub retention_max_bytes: u64,
+    pub idempotency_ttl_ms: u64,
+    pub default_max_tokens: u32,
+    pub provision: Provision,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Catalog {
+    pub trust: Trust,
+    pub allowed_file_roots: Vec<String>,
+    pub hub: Hub,
+    #[serde(default)]
+    pub models: Vec<Model>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Hub {
+    pub endpoint: String,
+    pub stall_ms: u64,
+    #[serde(default)]
+    pub token: Option<String>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Model {
+    #[serde(default)]
+    pub id: Option<String>,
+    #[serde(default)]
+    pub source: Option<String>,
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    #[serde(default)]
+    pub digest: Option<String>,
+    #[serde(default)]
+    #[eserde(compat)]
+    pub price: Option<toml::Value>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Pool {
+    #[serde(default)]
+    pub id: Option<String>,
+    pub model: String,
+    pub engine: Engine,
+    pub device: String,
+    pub replicas: u32,
+    pub slots: u32,
+    pub queue: Queue,
+    pub watchdog: Watchdog,
+    pub scripted: Scripted,
+    #[serde(default)]
+    #[eserde(compat)]
+    pub remote: Option<toml::Value>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Queue {
+    pub capacity: u64,
+    pub policy: Policy,
+    pub batch_floor: f64,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Watchdog {
+    pub wall_ms: u64,
+    pub idle_ms: u64,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Scripted {
+    pub first_token_ms: u64,
+    pub token_ms: u64,
+    pub tokens: Vec<String>,
+    pub repeat: bool,
+    pub fail_after: u32,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Sessions {
+    pub ttl_ms: u64,
+    #[serde(default)]
+    #[eserde(compat)]
+    pub budget: Option<toml::Value>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Limits {
+    #[serde(default)]
+    pub requests_per_minute: Option<u64>,
+    #[serde(default)]
+    pub tokens_per_minute: Option<u64>,
+    #[serde(default)]
+    pub concurrency: Option<u64>,
+}
+
+/// An enum that the file writes as one of a few words.
+///
+/// Read through a string: eserde loses its place in the document when a derived enum does not know a word.
+macro_rules! words {
+    ($($(#[$doc:meta])* $vis:vis enum $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal,)+ })+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        $vis enum $name { $($(#[$variant_doc])* $variant,)+ }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let word = String::deserialize(deserializer)?;
+                match word.as_str() {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err(serde::de::Error::custom(format!("{word:?} is none of {}", [$(concat!("\"", $word, "\"")),+].join(", ")))),
+                }
+            }
+        }
+
+        eserde::impl_edeserialize_compat!($name);
+    )+};
+}
+
+words! {
+    /// Whether HTTP/2 is spoken, to clients that begin with it.
+    pub enum Http2 {
+        Auto = "auto",
+        Off = "off",
+    }
+
+    /// How log lines look.
+    pub enum LogFormat {
+        Text = "text",
+        Json = "json",
+        /// Text on a terminal, JSON elsewhere.
+        Auto = "auto",
+    }
+
+    pub(super) enum LogLevel {
+        Off = "off",
+        Error = "error",
+        Warn = "warn",
+        Info = "info",
+        Debug = "debug",
+        Trace = "trace",
+    }
+
+    pub(super) enum Provision {
+        Refuse = "refuse",
+        OnDemand = "on-demand",
+    }
+
+    pub(super) enum Trust {
+        Permissive = "permissive",
+        Strict = "strict",
+    }
+
+    pub(super) enum Engine {
+        Mistralrs = "mistralrs",
+        Remote = "remote",
+        Scripted = "scripted",
+    }
+
+    pub(super) enum Policy {
+        Reject = "reject",
+        DropLru = "drop-lru",
+        ShedBatch = "shed-batch",
+    }
+}

@@ -1,0 +1,266 @@
+//! What an engine is: the one seam between the gateway and whatever runs a model.
+//!
+//! An [`Engine`] works at the level of tokens. The gateway asks it to turn a prompt into token ids before admission (so the
+//! count is exact), and later to generate from those ids. Everything a client can see of the text (decoding, stop strings,
+//! log-probabilities) is done by the engine's adapter, and comes out one [`Piece`] per sampled token.
+//!
+//! # Cancellation
+//!
+//! [`Engine::generate`] ends when its [`CancellationToken`] is cancelled, when its [`Sink`] breaks, or when the future is
+//! dropped. In the first two cases it returns only once the engine has let go of the sequence (or after
+//! [`LET_GO_DEADLINE`]), so that whoever holds a slot for it can hand the slot on without overfilling the engine.
+//!
+//! # Errors
+//!
+//! An [`EngineError`] carries nothing of the underlying engine's messages; those are logged where they are met.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sluicegate_compat::native::{EngineName, Message, Tool, TokenKind, TokenLogprobs};
+use smol_str::SmolStr;
+use tokio_util::sync::CancellationToken;
+
+pub mod mistral;
+pub mod scripted;
+pub mod text;
+
+/// How long [`Engine::generate`] waits for the engine to let go of a cancelled sequence before it returns all the same.
+pub const LET_GO_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A loaded model on one device, able to run up to [`EngineInfo::slots`] sequences at once.
+pub trait Engine: Send + Sync + 'static {
+    /// Facts that do not change while the model is loaded.
+    fn info(&self) -> &EngineInfo;
+
+    /// Renders (for a chat) and tokenizes a prompt. Pure CPU work, some µs per token: call it off the reactor when long.
+    ///
+    /// # Errors
+    ///
+    /// [`PromptError`], which is the caller's fault and says so in words meant for the caller.
+    fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError>;
+
+    /// Runs one sequence to its end, handing each sampled token to `sink` as soon as it is known.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] when the engine fails; tokens handed over before that stand.
+    fn generate<'a>(
+        &'a self,
+        generation: Generation,
+        sink: &'a mut dyn Sink,
+    ) -> BoxFuture<'a, Result<Finished, EngineError>>;
+
+    /// A snapshot of what runs now.
+    fn stats(&self) -> EngineStats;
+
+    /// Runs a tiny real generation, to learn whether the engine works (again) and how fast it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::generate`].
+    fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>>;
+
+    /// Stops the engine and frees its memory; generations under way end with [`EngineError::Reset`].
+    fn unload(&self) -> BoxFuture<'_, ()>;
+}
+
+/// Facts about a loaded engine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineInfo {
+    pub engine: EngineName,
+    /// The version of the crate or program that runs the model.
+    pub engine_version: String,
+    /// Changes whenever the same seed would give other tokens: see [`text::SAMPLER_PROFILE_VERSION`].
+    pub sampler_profile_version: String,
+    /// `sha256:` and the hex digest over the model's files.
+    pub model_digest: String,
+    /// Tokens of prompt and output together.
+    pub context_length: u32,
+    /// Sequences at once.
+    pub slots: u32,
+    /// Where it runs: `cpu`, `cuda:0`, or `none` for the scripted engine.
+    pub device: String,
+    /// Token ids are below this.
+    pub vocab_size: u32,
+}
+
+/// What a prompt is made of.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prompt {
+    /// Plain text, as for completions; special tokens in it are not recognised.
+    Text(String),
+    /// A conversation, rendered with the model's own chat template.
+    Chat(Chat),
+    /// Token ids, passed on as they are once each is known to be below the vocabulary's size.
+    Tokens(Vec<u32>),
+}
+
+/// A conversation with what its template may need.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Chat {
+    pub messages: Vec<Message>,
+    pub tools: Vec<Tool>,
+    /// Extra variables for the template, such as `enable_thinking`.
+    pub kwargs: BTreeMap<String, serde_json::Value>,
+}
+
+/// A prompt that cannot be used; the message is meant for the caller.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct PromptError {
+    /// The field of the native request it is about: `prompt`, `messages`, …
+    pub param: &'static str,
+    pub message: String,
+}
+
+/// One sequence to generate.
+#[derive(Debug, Clone)]
+pub struct Generation {
+    pub prompt: Arc<[u32]>,
+    /// At least 1, and prompt + max_tokens fits the context.
+    pub max_tokens: u32,
+    pub sampling: Sampling,
+    /// The text ends before the first of these; they are never handed to the sink, not even in part.
+    pub stop: Vec<String>,
+    /// How many alternatives to report with each token's log-probability; `None` reports nothing.
+    pub top_logprobs: Option<u8>,
+    pub grammar: Option<Grammar>,
+    /// Keep nothing of earlier sequences' caches: for `strict` determinism and `kv_hint: cold`.
+    pub cold: bool,
+    pub cancel: CancellationToken,
+}
+
+/// How to choose tokens. Ranges were checked at admission.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// 0 takes the likeliest token.
+    pub temperature: f32,
+    pub top_p: f32,
+    pub top_k: Option<u32>,
+    pub min_p: f32,
+    /// Over generated tokens only.
+    pub frequency_penalty: f32,
+    /// Over generated tokens only.
+    pub presence_penalty: f32,
+    /// Over generated tokens only; 1 changes nothing.
+    pub repetition_penalty: f32,
+    /// (token id, added to its logit), ids in ascending order.
+    pub logit_bias: Vec<(u32, f32)>,
+    /// The noise is a function of this, the position and the token alone. Differs between the choices of one task.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    /// Temperature 1 and nothing else, as in the OpenAI API.
+    fn default() -> Self {
+        Self {
+            temperature: 1.0,
+            top_p: 1.0,
+            top_k: None,
+            min_p: 0.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repetition_penalty: 1.0,
+            logit_bias: Vec::new(),
+            seed: 0,
+        }
+    }
+}
+
+/// What the text must look like.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Grammar {
+    /// Any JSON object.
+    JsonObject,
+    /// JSON that fits this schema.
+    JsonSchema(serde_json::Value),
+}
+
+/// Where the tokens of one sequence go.
+pub trait Sink: Send {
+    /// Takes the next token. Must not block: the engine's adapter calls it while it drains the engine.
+    ///
+    /// `Break` ends the generation as if it had been cancelled.
+    fn token(&mut self, piece: Piece) -> ControlFlow<()>;
+}
+
+/// One sampled token that is part of the text (the end token and those of a stop string are not handed over).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Piece {
+    /// The text it completes; empty where the token ends inside a UTF-8 character.
+    pub text: SmolStr,
+    pub kind: TokenKind,
+    /// There when [`Generation::top_logprobs`] asked for it.
+    pub logprobs: Option<Arc<TokenLogprobs>>,
+}
+
+/// Why a sequence ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// The end token, a stop string, or the end of the grammar.
+    Stop,
+    /// `max_tokens`, or the end of the context.
+    Length,
+    /// The cancellation token, or the sink.
+    Canceled,
+}
+
+/// How a sequence ended, and what it cost.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Finished {
+    pub finish: Finish,
+    /// Tokens sampled: the end token and those of a stop string included.
+    pub tokens_out: u32,
+    /// Prompt tokens that the engine took from its cache; 0 where it does not say.
+    pub cached_tokens: u32,
+    /// From the call to the first sampled token: prefill, and the wait for the engine's round.
+    pub prefill: Duration,
+    /// From the first sampled token to the last.
+    pub decode: Duration,
+}
+
+/// What an engine does now.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct EngineStats {
+    /// Sequences at once at most.
+    pub slots: u32,
+    /// Sequences that the engine holds now, cancelled ones that it has not let go of included.
+    pub running: u32,
+    /// Sampled tokens since loading.
+    pub tokens_total: u64,
+    /// Sampled tokens per second over the last seconds, all sequences together.
+    pub tokens_per_s: f64,
+}
+
+/// How an engine failed under a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum EngineError {
+    /// The engine died or lost the sequence; the replica must be probed before it takes more work.
+    #[error("the engine failed while it ran the task")]
+    Reset,
+    /// The engine refused the input, which passed our own checks.
+    #[error("the engine does not accept this input")]
+    Rejected,
+    /// The grammar cannot be compiled; the message names the place for the caller.
+    #[error("the JSON schema cannot be enforced")]
+    Grammar,
+}
+
+/// Why a model could not be loaded. The message is for the operator: it names the file and the fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(pub String);
+
+/// Makes engines: once at start, and again when one has to be rebuilt.
+pub trait Loader: Send + Sync + 'static {
+    /// Loads the model.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`], in words for the operator.
+    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>>;
+}

@@ -1,0 +1,227 @@
+//! The mistral.rs engine, embedded: the only module that knows the `mistralrs` crates.
+//!
+//! mistral.rs is used at the level of tokens. It runs the model (weights, forward pass, batching, the cache of keys and
+//! values, grammars); everything else is ours. A request carries token ids and a logits processor of ours; the processor
+//! chooses each token (`text::Sampler`), records it, and answers with logits that leave the engine no other choice. Text,
+//! stop strings, lengths and log-probabilities are made here from the recorded tokens.
+//!
+//! What this fences in, each with a test:
+//!
+//! - The engine waits for whoever reads its responses. Its channel has room for every chunk of its sequence, so it never
+//!   waits for us, and what it says is only looked at for errors.
+//! - It has no way to abort a sequence. Ours ends by choosing the end token (or, under a grammar, by hanging up), and the
+//!   processor's own drop tells when the engine has let go.
+//! - It loses requests after a failure and restarts itself. Any sequence that it drops without a word is
+//!   [`EngineError::Reset`], and so are then all others in flight, because an error in one sequence can leave the others
+//!   of its batch wrong without notice.
+//! - Its messages carry paths and backtraces. They are logged, their first line, once per failure.
+//!
+//! # Cold and warm
+//!
+//! Every sequence runs cold: the engine is loaded without its prefix cache, so `Generation::cold` asks for what is
+//! anyway the case, and `Finished::cached_tokens` is 0. In mistralrs 0.8.1 that cache cannot be passed over for one
+//! request, so a cold run could not be had with it, and without paged attention it keeps the keys and values of every
+//! finished sequence in memory for ever (it evicts only what is not in the CPU's memory).
+
+mod check;
+mod grammar;
+mod load;
+mod processor;
+mod rate;
+mod replies;
+mod run;
+mod tap;
+
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use mistralrs::{MistralRs, Request};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::text::TextModel;
+use super::{
+    Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LET_GO_DEADLINE, LoadError, Prompt, PromptError,
+    Sampling, Sink,
+};
+use processor::Answers;
+use rate::Meter;
+
+/// The version of the `mistralrs` crates that the lock file holds.
+const ENGINE_VERSION: &str = "0.8.1";
+
+/// How often unloading looks whether the engine's thread has dropped the model.
+const UNLOAD_POLL: Duration = Duration::from_millis(5);
+
+/// What to load, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadSpec {
+    pub model: ModelFiles,
+    /// Of the model's files, as `sha256:` and hex; computed by whoever provided them.
+    pub digest: String,
+    pub device: Device,
+    /// Sequences at once; by default 8 on the CPU and 32 on a GPU.
+    pub slots: Option<u32>,
+    /// At most this many tokens of context, and never more than the model has.
+    pub context_length: Option<u32>,
+}
+
+/// Where a model's files are. Nothing is ever downloaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ModelFiles {
+    /// A folder as on Hugging Face: `config.json`, `tokenizer.json`, `*.safetensors`, and where it can chat
+    /// `tokenizer_config.json` or `chat_template.jinja`.
+    Folder(PathBuf),
+    /// One GGUF file. Tokenizer and chat template are those in the file, or of a `tokenizer.json` beside it.
+    Gguf(PathBuf),
+}
+
+/// Where a model runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The first GPU where there is one and this program was built for it, else the CPU.
+    #[default]
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+/// A model loaded into mistral.rs.
+pub struct MistralEngine {
+    info: EngineInfo,
+    text: TextModel,
+    /// Tokens that end a text, as the engine sees it too.
+    ends: Arc<[u32]>,
+    answers: Arc<Answers>,
+    meter: Arc<Meter>,
+    /// Counts the engine's failures; each ends every generation that began before it.
+    failures: watch::Sender<u64>,
+    /// `None` once unloaded. Held only to clone or to take it.
+    runner: Mutex<Option<Arc<MistralRs>>>,
+    /// Gone when the engine's thread has dropped the model.
+    pipeline: std::sync::Weak<load::SharedPipeline>,
+    #[cfg(test)]
+    fault: Mutex<Option<Arc<dyn mistralrs::CustomLogitsProcessor>>>,
+}
+
+impl MistralEngine {
+    /// Loads a model: reads its files, builds it on its device, starts the engine's thread.
+    ///
+    /// Blocks its thread while it reads and builds; on a multi-threaded runtime the runtime is told so.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] in one line that names the file or the device and the fault.
+    pub async fn load(spec: LoadSpec) -> Result<Self, LoadError> {
+        let loaded = load::load(&spec).await?;
+        Ok(Self {
+            info: loaded.info,
+            text: loaded.text,
+            ends: loaded.ends,
+            answers: Arc::default(),
+            meter: Arc::new(Meter::new()),
+            failures: watch::Sender::new(0),
+            runner: Mutex::new(Some(loaded.runner)),
+            pipeline: loaded.pipeline,
+            #[cfg(test)]
+            fault: Mutex::default(),
+        })
+    }
+
+    /// The engine's request channel; restarts the engine where its thread has died.
+    fn requests(&self) -> Result<mpsc::Sender<Request>, EngineError> {
+        let runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(EngineError::Reset)?;
+        std::panic::catch_unwind(AssertUnwindSafe(|| runner.get_sender(None)))
+            .map_err(|_| EngineError::Reset)?
+            .map_err(|_| EngineError::Reset)
+    }
+
+    /// In tests: a logits processor that runs before ours, to fail the engine from inside.
+    #[cfg(test)]
+    fn inject_fault(&self, request: &mut mistralrs::NormalRequest) {
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
+        request.logits_processors.iter_mut().for_each(|processors| processors.splice(..0, fault.clone()).for_each(drop));
+    }
+
+    /// Whether the engine could take this; what it cannot take would fail it, and others with it.
+    fn accepts(&self, generation: &Generation) -> bool {
+        let tokens = generation.prompt.len() as u64 + u64::from(generation.max_tokens);
+        generation.max_tokens > 0
+            && !generation.prompt.is_empty()
+            && tokens <= u64::from(self.info.context_length)
+            && generation.prompt.iter().all(|&id| id < self.info.vocab_size)
+    }
+
+    /// Ends every generation in flight that began before `seen` was the number of failures.
+    fn fail(&self, seen: u64) {
+        self.failures.send_if_modified(|failures| {
+            let first = *failures == seen;
+            *failures += u64::from(first);
+            first
+        });
+    }
+}
+
+impl Engine for MistralEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError> {
+        self.text.tokenize(prompt)
+    }
+
+    fn generate<'a>(
+        &'a self,
+        generation: Generation,
+        sink: &'a mut dyn Sink,
+    ) -> BoxFuture<'a, Result<Finished, EngineError>> {
+        run::run(self, generation, sink).boxed()
+    }
+
+    fn stats(&self) -> EngineStats {
+        EngineStats { slots: self.info.slots, ..self.meter.stats() }
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>> {
+        async {
+            let prompt = self.text.tokenize(&Prompt::Text("Hello".into())).unwrap_or_else(|_| [0].into());
+            let generation = Generation {
+                max_tokens: 4.min(self.info.context_length.saturating_sub(prompt.len() as u32)),
+                prompt,
+                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+                stop: Vec::new(),
+                top_logprobs: None,
+                grammar: None,
+                cold: true,
+                cancel: CancellationToken::new(),
+            };
+            self.generate(generation, &mut run::Nowhere).await
+        }
+        .boxed()
+    }
+
+    fn unload(&self) -> BoxFuture<'_, ()> {
+        async {
+            // Dropping the runner sends the engine's thread its order to end.
+            drop(self.runner.lock().unwrap_or_else(PoisonError::into_inner).take());
+            self.failures.send_modify(|failures| *failures += 1);
+            let gone = async {
+                while self.pipeline.strong_count() > 0 {
+                    tokio::time::sleep(UNLOAD_POLL).await;
+                }
+            };
+            if tokio::time::timeout(LET_GO_DEADLINE, gone).await.is_err() {
+                tracing::warn!(model = %self.info.model_digest, "the engine has not dropped the model in time");
+            }
+        }
+        .boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests;

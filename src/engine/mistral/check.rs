@@ -1,0 +1,128 @@
+//! Looks at a model's files before the engine does, so that what is wrong with them is said in one clear line.
+
+use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::Path;
+
+use mistralrs::NormalLoaderType;
+use serde_json::Value;
+use tokenizers::Tokenizer;
+
+use crate::engine::LoadError;
+use crate::engine::text::ChatTemplate;
+
+/// No header of a weights file is larger, in bytes (the safetensors crate's own limit).
+const LARGEST_HEADER: u64 = 100_000_000;
+
+/// What a model's folder says about it.
+#[derive(Debug)]
+pub struct Folder {
+    /// Rows of the embedding.
+    pub vocab_size: u32,
+    pub template: Option<ChatTemplate>,
+}
+
+/// Reads and checks a folder as on Hugging Face.
+pub fn folder(path: &Path) -> Result<Folder, LoadError> {
+    if !path.is_dir() {
+        return Err(fault(path, "is not a folder"));
+    }
+    let config_path = path.join("config.json");
+    let config = required_json(&config_path)?;
+    architecture(&config_path, &config)?;
+    let vocab_size = config["vocab_size"].as_u64().and_then(|size| u32::try_from(size).ok());
+    let vocab_size = vocab_size.ok_or_else(|| fault(&config_path, "has no `vocab_size`"))?;
+    tokenizer(&path.join("tokenizer.json"))?;
+    weights(path)?;
+    Ok(Folder { vocab_size, template: template(path)? })
+}
+
+/// Checks a GGUF file as far as its first bytes go.
+pub fn gguf(path: &Path) -> Result<(), LoadError> {
+    let mut magic = [0; 4];
+    let mut file = File::open(path).map_err(|error| fault(path, error))?;
+    file.read_exact(&mut magic).map_err(|_| fault(path, "is cut short"))?;
+    if &magic == b"GGUF" { Ok(()) } else { Err(fault(path, "is not a GGUF file")) }
+}
+
+/// The chat template in a folder: `chat_template.jinja`, else the one in `tokenizer_config.json`; `None` where there is
+/// neither.
+pub fn template(folder: &Path) -> Result<Option<ChatTemplate>, LoadError> {
+    let config_path = folder.join("tokenizer_config.json");
+    let config = if config_path.exists() { required_json(&config_path)? } else { Value::Null };
+    let jinja_path = folder.join("chat_template.jinja");
+    let (path, template) = if jinja_path.exists() {
+        let source = std::fs::read_to_string(&jinja_path).map_err(|error| fault(&jinja_path, error))?;
+        (jinja_path, Value::String(source))
+    } else {
+        (config_path, config["chat_template"].clone())
+    };
+    if template.is_null() {
+        return Ok(None);
+    }
+    ChatTemplate::new(&template, &config).map(Some).map_err(|error| fault(&path, format_args!("chat template: {error}")))
+}
+
+/// A load error about one file.
+pub fn fault(path: &Path, what: impl std::fmt::Display) -> LoadError {
+    LoadError(format!("{}: {what}", path.display()))
+}
+
+fn required_json(path: &Path) -> Result<Value, LoadError> {
+    let text = std::fs::read(path).map_err(|error| fault(path, error))?;
+    serde_json::from_slice(&text).map_err(|error| fault(path, format_args!("is not JSON: {error}")))
+}
+
+fn architecture(path: &Path, config: &Value) -> Result<(), LoadError> {
+    let name = config["architectures"][0].as_str().ok_or_else(|| fault(path, "has no `architectures`"))?;
+    match NormalLoaderType::from_causal_lm_name(name) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(fault(path, format_args!("the architecture {name} is not one that the engine runs"))),
+    }
+}
+
+fn tokenizer(path: &Path) -> Result<(), LoadError> {
+    if !path.exists() {
+        return Err(fault(path, "No such file or directory"));
+    }
+    Tokenizer::from_file(path).map(drop).map_err(|error| fault(path, format_args!("is not a tokenizer: {error}")))
+}
+
+/// Every weights file is whole, and every one that the index names is there.
+fn weights(folder: &Path) -> Result<(), LoadError> {
+    let entries = std::fs::read_dir(folder).map_err(|error| fault(folder, error))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect();
+    let index = folder.join("model.safetensors.index.json");
+    if index.exists() {
+        let index = required_json(&index)?;
+        let named = index["weight_map"].as_object().into_iter().flat_map(|map| map.values());
+        paths.extend(named.filter_map(|name| Some(folder.join(name.as_str()?))));
+    }
+    paths.sort_unstable();
+    paths.dedup();
+    if paths.is_empty() {
+        return Err(fault(folder, "has no weights: no file ends in .safetensors"));
+    }
+    paths.iter().try_for_each(|path| whole(path).map_err(|what| fault(path, what)))
+}
+
+/// Whether a safetensors file has all the bytes that its header tells of.
+fn whole(path: &Path) -> Result<(), String> {
+    let mut file = File::open(path).map_err(|error| error.to_string())?;
+    let size = file.seek(SeekFrom::End(0)).and_then(|size| file.rewind().map(|()| size));
+    let size = size.map_err(|error| error.to_string())?;
+    let mut length = [0; 8];
+    file.read_exact(&mut length).map_err(|_| "is cut short")?;
+    let length = u64::from_le_bytes(length);
+    if length > LARGEST_HEADER.min(size) {
+        return Err("is not a safetensors file".into());
+    }
+    let mut header = vec![0; length as usize];
+    file.read_exact(&mut header).map_err(|_| "is cut short")?;
+    let header: Value = serde_json::from_slice(&header).map_err(|_| "is not a safetensors file")?;
+    let tensors = header.as_object().into_iter().flat_map(|tensors| tensors.values());
+    let data = tensors.filter_map(|tensor| tensor["data_offsets"][1].as_u64()).max().unwrap_or(0);
+    let told = 8 + length + data;
+    if size == told { Ok(()) } else { Err(format!("has {size} bytes, and its header tells of {told}")) }
+}

@@ -1,0 +1,191 @@
+//! Builds a model on its device and starts its engine.
+
+use std::num::NonZeroUsize;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::{Arc, Weak};
+
+use futures_util::FutureExt as _;
+use mistralrs::core::{
+    GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MistralRsBuilder, NormalLoaderBuilder, NormalSpecificConfig, Pipeline,
+};
+use mistralrs::{
+    DefaultSchedulerMethod, DeviceMapSetting, MemoryGpuConfig, MistralRs, ModelDType, PagedAttentionConfig,
+    PagedCacheType, SchedulerConfig, TokenSource,
+};
+use serde_json::Value;
+use sluicegate_compat::native::EngineName;
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Mutex;
+
+use super::check::{self, Folder, fault};
+use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles};
+use crate::engine::text::{ChatTemplate, SAMPLER_PROFILE_VERSION, TextModel};
+use crate::engine::{EngineInfo, LoadError};
+
+/// Sequences at once where the specification does not say.
+const SLOTS_ON_CPU: u32 = 8;
+const SLOTS_ON_GPU: u32 = 32;
+
+/// Starting the engine tries for a lock that its own new thread may hold at that moment, and panics where it does. The
+/// next try finds it free.
+const STARTS: usize = 3;
+
+/// Share of the device's memory for the model and its cache.
+const GPU_MEMORY: f32 = 0.9;
+
+/// A model with its engine running.
+pub struct Loaded {
+    pub info: EngineInfo,
+    pub text: TextModel,
+    pub ends: Arc<[u32]>,
+    pub runner: Arc<MistralRs>,
+    pub pipeline: Weak<SharedPipeline>,
+}
+
+pub type SharedPipeline = Mutex<dyn Pipeline + Send + Sync>;
+
+/// Loads what `spec` says. Panics of the engine come out as errors.
+pub async fn load(spec: &LoadSpec) -> Result<Loaded, LoadError> {
+    let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &spec.model;
+    let (device, device_name) = device(spec.device)?;
+    let folder = match &spec.model {
+        ModelFiles::Folder(path) => Some(check::folder(path)?),
+        ModelFiles::Gguf(path) => check::gguf(path).map(|()| None)?,
+    };
+    let pipeline = blocking(|| catch_unwind(AssertUnwindSafe(|| build(&spec.model, &device))))
+        .map_err(|_| fault(path, "the engine panicked while it loaded the model"))??;
+    let slots = spec.slots.unwrap_or(if device.is_cpu() { SLOTS_ON_CPU } else { SLOTS_ON_GPU }).max(1);
+    let locked = pipeline.lock().await;
+    let text = text(path, folder, &*locked)?;
+    let metadata = locked.get_metadata();
+    drop(locked);
+    let method = DefaultSchedulerMethod::Fixed(NonZeroUsize::MIN.saturating_add(slots as usize - 1));
+    let scheduler = match metadata.cache_config.clone() {
+        Some(config) => SchedulerConfig::PagedAttentionMeta { max_num_seqs: slots as usize, config },
+        None => SchedulerConfig::DefaultScheduler { method },
+    };
+    let runner = start(path, &pipeline, &scheduler).await?;
+    let context = u32::try_from(metadata.max_seq_len).unwrap_or(u32::MAX);
+    let info = EngineInfo {
+        engine: EngineName::Mistralrs,
+        engine_version: ENGINE_VERSION.to_owned(),
+        sampler_profile_version: SAMPLER_PROFILE_VERSION.to_owned(),
+        model_digest: spec.digest.clone(),
+        context_length: spec.context_length.map_or(context, |cap| cap.min(context)),
+        slots,
+        device: device_name,
+        vocab_size: text.vocab_size(),
+    };
+    Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), runner, pipeline: Arc::downgrade(&pipeline) })
+}
+
+/// Opens the device; its name is `cpu` or `cuda:N`.
+fn device(wanted: Device) -> Result<(mistralrs::Device, String), LoadError> {
+    let cuda = |ordinal| match mistralrs::Device::new_cuda(ordinal) {
+        Ok(device) => Ok((device, format!("cuda:{ordinal}"))),
+        Err(error) => Err(LoadError(format!("cuda:{ordinal}: {}", first_line(&error.to_string())))),
+    };
+    match wanted {
+        Device::Cpu => Ok((mistralrs::Device::Cpu, "cpu".into())),
+        Device::Cuda(ordinal) => cuda(ordinal),
+        Device::Auto => Ok(cuda(0).unwrap_or((mistralrs::Device::Cpu, "cpu".into()))),
+    }
+}
+
+/// Reads the weights. Only local files: every path exists, so the engine never looks for a network.
+fn build(model: &ModelFiles, device: &mistralrs::Device) -> Result<Arc<SharedPipeline>, LoadError> {
+    let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = model;
+    let failed = |error: &dyn std::fmt::Display| fault(path, first_line(&error.to_string()));
+    // The type is chosen here, because choosing it automatically runs a program that only GPU machines have.
+    let dtype = if device.is_cpu() { ModelDType::F32 } else { ModelDType::BF16 };
+    let paged = (!device.is_cpu() && mistralrs::paged_attn_supported())
+        .then(|| PagedAttentionConfig::new(None, MemoryGpuConfig::Utilization(GPU_MEMORY), PagedCacheType::Auto));
+    let paged = paged.transpose().map_err(|error| failed(&error))?;
+    let loader = loader(model).map_err(|error| failed(&error))?;
+    loader
+        .load_model_from_hf(None, TokenSource::None, &dtype, device, true, DeviceMapSetting::dummy(), None, paged)
+        .map_err(|error| failed(&error))
+}
+
+fn loader(model: &ModelFiles) -> Result<Box<dyn Loader>, String> {
+    let utf8 = |path: &Path| path.to_str().map(str::to_owned).ok_or("the path is not UTF-8".to_owned());
+    match model {
+        ModelFiles::Folder(folder) => {
+            let config = NormalSpecificConfig {
+                topology: None,
+                organization: Default::default(),
+                write_uqff: None,
+                from_uqff: None,
+                imatrix: None,
+                calibration_file: None,
+                hf_cache_path: None,
+                matformer_config_path: None,
+                matformer_slice_name: None,
+            };
+            let builder = NormalLoaderBuilder::new(config, None, None, Some(utf8(folder)?), false, None);
+            builder.build(None).map_err(|error| error.to_string())
+        }
+        ModelFiles::Gguf(file) => {
+            let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let name = file.file_name().map(Path::new).unwrap_or(file);
+            let sidecar = folder.join("tokenizer.json").exists().then(|| utf8(folder)).transpose()?;
+            let config = GGUFSpecificConfig { topology: None };
+            Ok(GGUFLoaderBuilder::new(None, sidecar, utf8(folder)?, vec![utf8(name)?], config, false, None).build())
+        }
+    }
+}
+
+/// The text side of the model, with the very tokenizer that the engine uses.
+fn text(path: &Path, folder: Option<Folder>, pipeline: &dyn Pipeline) -> Result<TextModel, LoadError> {
+    let tokenizer = pipeline.tokenizer().ok_or_else(|| fault(path, "the model has no tokenizer"))?;
+    let (vocab_size, template) = match folder {
+        Some(folder) => (folder.vocab_size, folder.template),
+        // In a GGUF file the list of tokens has one entry for each row of the embedding.
+        None => (tokenizer.get_vocab_size(true) as u32, gguf_template(path, pipeline)?),
+    };
+    Ok(TextModel::new((*tokenizer).clone(), template, vocab_size))
+}
+
+/// The chat template beside the file, else the one in it; `None` where there is neither.
+fn gguf_template(path: &Path, pipeline: &dyn Pipeline) -> Result<Option<ChatTemplate>, LoadError> {
+    if let Some(template) = path.parent().map(check::template).transpose()?.flatten() {
+        return Ok(Some(template));
+    }
+    let Some(inner) = pipeline.get_chat_template() else { return Ok(None) };
+    let Some(source) = inner.chat_template.as_ref().and_then(|value| value.0.as_ref().left().cloned()) else {
+        return Ok(None);
+    };
+    let template = ChatTemplate::new(&Value::String(source), &Value::Null)
+        .map_err(|error| fault(path, format_args!("chat template: {error}")))?;
+    let named = [("bos_token", inner.bos_tok()), ("eos_token", inner.eos_tok()), ("unk_token", inner.unk_tok())];
+    let named = named.into_iter().filter_map(|(key, name)| Some((key, name?)));
+    Ok(Some(named.fold(template, |template, (key, name)| template.with_special_token(key, name))))
+}
+
+async fn start(
+    path: &Path,
+    pipeline: &Arc<SharedPipeline>,
+    scheduler: &SchedulerConfig,
+) -> Result<Arc<MistralRs>, LoadError> {
+    for _ in 0..STARTS {
+        let builder = MistralRsBuilder::new(pipeline.clone(), scheduler.clone(), false, None).with_no_prefix_cache(true);
+        if let Ok(runner) = AssertUnwindSafe(builder.build()).catch_unwind().await {
+            return Ok(runner);
+        }
+    }
+    Err(fault(path, "the engine panicked while it started"))
+}
+
+/// Runs what blocks, telling the runtime where it can be told.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// Without the backtrace that follows it.
+fn first_line(message: &str) -> &str {
+    message.lines().next().unwrap_or_default()
+}

@@ -1,0 +1,275 @@
+//! One generation, from its request to the engine's letting go.
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use mistralrs::{NormalRequest, Request, RequestMessage, SamplingParams};
+use sluicegate_compat::native::{TokenLogprobs, TopLogprob};
+
+use super::processor::Processor;
+use super::replies::{Replies, Word};
+use super::tap::{Record, Tap};
+use super::{MistralEngine, grammar};
+use crate::engine::text::{Output, Sampler, TextModel};
+use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, Piece, Sink};
+
+/// Chunks that may come beyond one per token: the engine can be a token ahead of us at the end.
+const SPARE_CHUNKS: usize = 16;
+
+/// Runs one sequence. When the future is dropped the sequence ends at its next token.
+pub async fn run(
+    engine: &MistralEngine,
+    generation: Generation,
+    sink: &mut dyn Sink,
+) -> Result<Finished, EngineError> {
+    if !engine.accepts(&generation) {
+        tracing::warn!(
+            prompt_tokens = generation.prompt.len(),
+            max_tokens = generation.max_tokens,
+            "a generation does not fit the model"
+        );
+        return Err(EngineError::Rejected);
+    }
+    let mut failures = engine.failures.subscribe();
+    let seen = *failures.borrow_and_update();
+    let mut progress = Progress::new(engine, &generation);
+    let mut sequence = Sequence::start(engine, &generation).await.inspect_err(|_| engine.fail(seen))?;
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            () = generation.cancel.cancelled() => break Ok(Finish::Canceled),
+            _ = failures.changed() => break Err(EngineError::Reset),
+            () = sequence.tap.news() => {}
+        }
+        if let Some(outcome) = sequence.read(&mut progress, sink) {
+            break outcome;
+        }
+    };
+    if outcome == Err(EngineError::Reset) {
+        engine.fail(seen);
+    }
+    sequence.end().await;
+    outcome.map(|finish| progress.finished(finish))
+}
+
+/// A sink that wants nothing.
+pub struct Nowhere;
+
+impl Sink for Nowhere {
+    fn token(&mut self, _: Piece) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+/// A sequence inside the engine. Its drop makes the engine end it.
+struct Sequence {
+    tap: Arc<Tap>,
+    replies: Replies,
+    grammar: bool,
+    /// Whether the end token can bring it to an end.
+    can_end: bool,
+    records: Vec<Record>,
+}
+
+impl Sequence {
+    async fn start(engine: &MistralEngine, generation: &Generation) -> Result<Self, EngineError> {
+        let (tap, seat) = Tap::new();
+        let (responses, replies) = Replies::channel(generation.max_tokens as usize + SPARE_CHUNKS);
+        let grammar = generation.grammar.is_some();
+        let processor = Processor {
+            seat,
+            prompt_len: generation.prompt.len(),
+            max_tokens: generation.max_tokens as usize,
+            ends: engine.ends.clone(),
+            grammar,
+            logprobs: generation.top_logprobs.is_some(),
+            sampler: Mutex::new(Sampler::new(generation.sampling.clone(), generation.top_logprobs)),
+            answers: engine.answers.clone(),
+            _running: engine.meter.sequence(),
+        };
+        let mut request = NormalRequest::new_simple(
+            RequestMessage::CompletionTokens(generation.prompt.to_vec()),
+            sampling(generation.max_tokens),
+            responses,
+            0,
+            None,
+            None,
+        );
+        request.is_streaming = true;
+        request.constraint = grammar::constraint(generation.grammar.as_ref());
+        request.logits_processors = Some(vec![Arc::new(processor)]);
+        #[cfg(test)]
+        engine.inject_fault(&mut request);
+        let requests = engine.requests()?;
+        let sequence = Self { tap, replies, grammar, can_end: !engine.ends.is_empty(), records: Vec::new() };
+        requests.send(Request::Normal(Box::new(request))).await.map_err(|_| EngineError::Reset)?;
+        Ok(sequence)
+    }
+
+    /// Takes what the engine has to tell; `Some` when the generation is over.
+    fn read(&mut self, progress: &mut Progress, sink: &mut dyn Sink) -> Option<Result<Finish, EngineError>> {
+        let standing = self.tap.take(&mut self.records);
+        let word = self.replies.drain();
+        let before = progress.tokens_out;
+        let finish = self.records.drain(..).find_map(|record| progress.take(record, sink));
+        let outcome = match finish {
+            Some(finish) => Some(Ok(finish)),
+            None if standing.released => Some(released(word, self.grammar, progress, sink)),
+            None => standing.broken.then_some(Err(EngineError::Reset)),
+        };
+        progress.engine.meter.count(progress.tokens_out - before);
+        outcome
+    }
+
+    /// Brings the sequence to its end and waits until the engine has let go, or the deadline has passed.
+    async fn end(mut self) {
+        self.tap.close();
+        if self.grammar || !self.can_end {
+            // The end token may be forbidden or unknown: hang up instead.
+            self.replies.close();
+        }
+        if tokio::time::timeout(LET_GO_DEADLINE, self.tap.released()).await.is_err() {
+            tracing::warn!("the engine still holds a sequence that was to end");
+        }
+    }
+}
+
+impl Drop for Sequence {
+    fn drop(&mut self) {
+        self.tap.close();
+    }
+}
+
+/// The engine has dropped the sequence before it was over for us.
+fn released(
+    word: Option<&Word>,
+    grammar: bool,
+    progress: &mut Progress,
+    sink: &mut dyn Sink,
+) -> Result<Finish, EngineError> {
+    match word {
+        Some(Word::Refused(reason)) => {
+            tracing::warn!(reason, "the engine refused a request");
+            Err(if grammar && reason.starts_with("Invalid grammar") { EngineError::Grammar } else { EngineError::Rejected })
+        }
+        Some(Word::Failed(reason)) => {
+            tracing::warn!(reason, "the engine failed");
+            Err(EngineError::Reset)
+        }
+        // A last chunk is missing where the text is cut inside a character.
+        word => match progress.take_last(word.is_some(), sink) {
+            Some(finish) => Ok(finish),
+            None => {
+                tracing::warn!("the engine dropped a sequence without a word");
+                Err(EngineError::Reset)
+            }
+        },
+    }
+}
+
+/// No sampling by the engine: it takes the likeliest of what our processor answers.
+fn sampling(max_tokens: u32) -> SamplingParams {
+    SamplingParams { temperature: Some(0.0), max_len: Some(max_tokens as usize), ..SamplingParams::neutral() }
+}
+
+/// What has come of a generation so far.
+struct Progress<'a> {
+    engine: &'a MistralEngine,
+    output: Output,
+    max_tokens: u32,
+    /// Under a grammar: the record that a later one of its position may replace.
+    unconfirmed: Option<Record>,
+    grammar: bool,
+    tokens_out: u32,
+    start: Instant,
+    first: Option<Instant>,
+    last: Instant,
+}
+
+impl<'a> Progress<'a> {
+    fn new(engine: &'a MistralEngine, generation: &Generation) -> Self {
+        let start = Instant::now();
+        Self {
+            engine,
+            output: Output::new(generation.stop.clone()),
+            max_tokens: generation.max_tokens,
+            unconfirmed: None,
+            grammar: generation.grammar.is_some(),
+            tokens_out: 0,
+            start,
+            first: None,
+            last: start,
+        }
+    }
+
+    /// Takes a record; `Some` when it was the last one wanted.
+    fn take(&mut self, record: Record, sink: &mut dyn Sink) -> Option<Finish> {
+        if !self.grammar {
+            return self.confirmed(record, sink);
+        }
+        let position = record.position;
+        let earlier = self.unconfirmed.replace(record)?;
+        if earlier.position < position { self.confirmed(earlier, sink) } else { None }
+    }
+
+    /// The engine ended the sequence: the record that waits for confirmation has it, if that is the end it makes, or if
+    /// the engine gave a reason for the end.
+    fn take_last(&mut self, reason: bool, sink: &mut dyn Sink) -> Option<Finish> {
+        let finish = self.unconfirmed.take().and_then(|record| self.confirmed(record, sink));
+        finish.or_else(|| reason.then(|| self.end(Finish::Stop, sink)))
+    }
+
+    fn confirmed(&mut self, record: Record, sink: &mut dyn Sink) -> Option<Finish> {
+        if record.position != self.tokens_out {
+            return None;
+        }
+        self.last = Instant::now();
+        self.first.get_or_insert(self.last);
+        self.tokens_out += 1;
+        if self.engine.ends.contains(&record.token) {
+            return Some(self.end(Finish::Stop, sink));
+        }
+        let text = &self.engine.text;
+        let stopped = self.output.push(text.bytes().text_of(record.token), logprobs(text, &record));
+        if self.hand_over(sink).is_break() {
+            Some(Finish::Canceled)
+        } else if stopped {
+            Some(Finish::Stop)
+        } else if self.tokens_out >= self.max_tokens {
+            Some(self.end(Finish::Length, sink))
+        } else {
+            None
+        }
+    }
+
+    fn end(&mut self, finish: Finish, sink: &mut dyn Sink) -> Finish {
+        self.output.finish();
+        if self.hand_over(sink).is_break() { Finish::Canceled } else { finish }
+    }
+
+    fn hand_over(&mut self, sink: &mut dyn Sink) -> ControlFlow<()> {
+        while let Some(piece) = self.output.pop() {
+            sink.token(piece)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn finished(&self, finish: Finish) -> Finished {
+        let first = self.first.unwrap_or(self.last);
+        Finished {
+            finish,
+            tokens_out: self.tokens_out,
+            cached_tokens: 0,
+            prefill: first - self.start,
+            decode: self.last - first,
+        }
+    }
+}
+
+fn logprobs(text: &TextModel, record: &Record) -> Option<Arc<TokenLogprobs>> {
+    let bytes = |token: u32| Box::from(text.bytes().of_token(token));
+    let logprobs = record.logprobs.as_ref()?;
+    let top = logprobs.top.iter().map(|&(token, logprob)| TopLogprob { bytes: bytes(token), logprob });
+    Some(Arc::new(TokenLogprobs { logprob: logprobs.logprob, bytes: bytes(record.token), top: top.collect() }))
+}

@@ -1,0 +1,1 @@
+//! The engine's odd sides, provoked from inside.

@@ -1,0 +1,268 @@
+//! The scripted engine: tokens, delays and failures from a script, the same every time.
+//!
+//! For tests under paused time, demonstrations and load tests. A prompt's tokens are its whitespace-separated words, so
+//! counts are easy to foresee; a chat counts the words of its messages. Everything else behaves like a real engine: slots
+//! are counted, cancellation ends a sequence at its next token, stop strings and `max_tokens` hold.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, FutureExt as _};
+use sluicegate_compat::native::{Content, ContentPart, EngineName, TokenLogprobs, TopLogprob};
+use tokio::time::{Instant, sleep};
+
+use super::text::Output;
+use super::{
+    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Prompt, PromptError, Sink,
+};
+
+/// What every sequence of the engine does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Script {
+    /// From the call to the first token.
+    pub first_token: Duration,
+    /// Between tokens.
+    pub token: Duration,
+    /// The texts of the tokens, in order.
+    pub tokens: Vec<String>,
+    /// Start again when the tokens run out, until `max_tokens`; otherwise the sequence ends with `stop`.
+    pub repeat: bool,
+    /// Fail after so many tokens of a sequence.
+    pub failure: Option<Failure>,
+    /// Sequences at once.
+    pub slots: u32,
+    /// Tokens of prompt and output together.
+    pub context_length: u32,
+}
+
+/// A scripted failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// Tokens that come before it.
+    pub after: u32,
+    pub kind: FailureKind,
+    /// How many sequences fail, the first ones; later ones work.
+    pub times: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureKind {
+    /// [`EngineError::Reset`].
+    Reset,
+    /// The engine's code panics.
+    Panic,
+    /// Nothing comes any more, until the sequence is cancelled.
+    Stall,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        let words = "This is the scripted engine: it says the same words to everyone, at a steady pace. ";
+        Self {
+            first_token: Duration::from_millis(20),
+            token: Duration::from_millis(10),
+            tokens: words.split_inclusive(' ').map(str::to_owned).collect(),
+            repeat: true,
+            failure: None,
+            slots: 8,
+            context_length: 8192,
+        }
+    }
+}
+
+/// An engine that follows a [`Script`].
+pub struct ScriptedEngine {
+    script: Script,
+    info: EngineInfo,
+    running: AtomicU32,
+    failures_left: AtomicU32,
+    tokens_total: AtomicU64,
+    loaded: Instant,
+}
+
+impl ScriptedEngine {
+    pub fn new(script: Script) -> Self {
+        let info = EngineInfo {
+            engine: EngineName::Scripted,
+            engine_version: env!("CARGO_PKG_VERSION").to_owned(),
+            sampler_profile_version: "scripted-1".to_owned(),
+            model_digest: "none".to_owned(),
+            context_length: script.context_length,
+            slots: script.slots,
+            device: "none".to_owned(),
+            vocab_size: u32::MAX,
+        };
+        let failures_left = AtomicU32::new(script.failure.map_or(0, |failure| failure.times));
+        Self {
+            script,
+            info,
+            running: AtomicU32::new(0),
+            failures_left,
+            tokens_total: AtomicU64::new(0),
+            loaded: Instant::now(),
+        }
+    }
+
+    fn text(&self, index: u32) -> Option<&str> {
+        let tokens = &self.script.tokens;
+        let index = usize::try_from(index).ok()?;
+        if self.script.repeat && !tokens.is_empty() {
+            return Some(&tokens[index % tokens.len()]);
+        }
+        tokens.get(index).map(String::as_str)
+    }
+
+    /// Takes one of the scripted failures, if one is left and due.
+    fn failure_due(&self, tokens_out: u32) -> Option<FailureKind> {
+        let failure = self.script.failure.filter(|failure| failure.after == tokens_out)?;
+        let left = self.failures_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        left.ok().map(|_| failure.kind)
+    }
+
+    async fn run(&self, generation: Generation, sink: &mut dyn Sink) -> Result<Finished, EngineError> {
+        let _running = Running::enter(&self.running);
+        let began = Instant::now();
+        let mut first = None;
+        let mut tokens_out = 0;
+        let mut output = Output::new(generation.stop.clone());
+        let finish = loop {
+            let pause = if tokens_out == 0 { self.script.first_token } else { self.script.token };
+            tokio::select! {
+                biased;
+                () = generation.cancel.cancelled() => break Finish::Canceled,
+                () = sleep(pause) => {}
+            }
+            match self.failure_due(tokens_out) {
+                Some(FailureKind::Reset) => return Err(EngineError::Reset),
+                Some(FailureKind::Panic) => panic!("the script says so"),
+                Some(FailureKind::Stall) => {
+                    generation.cancel.cancelled().await;
+                    break Finish::Canceled;
+                }
+                None => {}
+            }
+            first.get_or_insert_with(Instant::now);
+            tokens_out += 1;
+            self.tokens_total.fetch_add(1, Ordering::Relaxed);
+            let ended = self.push(tokens_out, &generation, &mut output);
+            while let Some(piece) = output.pop() {
+                if sink.token(piece).is_break() {
+                    return Ok(finished(Finish::Canceled, tokens_out, began, first));
+                }
+            }
+            if let Some(finish) = ended {
+                break finish;
+            }
+        };
+        Ok(finished(finish, tokens_out, began, first))
+    }
+
+    /// Puts token number `tokens_out` (from 1) into the output, and says whether the sequence ends with it.
+    fn push(&self, tokens_out: u32, generation: &Generation, output: &mut Output) -> Option<Finish> {
+        let Some(text) = self.text(tokens_out - 1) else {
+            output.finish();
+            return Some(Finish::Stop);
+        };
+        let logprobs = generation.top_logprobs.map(|top| certain(text, top));
+        if output.push(text.as_bytes(), logprobs) {
+            return Some(Finish::Stop);
+        }
+        if tokens_out >= generation.max_tokens {
+            output.finish();
+            return Some(Finish::Length);
+        }
+        None
+    }
+}
+
+/// The script leaves no choice: each token has probability 1.
+fn certain(text: &str, top: u8) -> Arc<TokenLogprobs> {
+    let bytes: Box<[u8]> = text.as_bytes().into();
+    let only = TopLogprob { bytes: bytes.clone(), logprob: 0.0 };
+    Arc::new(TokenLogprobs { logprob: 0.0, bytes, top: std::iter::repeat_n(only, usize::from(top.min(1))).collect() })
+}
+
+fn finished(finish: Finish, tokens_out: u32, began: Instant, first: Option<Instant>) -> Finished {
+    let now = Instant::now();
+    let first = first.unwrap_or(now);
+    Finished { finish, tokens_out, cached_tokens: 0, prefill: first - began, decode: now - first }
+}
+
+/// Counts a sequence while it runs, also when its future is dropped.
+struct Running<'a>(&'a AtomicU32);
+
+impl<'a> Running<'a> {
+    fn enter(running: &'a AtomicU32) -> Self {
+        running.fetch_add(1, Ordering::Relaxed);
+        Self(running)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Engine for ScriptedEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError> {
+        match prompt {
+            Prompt::Text(text) => Ok(words(text).collect()),
+            Prompt::Chat(chat) => Ok(chat.messages.iter().flat_map(|message| content_words(&message.content)).collect()),
+            Prompt::Tokens(tokens) => Ok(tokens.as_slice().into()),
+        }
+    }
+
+    fn generate<'a>(
+        &'a self,
+        generation: Generation,
+        sink: &'a mut dyn Sink,
+    ) -> BoxFuture<'a, Result<Finished, EngineError>> {
+        self.run(generation, sink).boxed()
+    }
+
+    fn stats(&self) -> EngineStats {
+        let tokens_total = self.tokens_total.load(Ordering::Relaxed);
+        let seconds = self.loaded.elapsed().as_secs_f64();
+        EngineStats {
+            slots: self.script.slots,
+            running: self.running.load(Ordering::Relaxed),
+            tokens_total,
+            tokens_per_s: if seconds > 0.0 { tokens_total as f64 / seconds } else { 0.0 },
+        }
+    }
+
+    /// Follows the script's pace for two tokens, but takes none of its failures.
+    fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>> {
+        async {
+            let began = Instant::now();
+            sleep(self.script.first_token).await;
+            let first = Instant::now();
+            sleep(self.script.token).await;
+            Ok(finished(Finish::Length, 2, began, Some(first)))
+        }
+        .boxed()
+    }
+
+    fn unload(&self) -> BoxFuture<'_, ()> {
+        async {}.boxed()
+    }
+}
+
+/// One token id per word: its length, which is all that anybody could want of it.
+fn words(text: &str) -> impl Iterator<Item = u32> + '_ {
+    text.split_whitespace().map(|word| u32::try_from(word.len()).unwrap_or(u32::MAX))
+}
+
+fn content_words(content: &Option<Content>) -> Vec<u32> {
+    match content {
+        None => Vec::new(),
+        Some(Content::Text(text)) => words(text).collect(),
+        Some(Content::Parts(parts)) => parts.iter().flat_map(|ContentPart::Text { text }| words(text)).collect(),
+    }
+}

@@ -1,0 +1,132 @@
+//! A model's text side: its tokenizer and its chat template, and with them the way from a prompt to token ids.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use serde_json::Value;
+use sluicegate_compat::native::{Content, Message, Role};
+use tokenizers::Tokenizer;
+
+use super::bytes::TokenBytes;
+use super::shield::{Shield, Stretch};
+use super::template::ChatTemplate;
+use crate::engine::{Chat, Prompt, PromptError};
+
+/// What a model needs to turn prompts into tokens and tokens into text. Immutable; share it.
+pub struct TextModel {
+    /// Recognises special tokens, for what a template writes.
+    tokenizer: Tokenizer,
+    /// Takes special tokens' names for plain text, for what callers write.
+    literal: Tokenizer,
+    template: Option<ChatTemplate>,
+    shield: Shield,
+    bytes: TokenBytes,
+    vocab_size: u32,
+}
+
+impl TextModel {
+    /// `vocab_size`: how many rows the model's embedding has; a prompt with other ids never reaches it.
+    pub fn new(mut tokenizer: Tokenizer, template: Option<ChatTemplate>, vocab_size: u32) -> Self {
+        // Some files still carry the cut and the padding of their training.
+        let _ = tokenizer.with_truncation(None);
+        tokenizer.with_padding(None);
+        let mut literal = tokenizer.clone();
+        literal.set_encode_special_tokens(true);
+        let (shield, bytes) = (Shield::of(&tokenizer), TokenBytes::of(&tokenizer));
+        Self { tokenizer, literal, template, shield, bytes, vocab_size }
+    }
+
+    /// The bytes of each token.
+    pub fn bytes(&self) -> &TokenBytes {
+        &self.bytes
+    }
+
+    /// Token ids are below this.
+    pub fn vocab_size(&self) -> u32 {
+        self.vocab_size
+    }
+
+    /// Renders (for a chat) and tokenizes. A text begins with what the tokenizer puts before every text (such as a token
+    /// for the beginning); a conversation begins with what the template writes, and nothing is put before that.
+    ///
+    /// # Errors
+    ///
+    /// [`PromptError`] for an empty prompt, unknown token ids, and conversations that the template does not accept.
+    pub fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError> {
+        let ids: Arc<[u32]> = match prompt {
+            Prompt::Text(text) => encode(&self.literal, text, true, "prompt")?.into(),
+            Prompt::Tokens(ids) => ids.as_slice().into(),
+            Prompt::Chat(chat) => self.tokenize_chat(chat)?.into(),
+        };
+        let param = if matches!(prompt, Prompt::Chat(_)) { "messages" } else { "prompt" };
+        if ids.is_empty() {
+            return Err(PromptError { param, message: "the prompt is empty".into() });
+        }
+        if let Some(id) = ids.iter().find(|&&id| id >= self.vocab_size) {
+            let message = format!("token {id} is not in the model's vocabulary of {} tokens", self.vocab_size);
+            return Err(PromptError { param, message });
+        }
+        Ok(ids)
+    }
+
+    fn tokenize_chat(&self, chat: &Chat) -> Result<Vec<u32>, PromptError> {
+        let rendered = self.render(chat)?;
+        let mut ids = Vec::new();
+        for stretch in self.shield.stretches(&rendered) {
+            ids.extend(match stretch {
+                Stretch::Rendered(text) => encode(&self.tokenizer, text, false, "messages")?,
+                Stretch::Literal(text) => encode(&self.literal, text, false, "messages")?,
+            });
+        }
+        Ok(ids)
+    }
+
+    /// Renders with callers' special tokens shielded.
+    fn render(&self, chat: &Chat) -> Result<String, PromptError> {
+        let fault = |message: String| PromptError { param: "messages", message };
+        let template = self.template.as_ref();
+        let template = template.ok_or_else(|| fault("this model has no chat template: use a plain prompt".into()))?;
+        template
+            .render(&self.variables(chat), SystemTime::now())
+            .map_err(|error| fault(format!("the model's chat template does not accept the conversation: {error}")))
+    }
+
+    fn variables(&self, chat: &Chat) -> BTreeMap<String, Value> {
+        let mut variables = chat.kwargs.clone();
+        variables.insert("messages".into(), chat.messages.iter().map(message).collect());
+        let tools = if chat.tools.is_empty() { Value::Null } else { json(&chat.tools) };
+        variables.insert("tools".into(), tools);
+        variables.values_mut().for_each(|value| self.shield.cover_all(value));
+        variables
+    }
+}
+
+/// A message as templates expect it: plain text, `system` for `developer`, arguments of calls as objects.
+fn message(message: &Message) -> Value {
+    let mut value = json(message);
+    if message.role == Role::Developer {
+        value["role"] = "system".into();
+    }
+    if let Some(content @ Content::Parts(_)) = &message.content {
+        value["content"] = content.clone().into_text().into();
+    }
+    for (index, call) in message.tool_calls.iter().enumerate() {
+        if let Ok(arguments @ Value::Object(_)) = serde_json::from_str(&call.function.arguments) {
+            value["tool_calls"][index]["function"]["arguments"] = arguments;
+        }
+    }
+    value
+}
+
+fn json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or(Value::Null)
+}
+
+fn encode(tokenizer: &Tokenizer, text: &str, special: bool, param: &'static str) -> Result<Vec<u32>, PromptError> {
+    let fault = |error| PromptError { param, message: format!("the text cannot be tokenized: {error}") };
+    Ok(tokenizer.encode_fast(text, special).map_err(fault)?.get_ids().to_vec())
+}
+
+#[cfg(test)]
+pub mod tests;

@@ -1,0 +1,123 @@
+//! Renders conversations with a model's own chat template, as Hugging Face's `apply_chat_template` does.
+//!
+//! Templates are Jinja with `trim_blocks` and `lstrip_blocks`, Python's string methods, and the helpers
+//! `raise_exception`, `strftime_now` and a `tojson` that writes as Python's `json.dumps` does.
+
+mod date;
+mod json;
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use minijinja::{Environment, ErrorKind};
+use serde_json::Value;
+
+/// A model's chat template with the names of the special tokens it may write.
+#[derive(Debug, Clone, Default)]
+pub struct ChatTemplate {
+    source: String,
+    /// Used instead of `source` when there are tools, where the model has one.
+    tool_source: Option<String>,
+    /// `bos_token`, `eos_token` and the like.
+    special_tokens: BTreeMap<&'static str, String>,
+}
+
+/// A template that does not parse, or a conversation that it does not accept.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct TemplateError(pub String);
+
+const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
+
+impl ChatTemplate {
+    /// `template`: a string, or a list of `{"name", "template"}` of which `default` and `tool_use` count.
+    /// `tokenizer_config` is the parsed file of that name, for the special tokens; null where there is none.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no usable template, or it does not parse.
+    pub fn new(template: &Value, tokenizer_config: &Value) -> Result<Self, TemplateError> {
+        let named = |name: &str| {
+            let found = template.as_array()?.iter().find(|entry| entry["name"] == name)?;
+            found["template"].as_str()
+        };
+        let source = template.as_str().or_else(|| named("default")).or_else(|| named("tool_use"));
+        let source = source.ok_or_else(|| TemplateError("the chat template is neither a string nor a list".into()))?;
+        let name = |key: &'static str| {
+            let value = &tokenizer_config[key];
+            Some((key, value.as_str().or_else(|| value["content"].as_str())?.to_owned()))
+        };
+        let chat = Self {
+            source: adapted(source),
+            tool_source: named("tool_use").map(adapted),
+            special_tokens: SPECIAL_TOKENS.into_iter().filter_map(name).collect(),
+        };
+        for source in std::iter::once(&chat.source).chain(&chat.tool_source) {
+            environment(SystemTime::UNIX_EPOCH).template_from_str(source).map_err(|error| describe(&error))?;
+        }
+        Ok(chat)
+    }
+
+    /// Sets the special tokens' names where the tokenizer's configuration does not tell them, as in GGUF files.
+    #[must_use]
+    pub fn with_special_token(mut self, key: &'static str, name: String) -> Self {
+        self.special_tokens.entry(key).or_insert(name);
+        self
+    }
+
+    /// Renders up to where the assistant's turn begins. `variables` holds `messages` and `tools` (null for none) in the
+    /// form of the OpenAI API, and whatever else the template may ask for.
+    ///
+    /// # Errors
+    ///
+    /// With the template's own words where it raised an exception.
+    pub fn render(&self, variables: &BTreeMap<String, Value>, now: SystemTime) -> Result<String, TemplateError> {
+        let environment = environment(now);
+        let source = match &self.tool_source {
+            Some(source) if variables.get("tools").is_some_and(|tools| !tools.is_null()) => source,
+            _ => &self.source,
+        };
+        let template =
+            environment.template_from_named_str("chat template", source).map_err(|error| describe(&error))?;
+        let mut context: BTreeMap<&str, minijinja::Value> =
+            variables.iter().map(|(key, value)| (key.as_str(), minijinja::Value::from_serialize(value))).collect();
+        context.extend(self.special_tokens.iter().map(|(key, name)| (*key, minijinja::Value::from(name))));
+        context.insert("add_generation_prompt", true.into());
+        context.entry("documents").or_insert_with(|| ().into());
+        template.render(context).map_err(|error| describe(&error))
+    }
+}
+
+fn environment(now: SystemTime) -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_filter("tojson", json::tojson);
+    environment.add_function("raise_exception", raise_exception);
+    environment.add_function("strftime_now", move |format: &str| date::strftime(now, format));
+    environment
+}
+
+/// Rewrites the few things that Hugging Face's Jinja knows and ours does not.
+fn adapted(source: &str) -> String {
+    let mut source = source.replace("[::-1]", "|reverse");
+    // Marks what an assistant wrote, for training; writes nothing itself.
+    for block in ["{% generation %}", "{%- generation %}", "{% generation -%}", "{%- generation -%}"] {
+        source = source.replace(block, "").replace(&block.replace("generation", "endgeneration"), "");
+    }
+    source
+}
+
+fn raise_exception(message: String) -> Result<String, minijinja::Error> {
+    Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
+}
+
+fn describe(error: &minijinja::Error) -> TemplateError {
+    let line = error.line().map(|line| format!(" (line {line} of the chat template)")).unwrap_or_default();
+    let what = error.detail().map_or_else(|| error.kind().to_string(), str::to_owned);
+    TemplateError(format!("{what}{line}"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,250 @@
+//! The use cases, whichever dialect a client speaks: submit, look, follow, cancel, discover. Each fits on a screen.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use serde::Serialize;
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest, TaskView, Workload, detail};
+
+use crate::admission::{Admission, Admitted};
+use crate::catalog::Catalog;
+use crate::ids::{CorrelationId, ModelId, TaskId};
+use crate::lifecycle::Lifecycle;
+use crate::pools::{Health, Pool, PoolMetrics};
+use crate::tasks::{Reader, Registry, Task};
+
+/// The gateway without its protocols. Built once.
+pub struct Gateway {
+    pub lifecycle: Lifecycle,
+    catalog: Catalog,
+    /// In the order of the configuration, each with its model.
+    pools: Vec<(ModelId, Arc<Pool>)>,
+    /// The first pool of each model.
+    serving: HashMap<ModelId, Arc<Pool>>,
+    admission: Admission,
+    registry: Arc<Registry>,
+    metrics: PoolMetrics,
+    started_unix_s: u64,
+}
+
+/// What a [`Gateway`] is built from.
+pub struct Parts {
+    pub lifecycle: Lifecycle,
+    pub catalog: Catalog,
+    pub pools: Vec<(ModelId, Arc<Pool>)>,
+    pub admission: Admission,
+    pub registry: Arc<Registry>,
+    pub metrics: PoolMetrics,
+    pub started_unix_s: u64,
+}
+
+/// A model with the pool that serves it.
+pub struct ServedModel {
+    pub id: ModelId,
+    pub aliases: Vec<String>,
+    pub pool: Arc<Pool>,
+}
+
+impl Gateway {
+    pub fn new(parts: Parts) -> Self {
+        let Parts { lifecycle, catalog, pools, admission, registry, metrics, started_unix_s } = parts;
+        let mut serving = HashMap::new();
+        for (model, pool) in &pools {
+            serving.entry(model.clone()).or_insert_with(|| Arc::clone(pool));
+        }
+        Self { lifecycle, catalog, pools, serving, admission, registry, metrics, started_unix_s }
+    }
+
+    /// Lets a task in, or refuses it.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told, but for the correlation id.
+    pub async fn submit(&self, request: TaskRequest, correlation: &CorrelationId) -> Result<Admitted, ErrorEnvelope> {
+        let pool = self.pool_for(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
+        self.admission.admit(request, &pool, correlation.clone()).await
+    }
+
+    /// Cancels a task. Idempotent; once this returns, its log takes no more tokens.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn cancel(&self, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
+        self.task(id)?.cancel();
+        Ok(())
+    }
+
+    /// A task as clients see it.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn view(&self, id: Option<TaskId>) -> Result<TaskView, ErrorEnvelope> {
+        let task = self.task(id)?;
+        let place = self.pool_of(&task).and_then(|pool| pool.place(&task));
+        Ok(task.view(place.map(|place| (place.position, place.prediction.start_ms))))
+    }
+
+    /// A task with a reader of its events after the one with id `after`.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn follow(&self, id: Option<TaskId>, after: u64) -> Result<(Arc<Task>, Reader), ErrorEnvelope> {
+        let task = self.task(id)?;
+        let reader = task.log.reader(after);
+        Ok((task, reader))
+    }
+
+    /// Tasks waiting in the pool of `task`.
+    pub fn queue_depth(&self, task: &Task) -> usize {
+        self.pool_of(task).map_or(0, |pool| pool.queue_depth())
+    }
+
+    /// The models that pools serve, in the order of the configuration, each once.
+    pub fn models(&self) -> Vec<ServedModel> {
+        let mut seen = std::collections::HashSet::new();
+        let pools = self.pools.iter().filter(|(model, _)| seen.insert(model));
+        pools.map(|(model, pool)| self.served(model, pool)).collect()
+    }
+
+    /// One served model, by any of its names.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn model(&self, reference: &str) -> Result<ServedModel, ErrorEnvelope> {
+        let pool = self.pool_for(reference)?;
+        let model = self.pools.iter().find(|(_, other)| Arc::ptr_eq(other, &pool)).map(|(model, _)| model);
+        model.map(|model| self.served(model, &pool)).ok_or_else(|| no_such_model(reference))
+    }
+
+    /// Unix time in s of the start.
+    pub fn started_unix_s(&self) -> u64 {
+        self.started_unix_s
+    }
+
+    /// Whether the gateway takes tasks: a pool is ready, and it is not shutting down.
+    pub fn ready(&self) -> bool {
+        !self.lifecycle.draining().is_cancelled() && self.pools.iter().any(|(_, pool)| pool.health() == Health::Ready)
+    }
+
+    /// What the gateway can do, per pool.
+    pub fn capabilities(&self, api_version: &'static str) -> Capabilities {
+        Capabilities {
+            api_version,
+            gateway_version: env!("CARGO_PKG_VERSION"),
+            pools: self.pools.iter().map(|(model, pool)| PoolCapabilities::of(model, pool)).collect(),
+        }
+    }
+
+    fn served(&self, model: &ModelId, pool: &Arc<Pool>) -> ServedModel {
+        let aliases = self.catalog.resolve(model.as_str()).map(|entry| entry.aliases.clone()).unwrap_or_default();
+        ServedModel { id: model.clone(), aliases, pool: Arc::clone(pool) }
+    }
+
+    fn task(&self, id: Option<TaskId>) -> Result<Arc<Task>, ErrorEnvelope> {
+        let found = id.and_then(|id| self.registry.get(id));
+        found.ok_or_else(|| ErrorEnvelope::new(ErrorCode::NotFound, "no such task, or its retention has ended"))
+    }
+
+    fn pool_of(&self, task: &Task) -> Option<&Arc<Pool>> {
+        self.pools.iter().map(|(_, pool)| pool).find(|pool| *pool.id() == task.spec.pool_id)
+    }
+
+    fn pool_for(&self, reference: &str) -> Result<Arc<Pool>, ErrorEnvelope> {
+        let entry = self.catalog.resolve(reference).map_err(|unknown| ErrorEnvelope {
+            message: unknown.to_string(),
+            ..no_such_model(reference)
+        })?;
+        self.serving.get(&ModelId::from(entry.id.as_str())).cloned().ok_or_else(|| {
+            let message = format!("no pool serves the model {:?}", entry.id);
+            ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000)
+        })
+    }
+}
+
+fn no_such_model(reference: &str) -> ErrorEnvelope {
+    let shown: String = reference.chars().take(128).collect();
+    ErrorEnvelope {
+        param: Some("model_ref".into()),
+        ..ErrorEnvelope::new(ErrorCode::NotFound, format!("no model is called {shown:?} here"))
+    }
+    .with_detail(detail::MODEL_NOT_FOUND)
+}
+
+/// The body of `GET /v2/meta/capabilities`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Capabilities {
+    pub api_version: &'static str,
+    pub gateway_version: &'static str,
+    pub pools: Vec<PoolCapabilities>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolCapabilities {
+    pub pool_id: String,
+    pub model_ref: String,
+    pub engine: &'static str,
+    pub health: &'static str,
+    pub workloads: [Workload; 1],
+    /// What a task may use of the contract's optional features.
+    pub features: [&'static str; 9],
+    pub queue_capacity: usize,
+    /// Absent until the engine is loaded.
+    #[serde(flatten)]
+    pub engine_facts: Option<EngineFacts>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineFacts {
+    pub engine_version: String,
+    pub sampler_profile_version: String,
+    pub model_digest: String,
+    pub device: String,
+    pub context_length: u32,
+    /// Output tokens at most: the context less one token of prompt.
+    pub max_output_tokens: u32,
+    pub slots: u32,
+    /// Per sequence, measured; 0 while nothing was.
+    pub prefill_tokens_per_s: f64,
+    pub decode_tokens_per_s: f64,
+}
+
+impl PoolCapabilities {
+    fn of(model: &ModelId, pool: &Pool) -> Self {
+        let rates = pool.rates();
+        let engine_facts = pool.info().map(|info| EngineFacts {
+            max_output_tokens: info.context_length.saturating_sub(1),
+            engine_version: info.engine_version,
+            sampler_profile_version: info.sampler_profile_version,
+            model_digest: info.model_digest,
+            device: info.device,
+            context_length: info.context_length,
+            slots: info.slots,
+            prefill_tokens_per_s: rates.prefill_tokens_per_s(),
+            decode_tokens_per_s: rates.decode_tokens_per_s(),
+        });
+        Self {
+            pool_id: pool.id().to_string(),
+            model_ref: model.to_string(),
+            engine: pool.spec().engine.as_str(),
+            health: pool.health().as_str(),
+            workloads: [Workload::Completion],
+            features: [
+                "sse",
+                "resume",
+                "cancel",
+                "seed",
+                "strict_determinism",
+                "logprobs",
+                "choices",
+                "json_output",
+                "deadline",
+            ],
+            queue_capacity: pool.spec().queue_capacity,
+            engine_facts,
+        }
+    }
+}

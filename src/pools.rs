@@ -1,0 +1,276 @@
+//! Pools: a queue in front of an engine, the dispatcher that feeds it, and what was measured of it.
+//!
+//! ```text
+//! admission -> submit() -> Queue -> dispatch() -> run() -> Engine::generate -> the task's event log
+//!                            ^           ^          |
+//!                            |           +-- slots -+   freed when the engine has let go
+//!                            +-- a task that ends while it waits leaves at once
+//! ```
+//!
+//! One mutex guards a pool's queue, slots, health and rates ([`State`]); every operation under it is short. The dispatcher
+//! is one task per pool that sleeps until something [`changed`](Pool::changed).
+
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Duration;
+
+use sluicegate_compat::native::{EngineName, Event, Metrics};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::engine::{Engine, EngineInfo, EngineStats, Loader};
+use crate::ids::{PoolId, ReplicaId};
+use crate::lifecycle::{Lifecycle, OnPanic};
+use crate::tasks::{Ended, Observer, Task};
+
+mod job;
+mod metrics;
+mod predict;
+mod queue;
+mod rates;
+mod recovery;
+mod run;
+mod state;
+
+pub use job::Job;
+pub use metrics::PoolMetrics;
+pub use predict::{Prediction, Running, predict};
+pub use queue::{Full, Queue, Ticket, Work};
+pub use rates::{Measured, Rates};
+pub use state::{Health, Place, Refused};
+use state::{Slots, State};
+
+/// How often waiting tasks are told their new position and prediction, where those changed.
+const POSITION_UPDATES: Duration = Duration::from_millis(500);
+
+/// How many tasks at the head of the queue are told.
+const POSITION_READERS: usize = 256;
+
+/// What a pool is, from the configuration.
+#[derive(Debug, Clone)]
+pub struct PoolSpec {
+    pub id: PoolId,
+    pub engine: EngineName,
+    /// Waiting tasks at most.
+    pub queue_capacity: usize,
+    pub watchdog: Watchdog,
+}
+
+/// Limits on a running task.
+#[derive(Debug, Clone, Copy)]
+pub struct Watchdog {
+    /// From start to end.
+    pub wall: Duration,
+    /// Without a token.
+    pub idle: Duration,
+}
+
+/// A pool with its one replica.
+pub struct Pool {
+    spec: PoolSpec,
+    replica_id: ReplicaId,
+    loader: Arc<dyn Loader>,
+    lifecycle: Lifecycle,
+    metrics: PoolMetrics,
+    /// Observed for each token.
+    inter_token_ms: metrics::InterToken,
+    state: Mutex<State>,
+    /// Something that the dispatcher looks at has changed.
+    changed: Notify,
+    /// The engine works again, or was given up.
+    recovered: Notify,
+}
+
+impl Pool {
+    /// A pool that is starting: it has no engine and takes no tasks until [`start`](Pool::start) has loaded one.
+    pub fn new(spec: PoolSpec, loader: Arc<dyn Loader>, lifecycle: Lifecycle, metrics: PoolMetrics) -> Arc<Self> {
+        let replica_id = ReplicaId::from(format!("{}-0", spec.id));
+        let state = Mutex::new(State::new(spec.queue_capacity));
+        metrics.add_pool(&spec, &replica_id);
+        let inter_token_ms = metrics.inter_token(&spec);
+        Arc::new(Self { spec, replica_id, loader, lifecycle, metrics, inter_token_ms, state, changed: Notify::new(), recovered: Notify::new() })
+    }
+
+    /// Loads the engine, probes it with a real generation, and starts to take tasks.
+    ///
+    /// # Errors
+    ///
+    /// In words for the operator: the model cannot be loaded, or does not answer.
+    pub async fn start(self: &Arc<Self>) -> Result<(), crate::engine::LoadError> {
+        let engine = self.load_and_probe().await?;
+        self.install(engine);
+        let pool = Arc::clone(self);
+        self.lifecycle.spawn("dispatcher", OnPanic::Shutdown, async move { pool.dispatch().await });
+        let pool = Arc::clone(self);
+        self.lifecycle.spawn("queue positions", OnPanic::Shutdown, async move { pool.tell_positions().await });
+        Ok(())
+    }
+
+    pub fn id(&self) -> &PoolId {
+        &self.spec.id
+    }
+
+    pub fn spec(&self) -> &PoolSpec {
+        &self.spec
+    }
+
+    pub fn replica_id(&self) -> &ReplicaId {
+        &self.replica_id
+    }
+
+    /// The engine, once it is loaded.
+    pub fn engine(&self) -> Option<Arc<dyn Engine>> {
+        self.lock().engine.clone()
+    }
+
+    pub fn info(&self) -> Option<EngineInfo> {
+        self.engine().map(|engine| engine.info().clone())
+    }
+
+    /// Changes whenever the same seed can give other tokens: OpenAI's `system_fingerprint`. None until the engine is loaded.
+    pub fn fingerprint(&self) -> Option<String> {
+        self.lock().fingerprint.clone()
+    }
+
+    pub fn stats(&self) -> EngineStats {
+        self.engine().map(|engine| engine.stats()).unwrap_or_default()
+    }
+
+    pub fn health(&self) -> Health {
+        self.lock().health
+    }
+
+    pub fn rates(&self) -> Rates {
+        self.lock().rates
+    }
+
+    /// Tasks that wait.
+    pub fn queue_depth(&self) -> usize {
+        self.lock().queue.len()
+    }
+
+    /// Tasks that wait, by class, and slots in use.
+    fn occupancy(&self) -> ([u64; 2], u32) {
+        let state = self.lock();
+        (state.depths(), state.slots_used)
+    }
+
+    /// Slots in use, and all of them.
+    pub fn slots(&self) -> (u32, u32) {
+        let state = self.lock();
+        (state.slots_used, state.slots_total)
+    }
+
+    /// Queues a task. It starts as soon as a slot is free.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`]: the queue is full, or the pool cannot run anything now.
+    pub fn submit(self: &Arc<Self>, job: Job) -> Result<Place, Refused> {
+        let task = Arc::clone(&job.task);
+        let place = self.lock().submit(job)?;
+        self.metrics.enqueued(self, &task);
+        if place.waits {
+            tell(&task, &place);
+        }
+        self.changed.notify_one();
+        // A task that was cancelled between its creation and now has told its observer too early.
+        if task.log.progress().ended.is_some() {
+            self.forget(&task);
+        }
+        Ok(place)
+    }
+
+    /// Where a waiting task stands; `None` once it has left the queue.
+    pub fn place(&self, task: &Task) -> Option<Place> {
+        self.lock().place(task.spec.id)
+    }
+
+    /// When a task with these limits would start and end if it were queued now.
+    pub fn foresee(&self, limits: crate::tasks::Limits) -> Prediction {
+        self.lock().foresee(limits)
+    }
+
+    /// What tells this pool that one of its tasks has ended.
+    pub fn observer(self: &Arc<Self>) -> Arc<dyn Observer> {
+        Arc::new(PoolObserver(Arc::downgrade(self)))
+    }
+
+    /// Frees the engine's memory. Call once nothing runs any more.
+    pub async fn unload(&self) {
+        let engine = self.lock().engine.take();
+        if let Some(engine) = engine {
+            engine.unload().await;
+        }
+    }
+
+    /// Takes a task out of the queue if it is there.
+    fn forget(&self, task: &Task) {
+        let job = self.lock().leave(task.spec.id);
+        if job.is_some() {
+            self.metrics.queue_changed(self);
+            self.changed.notify_one();
+        }
+    }
+
+    /// Starts whatever can start, whenever something has changed, until the gateway ends.
+    async fn dispatch(self: Arc<Self>) {
+        loop {
+            while let Some((job, slots)) = self.take_next() {
+                let pool = Arc::clone(&self);
+                self.lifecycle.spawn("task", OnPanic::Continue, async move { pool.run(job, slots).await });
+            }
+            tokio::select! {
+                () = self.changed.notified() => {}
+                () = self.lifecycle.forced().cancelled() => return,
+            }
+        }
+    }
+
+    fn take_next(self: &Arc<Self>) -> Option<(Job, Slots)> {
+        let (job, count) = self.lock().take_next()?;
+        let slots = Slots::new(Arc::clone(self), count);
+        self.metrics.queue_changed(self);
+        Some((job, slots))
+    }
+
+    /// Tells waiting tasks when their place has changed.
+    async fn tell_positions(self: Arc<Self>) {
+        let mut ticks = interval(POSITION_UPDATES);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.lifecycle.forced().cancelled() => return,
+            }
+            let moved = self.lock().moved(POSITION_READERS);
+            for (task, place) in moved {
+                tell(&task, &place);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Appends a `metrics` event with the task's place. A task that has ended meanwhile takes none, which is right.
+fn tell(task: &Task, place: &Place) {
+    let metrics = Metrics {
+        queue_position: Some(place.position),
+        predicted_start_ms: Some(place.prediction.start_ms),
+        queue_depth: Some(place.queue_depth),
+    };
+    let _ = task.log.append(Event::Metrics(Arc::new(metrics)), Instant::now());
+}
+
+struct PoolObserver(Weak<Pool>);
+
+impl Observer for PoolObserver {
+    fn ended(&self, task: &Task, how: &Ended) {
+        if let Some(pool) = self.0.upgrade() {
+            pool.forget(task);
+            pool.metrics.ended(&pool, task, how);
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What the dispatcher starts: a task with everything its engine needs.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::engine::{Generation, Grammar, Sampling};
+use crate::pools::{Place, Work};
+use crate::tasks::{Limits, Task};
+
+/// A task ready to run. Freed when it ends, while the task itself stays for its retention.
+pub struct Job {
+    pub task: Arc<Task>,
+    pub prompt: Arc<[u32]>,
+    /// Its seed is the first choice's; the others follow from it.
+    pub sampling: Sampling,
+    pub stop: Vec<String>,
+    pub top_logprobs: Option<u8>,
+    pub grammar: Option<Grammar>,
+    /// Run with nothing from earlier caches.
+    pub cold: bool,
+    /// Run with nothing beside it.
+    pub alone: bool,
+    /// When the queue took it, and the place it had then; set by the pool.
+    pub admitted: Option<(Instant, Place)>,
+}
+
+impl Job {
+    /// How many of `total` slots it takes at once: one per choice, as far as there are so many.
+    pub fn slots(&self, total: u32) -> u32 {
+        if self.alone { total } else { u32::from(self.task.spec.limits.choices).min(total) }
+    }
+
+    /// The generation of one choice.
+    pub fn generation(&self, choice: u16) -> Generation {
+        Generation {
+            prompt: Arc::clone(&self.prompt),
+            max_tokens: self.task.spec.limits.max_tokens,
+            sampling: Sampling { seed: choice_seed(self.sampling.seed, choice), ..self.sampling.clone() },
+            stop: self.stop.clone(),
+            top_logprobs: self.top_logprobs,
+            grammar: self.grammar.clone(),
+            cold: self.cold,
+            cancel: self.task.stop.clone(),
+        }
+    }
+}
+
+/// The seed of a choice: the task's own for the first, so that asking for more choices does not change it; for the others
+/// the task's seed stepped by the golden ratio, as in SplitMix64 (Steele, Lea and Flood, 2014).
+fn choice_seed(seed: u64, choice: u16) -> u64 {
+    seed.wrapping_add(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(u64::from(choice)))
+}
+
+/// The work that a task is, given how many tokens an answer usually takes under a limit.
+pub(super) fn work(limits: &Limits, usual_tokens: impl Fn(u32) -> u32) -> Work {
+    let expected = limits.expected_tokens.unwrap_or_else(|| usual_tokens(limits.max_tokens)).min(limits.max_tokens);
+    let choices = u64::from(limits.choices);
+    Work {
+        tasks: 1,
+        prefill_tokens: u64::from(limits.prompt_tokens) * choices,
+        decode_tokens: u64::from(expected) * choices,
+    }
+}

@@ -1,0 +1,238 @@
+//! The metrics of pools and of the tasks that run in them.
+
+use std::time::Duration;
+
+use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use sluicegate_compat::native::{ErrorCode, Event, FinishReason, PolicyLabel, Priority};
+use tokio::time::Instant;
+
+use super::{Pool, PoolSpec};
+use crate::engine::EngineInfo;
+use crate::ids::ReplicaId;
+use crate::tasks::{Ended, Task};
+
+/// The label value of what is not known yet.
+const NONE: &str = "none";
+
+/// The time between two tokens, in ms; cheap to observe.
+pub(super) type InterToken = prometheus::Histogram;
+
+const REPLICA: [&str; 4] = ["engine", "engine_version", "pool_id", "replica_id"];
+const TASK: [&str; 5] = ["engine", "engine_version", "pool_id", "replica_id", "priority"];
+const CANCELED: [&str; 5] = ["engine", "engine_version", "pool_id", "replica_id", "reason"];
+const LATENCY: [&str; 4] = ["engine", "engine_version", "pool_id", "priority"];
+
+/// Buckets in ms for short times: finer ones below those that the contract names.
+const SHORT: [f64; 15] =
+    [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 150.0, 200.0, 300.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0];
+/// Buckets in ms for long times.
+const LONG: [f64; 13] = [
+    25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 1500.0, 2000.0, 3000.0, 4000.0, 6000.0, 8000.0, 12000.0,
+];
+
+/// Counters, gauges and histograms; the help texts are the documentation. Cheap to clone: all clones are the same series.
+#[derive(Clone)]
+pub struct PoolMetrics {
+    tasks_enqueued: IntCounterVec,
+    tasks_started: IntCounterVec,
+    tasks_canceled: IntCounterVec,
+    tasks_rejected: IntCounterVec,
+    tasks_finished: IntCounterVec,
+    tokens_in: IntCounterVec,
+    tokens_out: IntCounterVec,
+    backpressure: IntCounterVec,
+    queue_depth: IntGaugeVec,
+    slots_active: IntGaugeVec,
+    slots_total: IntGaugeVec,
+    first_token_ms: HistogramVec,
+    decode_ms: HistogramVec,
+    queue_wait_ms: HistogramVec,
+    inter_token_ms: HistogramVec,
+    start_error_ms: HistogramVec,
+}
+
+impl PoolMetrics {
+    /// Makes the series and registers them.
+    ///
+    /// # Errors
+    ///
+    /// When a name is taken in `registry`.
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counter = |name: &str, help: &str, labels: &[&str]| -> Result<IntCounterVec, prometheus::Error> {
+            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok(counter)
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| -> Result<IntGaugeVec, prometheus::Error> {
+            let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok(gauge)
+        };
+        let histogram = |name: &str, help: &str, labels: &[&str], buckets: &[f64]| {
+            let histogram = HistogramVec::new(HistogramOpts::new(name, help).buckets(buckets.to_vec()), labels)?;
+            registry.register(Box::new(histogram.clone()))?;
+            Ok::<_, prometheus::Error>(histogram)
+        };
+        Ok(Self {
+            tasks_enqueued: counter("tasks_enqueued_total", "Tasks taken into a queue.", &TASK)?,
+            tasks_started: counter("tasks_started_total", "Tasks that got their slots.", &TASK)?,
+            tasks_canceled: counter("tasks_canceled_total", "Tasks that were cancelled, by where they were.", &CANCELED)?,
+            tasks_rejected: counter("tasks_rejected_total", "Requests refused at admission.", &["engine", "reason"])?,
+            tasks_finished: counter(
+                "tasks_finished_total",
+                "Tasks that ended, by outcome.",
+                &["engine", "pool_id", "outcome"],
+            )?,
+            tokens_in: counter("tokens_in_total", "Prompt tokens of tasks that started and ended.", &REPLICA)?,
+            tokens_out: counter("tokens_out_total", "Tokens sampled for tasks that ended.", &REPLICA)?,
+            backpressure: counter(
+                "admission_backpressure_events_total",
+                "Requests met by a full queue, by its policy.",
+                &["engine", "policy"],
+            )?,
+            queue_depth: gauge(
+                "queue_depth",
+                "Tasks waiting.",
+                &["engine", "engine_version", "pool_id", "priority"],
+            )?,
+            slots_active: gauge("slots_active", "Slots in use.", &["pool_id", "replica_id"])?,
+            slots_total: gauge("slots_total", "Sequences that the replica runs at once.", &["pool_id", "replica_id"])?,
+            first_token_ms: histogram("latency_first_token_ms", "From start to first token, in ms.", &LATENCY, &SHORT)?,
+            decode_ms: histogram("latency_decode_ms", "From first token to the end, in ms.", &LATENCY, &LONG)?,
+            queue_wait_ms: histogram("queue_wait_ms", "From admission to start, in ms.", &["pool_id", "priority"], &LONG)?,
+            inter_token_ms: histogram(
+                "inter_token_ms",
+                "Between two tokens of a sequence, in ms.",
+                &["pool_id"],
+                &[0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 250.0, 1000.0],
+            )?,
+            start_error_ms: histogram(
+                "predicted_start_error_ms",
+                "How far the start predicted at admission was off, in ms.",
+                &["pool_id"],
+                &LONG,
+            )?,
+        })
+    }
+
+    /// Makes the series that exist from the start, at 0.
+    pub(super) fn add_pool(&self, spec: &PoolSpec, replica: &ReplicaId) {
+        let (engine, pool, replica) = (spec.engine.as_str(), spec.id.as_str(), replica.as_str());
+        for outcome in ["finished", "failed", "canceled"] {
+            self.tasks_finished.with_label_values(&[engine, pool, outcome]);
+        }
+        for reason in [PolicyLabel::QueueReject.as_str(), ErrorCode::InvalidParams.as_str()] {
+            self.tasks_rejected.with_label_values(&[engine, reason]);
+        }
+        self.backpressure.with_label_values(&[engine, "reject"]);
+        self.slots_active.with_label_values(&[pool, replica]);
+        self.slots_total.with_label_values(&[pool, replica]);
+        self.inter_token_ms.with_label_values(&[pool]);
+        self.start_error_ms.with_label_values(&[pool]);
+        for priority in Priority::ALL {
+            self.queue_wait_ms.with_label_values(&[pool, priority.as_str()]);
+        }
+    }
+
+    /// The series of a replica whose engine version is now known.
+    pub(super) fn add_replica(&self, pool: &Pool, info: &EngineInfo) {
+        let (engine, version) = (info.engine.as_str(), info.engine_version.as_str());
+        let (id, replica) = (pool.spec.id.as_str(), pool.replica_id.as_str());
+        self.slots_total.with_label_values(&[id, replica]).set(i64::from(info.slots));
+        self.tokens_in.with_label_values(&[engine, version, id, replica]);
+        self.tokens_out.with_label_values(&[engine, version, id, replica]);
+        for priority in Priority::ALL.map(Priority::as_str) {
+            self.tasks_enqueued.with_label_values(&[engine, version, id, replica, priority]);
+            self.tasks_started.with_label_values(&[engine, version, id, replica, priority]);
+            self.queue_depth.with_label_values(&[engine, version, id, priority]);
+            self.first_token_ms.with_label_values(&[engine, version, id, priority]);
+            self.decode_ms.with_label_values(&[engine, version, id, priority]);
+        }
+        for reason in ["queued", "running"] {
+            self.tasks_canceled.with_label_values(&[engine, version, id, replica, reason]);
+        }
+    }
+}
+
+/// What moves the series: one method per real event.
+impl PoolMetrics {
+    /// The histogram that is observed for each token, looked up once.
+    pub(super) fn inter_token(&self, spec: &PoolSpec) -> InterToken {
+        self.inter_token_ms.with_label_values(&[spec.id.as_str()])
+    }
+
+    pub(super) fn enqueued(&self, pool: &Pool, task: &Task) {
+        let version = version(pool);
+        let (id, replica, priority) = (pool.spec.id.as_str(), pool.replica_id.as_str(), task.spec.priority.as_str());
+        self.tasks_enqueued.with_label_values(&[pool.spec.engine.as_str(), &version, id, replica, priority]).inc();
+        self.queue_changed(pool);
+    }
+
+    /// A request was refused at admission. `reason` is a policy label or an error code, both closed sets.
+    pub fn rejected(&self, pool: Option<&Pool>, reason: &str) {
+        let engine = pool.map_or(NONE, |pool| pool.spec.engine.as_str());
+        self.tasks_rejected.with_label_values(&[engine, reason]).inc();
+        if reason == PolicyLabel::QueueReject.as_str() {
+            self.backpressure.with_label_values(&[engine, "reject"]).inc();
+        }
+    }
+
+    /// The queue or the slots of a pool are not what they were.
+    pub(super) fn queue_changed(&self, pool: &Pool) {
+        let version = version(pool);
+        let (engine, id) = (pool.spec.engine.as_str(), pool.spec.id.as_str());
+        let (depths, used) = pool.occupancy();
+        for (priority, depth) in Priority::ALL.into_iter().zip(depths) {
+            let gauge = self.queue_depth.with_label_values(&[engine, &version, id, priority.as_str()]);
+            gauge.set(i64::try_from(depth).unwrap_or(i64::MAX));
+        }
+        self.slots_active.with_label_values(&[id, pool.replica_id.as_str()]).set(i64::from(used));
+    }
+
+    /// A task got its slots; `predicted` is the start that its admission foresaw.
+    pub(super) fn started(&self, pool: &Pool, task: &Task, now: Instant, predicted: Option<Instant>) {
+        let version = version(pool);
+        let (id, replica, priority) = (pool.spec.id.as_str(), pool.replica_id.as_str(), task.spec.priority.as_str());
+        self.tasks_started.with_label_values(&[pool.spec.engine.as_str(), &version, id, replica, priority]).inc();
+        self.queue_wait_ms.with_label_values(&[id, priority]).observe(ms(now - task.created.instant));
+        if let Some(predicted) = predicted {
+            let error = now.saturating_duration_since(predicted).max(predicted.saturating_duration_since(now));
+            self.start_error_ms.with_label_values(&[id]).observe(ms(error));
+        }
+    }
+
+    /// A task ended, in whichever way.
+    pub(super) fn ended(&self, pool: &Pool, task: &Task, how: &Ended) {
+        let version = version(pool);
+        let (engine, id, replica) = (pool.spec.engine.as_str(), pool.spec.id.as_str(), pool.replica_id.as_str());
+        let outcome = match &how.last {
+            Event::Error(_) => "failed",
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => "canceled",
+            _ => "finished",
+        };
+        self.tasks_finished.with_label_values(&[engine, id, outcome]).inc();
+        if outcome == "canceled" {
+            let where_ = if how.progress.started.is_some() { "running" } else { "queued" };
+            self.tasks_canceled.with_label_values(&[engine, &version, id, replica, where_]).inc();
+        }
+        let Some((started, _)) = &how.progress.started else { return };
+        let tokens_in = u64::from(task.spec.limits.prompt_tokens);
+        self.tokens_in.with_label_values(&[engine, &version, id, replica]).inc_by(tokens_in);
+        let tokens_out = if let Event::End(end) = &how.last { end.tokens_out } else { how.progress.tokens };
+        self.tokens_out.with_label_values(&[engine, &version, id, replica]).inc_by(tokens_out);
+        let labels = [engine, &version, id, task.spec.priority.as_str()];
+        if let Some(first) = how.progress.first_token {
+            self.first_token_ms.with_label_values(&labels).observe(ms(first - *started));
+            let ended = how.progress.ended.as_ref().map_or(first, |(at, _)| *at);
+            self.decode_ms.with_label_values(&labels).observe(ms(ended.saturating_duration_since(first)));
+        }
+    }
+}
+
+fn version(pool: &Pool) -> String {
+    pool.engine().map_or_else(|| NONE.to_owned(), |engine| engine.info().engine_version.clone())
+}
+
+fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}

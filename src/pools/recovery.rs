@@ -1,0 +1,134 @@
+//! Bringing an engine up, and back.
+//!
+//! After a failure the replica takes nothing until a real generation has worked again. The engine may heal by itself (a
+//! probe or two get lost first); if it does not, it is abandoned and built anew; if that fails too, the pool has failed
+//! and tries again at intervals.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::rates::Measured;
+use super::state::{Health, fingerprint};
+use super::{Pool, Refused};
+use crate::engine::{Engine, LoadError};
+use crate::lifecycle::OnPanic;
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+
+/// A probe that takes longer has failed.
+const PROBE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Probes before the engine is given up; two are lost where it reboots itself.
+const PROBES: u32 = 5;
+
+/// The pause before the first repeated probe; it doubles each time.
+const PROBE_PAUSE: Duration = Duration::from_millis(20);
+
+/// Rebuilds before the pool has failed.
+const REBUILDS: u32 = 3;
+
+/// The pause between rebuilds, and between the attempts of a pool that has failed.
+const REBUILD_PAUSE: Duration = Duration::from_secs(5);
+
+impl Pool {
+    pub(super) async fn load_and_probe(&self) -> Result<Arc<dyn Engine>, LoadError> {
+        let engine = self.loader.load().await?;
+        if self.probe(engine.as_ref()).await {
+            return Ok(engine);
+        }
+        Err(LoadError(format!("pool {}: the model was loaded but does not generate", self.spec.id)))
+    }
+
+    /// Takes a working engine into service.
+    pub(super) fn install(self: &Arc<Self>, engine: Arc<dyn Engine>) {
+        let info = engine.info();
+        {
+            let mut state = self.lock();
+            state.slots_total = info.slots;
+            state.fingerprint = Some(fingerprint(info));
+            state.engine = Some(Arc::clone(&engine));
+        }
+        self.metrics.add_replica(self, info);
+        self.set_health(Health::Ready);
+    }
+
+    /// Notes that the engine failed under a task, and starts to bring it back unless that is under way.
+    pub(super) fn engine_failed(self: &Arc<Self>) {
+        {
+            let mut state = self.lock();
+            if state.health != Health::Ready {
+                return;
+            }
+            state.health = Health::Recovering;
+        }
+        tracing::warn!(pool = %self.spec.id, replica = %self.replica_id, "the engine failed; probing it");
+        let pool = Arc::clone(self);
+        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover().await });
+    }
+
+    async fn recover(self: Arc<Self>) {
+        if let Some(engine) = self.engine()
+            && self.probe(engine.as_ref()).await
+        {
+            tracing::info!(pool = %self.spec.id, "the engine works again");
+            return self.set_health(Health::Ready);
+        }
+        let mut attempt = 0;
+        while !self.lifecycle.draining().is_cancelled() {
+            attempt += 1;
+            self.abandon();
+            match self.load_and_probe().await {
+                Ok(engine) => {
+                    tracing::info!(pool = %self.spec.id, attempt, "the engine was built anew");
+                    return self.install(engine);
+                }
+                Err(error) => tracing::error!(pool = %self.spec.id, attempt, %error, "the engine cannot be built anew"),
+            }
+            if attempt == REBUILDS {
+                self.give_up();
+            }
+            tokio::select! {
+                () = sleep(REBUILD_PAUSE) => {}
+                () = self.lifecycle.draining().cancelled() => {}
+            }
+        }
+    }
+
+    /// A real generation, several times if need be.
+    async fn probe(&self, engine: &dyn Engine) -> bool {
+        let mut pause = PROBE_PAUSE;
+        for _ in 0..PROBES {
+            if let Ok(Ok(finished)) = timeout(PROBE_DEADLINE, engine.probe()).await {
+                let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
+                self.lock().rates.measure_speed(Measured { tokens_in: 1, tokens_out, prefill, decode });
+                return true;
+            }
+            sleep(pause).await;
+            pause *= 2;
+        }
+        false
+    }
+
+    /// Lets go of an engine that does not work; what it holds is freed when its last sequence is dropped.
+    fn abandon(&self) {
+        let engine = self.lock().engine.take();
+        drop(engine);
+    }
+
+    /// The queue cannot be served any more.
+    fn give_up(self: &Arc<Self>) {
+        self.set_health(Health::Failed);
+        let jobs = self.lock().leave_all();
+        for job in jobs {
+            let error = ErrorEnvelope::new(ErrorCode::ReplicaExhausted, Refused::Exhausted.to_string());
+            job.task.fail(error.with_pool(self.spec.id.as_str()));
+        }
+    }
+
+    fn set_health(&self, health: Health) {
+        self.lock().health = health;
+        self.changed.notify_one();
+        self.recovered.notify_waiters();
+    }
+}

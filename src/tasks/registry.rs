@@ -1,0 +1,141 @@
+//! All tasks that can be asked about, and for how long.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{Observer, Task, TaskSpec};
+use crate::ids::TaskId;
+
+/// How long, and in how much memory, ended tasks are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Retention {
+    pub time: Duration,
+    /// Over all ended tasks; the ones that ended first go first.
+    pub bytes: usize,
+}
+
+/// Finds tasks by id. One mutex: it is held for a map operation only.
+pub struct Registry {
+    retention: Retention,
+    state: Mutex<State>,
+    /// No task is left that has not ended.
+    idle: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    tasks: HashMap<TaskId, Arc<Task>>,
+    /// Ended tasks in the order they ended, with the bytes of each.
+    ended: VecDeque<(Instant, TaskId, usize)>,
+    ended_bytes: usize,
+    /// Tasks that have not ended.
+    live: usize,
+}
+
+/// The id is taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a task with this id exists")]
+pub struct Conflict;
+
+impl Registry {
+    pub fn new(retention: Retention) -> Arc<Self> {
+        Arc::new(Self { retention, state: Mutex::default(), idle: Notify::new() })
+    }
+
+    /// Makes a task and files it under its id.
+    ///
+    /// # Errors
+    ///
+    /// [`Conflict`] where a task with this id is still known.
+    pub fn create(self: &Arc<Self>, spec: TaskSpec, observer: Arc<dyn Observer>) -> Result<Arc<Task>, Conflict> {
+        use std::collections::hash_map::Entry;
+        let mut state = self.lock();
+        let task = match state.tasks.entry(spec.id) {
+            Entry::Occupied(_) => return Err(Conflict),
+            Entry::Vacant(vacant) => Arc::clone(vacant.insert(Task::new(spec, observer, Arc::downgrade(self)))),
+        };
+        state.live += 1;
+        Ok(task)
+    }
+
+    pub fn get(&self, id: TaskId) -> Option<Arc<Task>> {
+        self.lock().tasks.get(&id).cloned()
+    }
+
+    /// Forgets a task that was never let in.
+    pub fn withdraw(&self, id: TaskId) {
+        let mut state = self.lock();
+        if state.tasks.remove(&id).is_some_and(|task| task.log.progress().ended.is_none()) {
+            self.one_less(&mut state);
+        }
+    }
+
+    /// Returns once no task is left that has not ended.
+    pub async fn drained(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.lock().live == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+
+    fn one_less(&self, state: &mut State) {
+        state.live -= 1;
+        if state.live == 0 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    /// Tasks that have not ended.
+    pub fn live(&self) -> Vec<Arc<Task>> {
+        let state = self.lock();
+        state.tasks.values().filter(|task| task.log.progress().ended.is_none()).cloned().collect()
+    }
+
+    /// How many tasks are known, ended ones included.
+    pub fn len(&self) -> usize {
+        self.lock().tasks.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Starts the retention of a task that has ended, and drops the oldest where memory runs over.
+    pub(super) fn ended(&self, id: TaskId) {
+        let mut state = self.lock();
+        let Some(task) = state.tasks.get(&id) else { return };
+        let bytes = size_of::<Task>() + task.log.progress().bytes;
+        state.ended.push_back((Instant::now(), id, bytes));
+        state.ended_bytes += bytes;
+        self.one_less(&mut state);
+        while state.ended_bytes > self.retention.bytes && state.drop_oldest() {}
+    }
+
+    /// Drops the tasks whose retention has ended. Called every few seconds.
+    pub fn sweep(&self, now: Instant) {
+        let mut state = self.lock();
+        while state.ended.front().is_some_and(|(at, _, _)| now.saturating_duration_since(*at) >= self.retention.time) {
+            state.drop_oldest();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl State {
+    fn drop_oldest(&mut self) -> bool {
+        let Some((_, id, bytes)) = self.ended.pop_front() else { return false };
+        self.ended_bytes -= bytes;
+        self.tasks.remove(&id);
+        true
+    }
+}

@@ -1,0 +1,229 @@
+//! One task: its request, its log, and the ways it can end.
+
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use sluicegate_compat::native::{
+    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Priority, TaskState, TaskView, Workload,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{EventLog, Progress, Registry, Seal};
+use crate::ids::{CorrelationId, PoolId, TaskId};
+
+/// What admission decided about a task. The texts of the prompt are not kept: from here on it is token ids.
+#[derive(Debug, Clone)]
+pub struct TaskSpec {
+    pub id: TaskId,
+    pub correlation_id: CorrelationId,
+    pub session_id: Option<uuid::Uuid>,
+    pub workload: Workload,
+    /// As the client named it.
+    pub model_ref: String,
+    pub pool_id: PoolId,
+    pub priority: Priority,
+    pub determinism: Determinism,
+    pub metadata: std::collections::BTreeMap<String, String>,
+    pub limits: Limits,
+}
+
+/// What a task may use.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Exact, by the model's own tokenizer.
+    pub prompt_tokens: u32,
+    /// Per choice.
+    pub max_tokens: u32,
+    pub choices: u16,
+    /// Output tokens per choice to plan with.
+    pub expected_tokens: Option<u32>,
+    pub deadline: Option<Instant>,
+}
+
+/// What a task has used, as its engine counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Tokens sampled, over all choices.
+    pub tokens_out: u64,
+    /// Prompt tokens that came from the engine's cache.
+    pub cached_tokens: u64,
+}
+
+/// Both clocks at one moment: durations come from the monotonic one, shown times from the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Clock {
+    pub instant: Instant,
+    pub unix_ms: u64,
+}
+
+impl Clock {
+    pub fn now() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self { instant: Instant::now(), unix_ms: millis(unix) }
+    }
+
+    fn unix_ms_at(&self, instant: Instant) -> u64 {
+        self.unix_ms + millis(instant.saturating_duration_since(self.instant))
+    }
+}
+
+/// Told once when a task has ended, by whichever way.
+pub trait Observer: Send + Sync {
+    fn ended(&self, task: &Task, how: &Ended);
+}
+
+/// How a task ended.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    pub last: Event,
+    pub progress: Progress,
+}
+
+/// One task, from admission to the end of its retention.
+pub struct Task {
+    pub spec: TaskSpec,
+    pub created: Clock,
+    pub log: Arc<EventLog>,
+    /// Cancelled when the log is sealed by anyone but the runner, so that the engine stops.
+    pub stop: CancellationToken,
+    observer: Arc<dyn Observer>,
+    registry: Weak<Registry>,
+}
+
+impl Task {
+    pub(super) fn new(spec: TaskSpec, observer: Arc<dyn Observer>, registry: Weak<Registry>) -> Arc<Self> {
+        let created = Clock::now();
+        Arc::new(Self { spec, created, log: EventLog::new(), stop: CancellationToken::new(), observer, registry })
+    }
+
+    /// Ends the task as cancelled. Once this returns no token is appended any more. Does nothing where it has ended.
+    pub fn cancel(&self) {
+        self.finish_early(FinishReason::Canceled);
+    }
+
+    /// Ends the task because its deadline has come. Does nothing where it has ended.
+    pub fn expire(&self) {
+        self.finish_early(FinishReason::Deadline);
+    }
+
+    fn finish_early(&self, reason: FinishReason) {
+        if let Some(seal) = self.log.seal() {
+            self.stop.cancel();
+            let tokens_out = seal.progress().tokens;
+            self.finish(seal, reason, Usage { tokens_out, cached_tokens: 0 }, Vec::new());
+        }
+    }
+
+    /// Ends the task with an error. Does nothing where it has ended.
+    pub fn fail(&self, error: ErrorEnvelope) {
+        if let Some(seal) = self.log.seal() {
+            self.stop.cancel();
+            self.end(seal, Event::Error(Arc::new(error.with_correlation_id(self.spec.correlation_id.as_str()))));
+        }
+    }
+
+    /// Writes the `end` event.
+    pub fn finish(&self, seal: Seal, finish_reason: FinishReason, usage: Usage, choices: Vec<ChoiceEnd>) {
+        let now = Instant::now();
+        let progress = seal.progress();
+        let started = progress.started.as_ref().map(|(at, _)| *at);
+        let between = |from: Option<Instant>, to: Option<Instant>| {
+            from.zip(to).map(|(from, to)| millis(to.saturating_duration_since(from)))
+        };
+        let end = End {
+            tokens_in: if started.is_some() { u64::from(self.spec.limits.prompt_tokens) } else { 0 },
+            cached_tokens: usage.cached_tokens,
+            tokens_out: usage.tokens_out,
+            queue_ms: millis(started.unwrap_or(now).saturating_duration_since(self.created.instant)),
+            first_token_ms: between(started, progress.first_token),
+            decode_ms: between(progress.first_token, Some(now)).unwrap_or(0),
+            finish_reason,
+            choices,
+            policy_label: None,
+        };
+        self.end(seal, Event::End(Arc::new(end)));
+    }
+
+    fn end(&self, seal: Seal, last: Event) {
+        let mut progress = seal.progress();
+        let now = Instant::now();
+        progress.ended = Some((now, last.clone()));
+        // Before the event, so that whoever has seen the end finds the counters settled.
+        self.observer.ended(self, &Ended { last: last.clone(), progress });
+        seal.end(last, now);
+        if let Some(registry) = self.registry.upgrade() {
+            registry.ended(self.spec.id);
+        }
+    }
+
+    pub fn state(&self, progress: &Progress) -> TaskState {
+        match &progress.ended {
+            Some((_, Event::Error(_))) => TaskState::Failed,
+            Some((_, Event::End(end))) if end.finish_reason == FinishReason::Canceled => TaskState::Canceled,
+            Some(_) => TaskState::Finished,
+            None if progress.started.is_some() => TaskState::Running,
+            None => TaskState::Queued,
+        }
+    }
+
+    /// The task as clients see it. `waiting` is its queue position and predicted start in ms, while it is queued.
+    pub fn view(&self, waiting: Option<(u64, u64)>) -> TaskView {
+        let now = Instant::now();
+        let progress = self.log.progress();
+        let at = |instant: Instant| self.created.unix_ms_at(instant);
+        let started = progress.started.as_ref().map(|(instant, _)| *instant);
+        let ended = progress.ended.as_ref().map(|(instant, _)| *instant);
+        let until = ended.unwrap_or(now);
+        let (finish_reason, error, end) = match &progress.ended {
+            Some((_, Event::End(end))) => (Some(end.finish_reason), None, Some(end)),
+            Some((_, Event::Error(error))) => (None, Some(error.as_ref().clone()), None),
+            _ => (None, None, None),
+        };
+        let outputs = self.outputs();
+        TaskView {
+            task_id: self.spec.id.0,
+            session_id: self.spec.session_id,
+            state: self.state(&progress),
+            priority: self.spec.priority,
+            workload: self.spec.workload,
+            model_ref: self.spec.model_ref.clone(),
+            pool_id: Some(self.spec.pool_id.to_string()),
+            replica_id: progress.started.as_ref().map(|(_, started)| started.replica_id.clone()),
+            queue_position: waiting.map(|(position, _)| position),
+            predicted_start_ms: waiting.map(|(_, start)| start),
+            created_at_ms: self.created.unix_ms,
+            started_at_ms: started.map(at),
+            first_token_at_ms: progress.first_token.map(at),
+            ended_at_ms: ended.map(at),
+            queue_ms: millis(started.unwrap_or(until).saturating_duration_since(self.created.instant)),
+            decode_ms: progress.first_token.map_or(0, |first| millis(until.saturating_duration_since(first))),
+            tokens_in: if started.is_some() { u64::from(self.spec.limits.prompt_tokens) } else { 0 },
+            tokens_out: end.map_or(progress.tokens, |end| end.tokens_out),
+            finish_reason,
+            error,
+            output: outputs.first().cloned().unwrap_or_default(),
+            outputs: if outputs.len() > 1 { outputs } else { Vec::new() },
+            metadata: self.spec.metadata.clone(),
+        }
+    }
+
+    /// The text of each choice so far.
+    fn outputs(&self) -> Vec<String> {
+        let mut outputs = vec![String::new(); usize::from(self.spec.limits.choices)];
+        self.log.inspect(|events| {
+            for event in events {
+                if let Event::Token(token) = event
+                    && let Some(output) = outputs.get_mut(usize::from(token.choice))
+                {
+                    output.push_str(&token.text);
+                }
+            }
+        });
+        outputs
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,82 @@
+//! What is wrong with a model's files is said in one line that names the file.
+
+use std::fs;
+use std::path::Path;
+
+use sluicegate::engine::LoadError;
+use sluicegate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
+
+use super::{builtin_model, spec};
+
+/// A copy of the built-in model that may be spoilt.
+fn copy() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for entry in fs::read_dir(builtin_model()).expect("the built-in model") {
+        let path = entry.expect("an entry").path();
+        fs::copy(&path, folder.path().join(path.file_name().expect("a name"))).expect("copies");
+    }
+    folder
+}
+
+async fn error(spec: LoadSpec) -> String {
+    let LoadError(message) = MistralEngine::load(spec).await.err().expect("does not load");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    message
+}
+
+async fn spoilt(spoil: impl FnOnce(&Path)) -> String {
+    let folder = copy();
+    spoil(folder.path());
+    let path = folder.path().to_path_buf();
+    let message = error(spec(ModelFiles::Folder(path))).await;
+    message.replace(&format!("{}/", folder.path().display()), "")
+}
+
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(path).expect("reads");
+    assert!(text.contains(from), "{path:?} has {from:?}");
+    fs::write(path, text.replacen(from, to, 1)).expect("writes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_and_broken_files_are_named() {
+    let remove = |name: &'static str| move |folder: &Path| fs::remove_file(folder.join(name)).expect("removes");
+    assert_eq!(spoilt(remove("config.json")).await, "config.json: No such file or directory (os error 2)");
+    assert_eq!(spoilt(remove("tokenizer.json")).await, "tokenizer.json: No such file or directory");
+    let weights = spoilt(remove("model.safetensors")).await;
+    assert!(weights.ends_with("has no weights: no file ends in .safetensors"), "{weights}");
+    let cut = |folder: &Path| {
+        let file = fs::OpenOptions::new().write(true).open(folder.join("model.safetensors")).expect("opens");
+        file.set_len(100_000).expect("cuts");
+    };
+    let message = spoilt(cut).await;
+    assert!(message.starts_with("model.safetensors: has 100000 bytes, and its header tells of "), "{message}");
+    let garbage = |folder: &Path| fs::write(folder.join("model.safetensors"), [0xff; 64]).expect("writes");
+    assert_eq!(spoilt(garbage).await, "model.safetensors: is not a safetensors file");
+    let json = spoilt(|folder| fs::write(folder.join("config.json"), "{").expect("writes")).await;
+    assert!(json.starts_with("config.json: is not JSON: EOF"), "{json}");
+    let tokenizer = spoilt(|folder| fs::write(folder.join("tokenizer.json"), "{}").expect("writes")).await;
+    assert!(tokenizer.starts_with("tokenizer.json: is not a tokenizer: "), "{tokenizer}");
+    let template = spoilt(|folder| fs::write(folder.join("chat_template.jinja"), "{% if %}").expect("writes")).await;
+    assert!(template.starts_with("chat_template.jinja: chat template: "), "{template}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_engine_cannot_run_is_said() {
+    let unknown = |folder: &Path| edit(&folder.join("config.json"), "Qwen3ForCausalLM", "NoSuchForCausalLM");
+    assert_eq!(spoilt(unknown).await, "config.json: the architecture NoSuchForCausalLM is not one that the engine runs");
+    // Wrong shapes pass our checks; the engine's own words then follow the folder's name.
+    let shape = spoilt(|folder| edit(&folder.join("config.json"), "\"intermediate_size\": ", "\"intermediate_size\": 1")).await;
+    assert!(shape.contains("shape mismatch"), "{shape}");
+    let nowhere = error(spec(ModelFiles::Folder("/no/such/folder".into()))).await;
+    assert_eq!(nowhere, "/no/such/folder: is not a folder");
+    let gguf = error(spec(ModelFiles::Gguf(builtin_model().join("config.json")))).await;
+    assert!(gguf.ends_with("config.json: is not a GGUF file"), "{gguf}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gpu_that_is_not_there_is_an_error_and_not_a_fallback() {
+    let wanted = LoadSpec { device: Device::Cuda(63), ..spec(ModelFiles::Folder(builtin_model())) };
+    let message = error(wanted).await;
+    assert!(message.starts_with("cuda:63: "), "{message}");
+}

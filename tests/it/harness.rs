@@ -1,0 +1,209 @@
+//! A whole gateway in the test's process: the real router over the scripted engine, under paused time.
+//!
+//! [`Gate::finish`] waits until nothing runs and asserts that no task, slot or place in the queue has leaked; a test that
+//! forgets it fails when the gate is dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, Request, StatusCode};
+use axum::response::Response;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use http_body_util::BodyExt as _;
+use sluicegate::app::App;
+use sluicegate::config::{Config, Overrides};
+use sluicegate::engine::scripted::{Script, ScriptedEngine};
+use sluicegate::engine::{Engine, LoadError, Loader};
+use sluicegate::lifecycle::Lifecycle;
+use tower::ServiceExt as _;
+
+/// A gateway with one pool, `default`.
+pub struct Gate {
+    pub app: App,
+    pub lifecycle: Lifecycle,
+    pub loads: Arc<AtomicU32>,
+    finished: bool,
+}
+
+/// A response, read to its end.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+/// Loads the scripted engine the first `good` times, and fails from then on.
+struct ScriptedLoader {
+    script: Script,
+    loads: Arc<AtomicU32>,
+    good: u32,
+}
+
+impl Loader for ScriptedLoader {
+    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+        async {
+            if self.loads.fetch_add(1, Ordering::SeqCst) >= self.good {
+                return Err(LoadError("the test says so".into()));
+            }
+            Ok(Arc::new(ScriptedEngine::new(self.script.clone())) as Arc<dyn Engine>)
+        }
+        .boxed()
+    }
+}
+
+impl Gate {
+    /// With the default configuration, changed by these lines of the environment's form.
+    pub async fn with(script: Script, settings: &[(&str, &str)]) -> Self {
+        Self::build(script, settings, u32::MAX).await
+    }
+
+    pub async fn scripted(script: Script) -> Self {
+        Self::with(script, &[]).await
+    }
+
+    /// Whose engine can be loaded so many times.
+    pub async fn build(script: Script, settings: &[(&str, &str)], good: u32) -> Self {
+        let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let overrides = Overrides { engine: Some("scripted".into()), ..Overrides::default() };
+        let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let lifecycle = Lifecycle::new();
+        let loads = Arc::new(AtomicU32::new(0));
+        let loader = |_: &sluicegate::config::Pool| -> Arc<dyn Loader> {
+            Arc::new(ScriptedLoader { script: script.clone(), loads: Arc::clone(&loads), good })
+        };
+        let app = App::build_with(&config, &lifecycle, loader).unwrap();
+        app.start().await.unwrap();
+        Self { app, lifecycle, loads, finished: false }
+    }
+
+    /// Sends a request and returns its head.
+    pub async fn send(&self, request: Request<Body>) -> Response {
+        self.app.router.clone().oneshot(request).await.unwrap()
+    }
+
+    pub async fn get(&self, path: &str) -> Answer {
+        read(self.send(request("GET", path, Body::empty())).await).await
+    }
+
+    pub async fn post(&self, path: &str, body: &str) -> Answer {
+        read(self.send(request("POST", path, Body::from(body.to_owned()))).await).await
+    }
+
+    /// Submits a native task and returns its id.
+    pub async fn submit(&self, body: &str) -> String {
+        let answer = self.post("/v2/tasks", body).await;
+        assert_eq!(answer.status, StatusCode::ACCEPTED, "{}", answer.body);
+        answer.json()["task_id"].as_str().unwrap().to_owned()
+    }
+
+    /// The whole event stream of a task.
+    pub async fn events(&self, id: &str) -> String {
+        self.get(&format!("/v2/tasks/{id}/events")).await.body
+    }
+
+    /// Slots in use.
+    pub fn slots_used(&self) -> u32 {
+        self.app.pools[0].slots().0
+    }
+
+    /// The value of a series in `/metrics`, by its whole name with labels.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.get("/metrics").await.body;
+        let line = text.lines().find(|line| line.strip_prefix(series).is_some_and(|rest| rest.starts_with(' ')));
+        let line = line.unwrap_or_else(|| panic!("no series {series} in\n{text}"));
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    }
+
+    /// Waits (in virtual time) until nothing runs, and asserts that nothing has leaked.
+    pub async fn finish(mut self) {
+        self.finished = true;
+        for _ in 0..6000 {
+            if self.is_idle() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let pool = &self.app.pools[0];
+        panic!("left: {} tasks, {:?} slots, {} queued", self.app.live_tasks(), pool.slots(), pool.queue_depth());
+    }
+
+    pub fn is_idle(&self) -> bool {
+        let pool = &self.app.pools[0];
+        self.app.live_tasks() == 0 && pool.slots().0 == 0 && pool.queue_depth() == 0 && pool.stats().running == 0
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.lifecycle.force();
+        assert!(self.finished || std::thread::panicking(), "call finish() at the end of the test");
+    }
+}
+
+/// A request from a program on this machine.
+pub fn request(method: &str, path: &str, body: Body) -> Request<Body> {
+    let json = body.size_hint().exact() != Some(0);
+    let mut request = Request::builder().method(method).uri(path).header("host", "localhost:8080");
+    if json {
+        request = request.header("content-type", "application/json");
+    }
+    request.body(body).unwrap()
+}
+
+/// Reads a response to its end.
+pub async fn read(response: Response) -> Answer {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await.unwrap().to_bytes();
+    Answer { status: parts.status, headers: parts.headers, body: String::from_utf8(bytes.to_vec()).unwrap() }
+}
+
+/// Reads frames until `text` has been seen, and returns all that was read.
+pub async fn read_until(body: &mut Body, text: &str) -> String {
+    let mut seen = String::new();
+    while !seen.contains(text) {
+        let frame = body.frame().await.unwrap_or_else(|| panic!("the stream ended without {text:?}: {seen}")).unwrap();
+        seen.push_str(std::str::from_utf8(&frame.into_data().unwrap()).unwrap());
+    }
+    seen
+}
+
+/// A script that says these words, 10 ms apart, and stops.
+pub fn says(words: &[&str]) -> Script {
+    Script { tokens: words.iter().map(|word| (*word).to_owned()).collect(), repeat: false, ..Script::default() }
+}
+
+/// `text` with everything that looks like a UUID as `<uuid>`, and Unix times as `<time>`: for snapshots.
+pub fn masked(text: &str) -> String {
+    let mut masked = String::new();
+    let mut rest = text;
+    while let Some(character) = rest.chars().next() {
+        if rest.get(..36).is_some_and(|head| uuid::Uuid::try_parse(head).is_ok()) {
+            masked.push_str("<uuid>");
+            rest = &rest[36..];
+            continue;
+        }
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        if digits >= 10 && rest.starts_with('1') {
+            masked.push_str("<time>");
+            rest = &rest[digits..];
+            continue;
+        }
+        let take = digits.max(character.len_utf8());
+        masked.push_str(&rest[..take]);
+        rest = &rest[take..];
+    }
+    masked
+}
