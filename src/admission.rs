@@ -90,7 +90,7 @@ impl Admission {
         if self.lifecycle.draining().is_cancelled() {
             return Err(ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down"));
         }
-        let engine = pool.engine().ok_or_else(|| refused(Refused::NotReady, pool))?;
+        let engine = pool.available().map_err(|reason| refused(reason, pool))?;
         let tokens = self.tokenize(&mut request, &engine).await?;
         let limits = self.limits(&request, &engine, tokens.len())?;
         check_deadline(&request, pool, limits)?;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use sluicegate_compat::native::{EngineName, Message, Tool, TokenKind, TokenLogprobs};
+use sluicegate_compat::native::{EngineName, Message, TokenKind, TokenLogprobs, Tool};
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 

@@ -61,7 +61,8 @@ impl Gateway {
     ///
     /// What the client is told, but for the correlation id.
     pub async fn submit(&self, request: TaskRequest, correlation: &CorrelationId) -> Result<Admitted, ErrorEnvelope> {
-        let pool = self.pool_for(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
+        let pool =
+            self.pool_for(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
         self.admission.admit(request, &pool, correlation.clone()).await
     }
 
@@ -154,10 +155,10 @@ impl Gateway {
     }
 
     fn pool_for(&self, reference: &str) -> Result<Arc<Pool>, ErrorEnvelope> {
-        let entry = self.catalog.resolve(reference).map_err(|unknown| ErrorEnvelope {
-            message: unknown.to_string(),
-            ..no_such_model(reference)
-        })?;
+        let entry = self
+            .catalog
+            .resolve(reference)
+            .map_err(|unknown| ErrorEnvelope { message: unknown.to_string(), ..no_such_model(reference) })?;
         self.serving.get(&ModelId::from(entry.id.as_str())).cloned().ok_or_else(|| {
             let message = format!("no pool serves the model {:?}", entry.id);
             ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000)

@@ -87,7 +87,17 @@ impl Pool {
         let state = Mutex::new(State::new(spec.queue_capacity));
         metrics.add_pool(&spec, &replica_id);
         let inter_token_ms = metrics.inter_token(&spec);
-        Arc::new(Self { spec, replica_id, loader, lifecycle, metrics, inter_token_ms, state, changed: Notify::new(), recovered: Notify::new() })
+        Arc::new(Self {
+            spec,
+            replica_id,
+            loader,
+            lifecycle,
+            metrics,
+            inter_token_ms,
+            state,
+            changed: Notify::new(),
+            recovered: Notify::new(),
+        })
     }
 
     /// Loads the engine, probes it with a real generation, and starts to take tasks.
@@ -120,6 +130,20 @@ impl Pool {
     /// The engine, once it is loaded.
     pub fn engine(&self) -> Option<Arc<dyn Engine>> {
         self.lock().engine.clone()
+    }
+
+    /// The engine to count a prompt with, where the pool takes tasks.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused::NotReady`] or [`Refused::Exhausted`].
+    pub fn available(&self) -> Result<Arc<dyn Engine>, Refused> {
+        let state = self.lock();
+        match state.health {
+            Health::Failed => Err(Refused::Exhausted),
+            Health::Starting => Err(Refused::NotReady),
+            Health::Ready | Health::Recovering => state.engine.clone().ok_or(Refused::NotReady),
+        }
     }
 
     pub fn info(&self) -> Option<EngineInfo> {
@@ -172,7 +196,8 @@ impl Pool {
         if place.waits {
             tell(&task, &place);
         }
-        self.changed.notify_one();
+        // Here and not by the dispatcher, so that a free slot is taken before the next submission looks at the queue.
+        self.start_ready();
         // A task that was cancelled between its creation and now has told its observer too early.
         if task.log.progress().ended.is_some() {
             self.forget(&task);
@@ -215,14 +240,19 @@ impl Pool {
     /// Starts whatever can start, whenever something has changed, until the gateway ends.
     async fn dispatch(self: Arc<Self>) {
         loop {
-            while let Some((job, slots)) = self.take_next() {
-                let pool = Arc::clone(&self);
-                self.lifecycle.spawn("task", OnPanic::Continue, async move { pool.run(job, slots).await });
-            }
+            self.start_ready();
             tokio::select! {
                 () = self.changed.notified() => {}
                 () = self.lifecycle.forced().cancelled() => return,
             }
+        }
+    }
+
+    /// Starts tasks from the head of the queue while there are slots for them.
+    fn start_ready(self: &Arc<Self>) {
+        while let Some((job, slots)) = self.take_next() {
+            let pool = Arc::clone(self);
+            self.lifecycle.spawn("task", OnPanic::Continue, async move { pool.run(job, slots).await });
         }
     }
 

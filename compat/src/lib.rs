@@ -7,8 +7,10 @@
 //! | --- | --- |
 //! | [`native`] | [`TaskRequest`](native::TaskRequest), [`Event`](native::Event), [`ErrorEnvelope`](native::ErrorEnvelope) and their JSON |
 //! | [`openai`] | OpenAI's wire types; request -> `TaskRequest`, events -> chunks or one whole answer, errors -> OpenAI's body |
+//! | `json` | reading a body so that each mistake names its field |
 //! | [`sse`] | framing of server-sent events into a caller's buffer |
 
+mod json;
 pub mod native;
 pub mod openai;
 pub mod sse;

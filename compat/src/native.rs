@@ -14,7 +14,7 @@ pub use event::{
     ChoiceEnd, End, Event, FinishReason, Metrics, Started, Token, TokenKind, TokenLogprobs, TopLogprob, encode,
 };
 pub use request::{
-    Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest, Violation,
-    Workload,
+    Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
+    Violation, Workload,
 };
 pub use view::{TaskState, TaskView};

@@ -8,12 +8,8 @@
 //! | [`models`] | `GET /v1/models` and `GET /v1/models/{id}` |
 //! | [`error`] | the error body, its status, and whether a retry can help |
 
-// The envelope is made once per refused request, and returned through a few frames: boxing it would only blur the types.
-#![allow(clippy::result_large_err)]
-
 pub mod chat;
 pub mod error;
-pub(crate) mod json;
 pub mod models;
 mod usage;
 

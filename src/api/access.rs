@@ -32,7 +32,8 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     let callers = request.headers().get(correlation::HEADER).map(HeaderValue::as_bytes);
     let correlation = CorrelationId::accept(callers);
     request.extensions_mut().insert(correlation.clone());
-    let route = request.extensions().get::<MatchedPath>().map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
+    let route =
+        request.extensions().get::<MatchedPath>().map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
     let openai = request.uri().path().starts_with("/v1/");
     let mut record = Record {
         api,
@@ -65,7 +66,8 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     if openai {
         let headers = response.headers_mut();
         headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
-        headers.insert("openai-processing-ms", HeaderValue::from(u64::try_from(began.elapsed().as_millis()).unwrap_or(0)));
+        headers
+            .insert("openai-processing-ms", HeaderValue::from(u64::try_from(began.elapsed().as_millis()).unwrap_or(0)));
     }
     response.map(|body| Body::new(Recorded { body, record }))
 }

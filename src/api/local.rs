@@ -24,14 +24,19 @@ pub async fn only(request: Request, next: Next) -> Response {
 fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), &'static str> {
     let hosts = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(|host| host.parse().ok()));
     let mut named = hosts.chain(uri.authority().map(|authority| Some(authority.clone()))).peekable();
-    if named.peek().is_none() || !named.all(|host: Option<Authority>| host.is_some_and(|host| is_loopback(host.host()))) {
+    if named.peek().is_none() || !named.all(|host: Option<Authority>| host.is_some_and(|host| is_loopback(host.host())))
+    {
         return Err("without keys the gateway answers only to a loopback Host, such as 127.0.0.1 or localhost");
     }
     let local = |origin: &axum::http::HeaderValue| {
         let uri: Option<Uri> = origin.to_str().ok().and_then(|origin| origin.parse().ok());
         uri.as_ref().and_then(Uri::host).is_some_and(is_loopback)
     };
-    if headers.get_all(ORIGIN).iter().all(local) { Ok(()) } else { Err("without keys the gateway answers no foreign web page") }
+    if headers.get_all(ORIGIN).iter().all(local) {
+        Ok(())
+    } else {
+        Err("without keys the gateway answers no foreign web page")
+    }
 }
 
 /// `localhost`, a name below it, or a loopback address.
@@ -56,7 +61,9 @@ mod tests {
 
     #[test]
     fn only_loopback_hosts_are_answered() {
-        for host in ["localhost", "localhost:8080", "LOCALHOST", "127.0.0.1:1", "127.9.9.9", "[::1]:8080", "a.localhost"] {
+        for host in
+            ["localhost", "localhost:8080", "LOCALHOST", "127.0.0.1:1", "127.9.9.9", "[::1]:8080", "a.localhost"]
+        {
             assert!(answered(Some(host), None), "{host}");
         }
         for host in ["example.org", "localhost.example.org", "10.0.0.1:8080", "[::2]", "127.0.0.1.nip.io", ""] {

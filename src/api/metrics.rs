@@ -52,9 +52,13 @@ impl HttpMetrics {
     /// `route` is one of the router's own patterns or `none`, so the label is bounded; so is the method's.
     pub(super) fn observe(&self, route: &str, method: &Method, status: u16, took: Duration) {
         let method = match *method {
-            Method::GET | Method::POST | Method::PUT | Method::PATCH | Method::DELETE | Method::HEAD | Method::OPTIONS => {
-                method.as_str()
-            }
+            Method::GET
+            | Method::POST
+            | Method::PUT
+            | Method::PATCH
+            | Method::DELETE
+            | Method::HEAD
+            | Method::OPTIONS => method.as_str(),
             _ => "other",
         };
         let status = status.to_string();

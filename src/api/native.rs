@@ -7,11 +7,11 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use sluicegate_compat::native::{ErrorEnvelope, TaskRequest};
 
+use super::Api;
 use super::access::About;
 use super::body::Json;
 use super::errors::Failure;
 use super::sse::{EventStream, Native};
-use super::Api;
 use crate::ids::{CorrelationId, TaskId};
 
 /// `POST /v2/tasks`: 202 with the place in the queue.
@@ -58,5 +58,6 @@ pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Res
 fn last_event_id(headers: &HeaderMap) -> Result<u64, ErrorEnvelope> {
     let Some(id) = headers.get("last-event-id") else { return Ok(0) };
     let number = id.to_str().ok().filter(|id| !id.is_empty()).map_or(Ok(0), str::parse);
-    number.map_err(|_| ErrorEnvelope::invalid("Last-Event-ID", "`Last-Event-ID` is the `id:` of an event of this stream"))
+    number
+        .map_err(|_| ErrorEnvelope::invalid("Last-Event-ID", "`Last-Event-ID` is the `id:` of an event of this stream"))
 }

@@ -32,7 +32,8 @@ pub async fn chat_completions(
     drop(body);
     let admitted = api.gateway.submit(request, &correlation).await.map_err(|error| context.rename(error))?;
     let owner = CancelOnDrop(admitted.task.clone());
-    let meta = ChunkMeta::new(admitted.task.spec.id.0, admitted.task.created.unix_ms / 1000, fingerprint(&api, &context));
+    let meta =
+        ChunkMeta::new(admitted.task.spec.id.0, admitted.task.created.unix_ms / 1000, fingerprint(&api, &context));
     let mut response = if context.stream {
         let reader = admitted.task.log.reader(0);
         event_stream(EventStream::new(reader, ChunkEncoder::new(&context, meta), Some(owner)))

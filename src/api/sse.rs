@@ -104,7 +104,9 @@ impl<E: Encode> HttpBody for EventStream<E> {
             match this.reader.poll_read(cx, &mut this.events) {
                 Poll::Ready(Read::Events { first_id }) => this.write(first_id),
                 Poll::Ready(Read::End) => this.ended = true,
-                Poll::Pending if this.silence.as_mut().poll(cx).is_ready() => this.written.extend_from_slice(KEEP_ALIVE),
+                Poll::Pending if this.silence.as_mut().poll(cx).is_ready() => {
+                    this.written.extend_from_slice(KEEP_ALIVE)
+                }
                 Poll::Pending => return Poll::Pending,
             }
             if !this.written.is_empty() {

@@ -17,7 +17,7 @@ pub(super) struct Arguments {
 const EXAMPLES: &str = "\
 Examples:
   sluicegate serve                                   the built-in model on 127.0.0.1:8080, offline
-  sluicegate serve --model hf:Qwen/Qwen3-0.6B        a model of the Hugging Face hub, downloaded once
+  sluicegate serve --model hf:Qwen/Qwen3-0.6B        a model of the hub, downloaded once
   sluicegate serve --config sluicegate.toml          everything as the file says
   sluicegate config check --config sluicegate.toml   every mistake at once, and nothing started
   sluicegate config show                             every setting and its default";

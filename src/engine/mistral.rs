@@ -11,9 +11,10 @@
 //!   waits for us, and what it says is only looked at for errors.
 //! - It has no way to abort a sequence. Ours ends by choosing the end token (or, under a grammar, by hanging up), and the
 //!   processor's own drop tells when the engine has let go.
+//! - On the CPU it computes batches wrong. There, each sequence runs alone in an engine of its own ([`lanes`]).
 //! - It loses requests after a failure and restarts itself. Any sequence that it drops without a word is
-//!   [`EngineError::Reset`], and so are then all others in flight, because an error in one sequence can leave the others
-//!   of its batch wrong without notice.
+//!   [`EngineError::Reset`], and so are then all others of its engine, because an error in one sequence can leave the
+//!   others of its batch wrong without notice. Before such an engine is given work again it must pass a trial run.
 //! - Its messages carry paths and backtraces. They are logged, their first line, once per failure.
 //!
 //! # Cold and warm
@@ -25,6 +26,7 @@
 
 mod check;
 mod grammar;
+mod lanes;
 mod load;
 mod processor;
 mod rate;
@@ -32,22 +34,20 @@ mod replies;
 mod run;
 mod tap;
 
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use mistralrs::{MistralRs, Request};
-use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::text::TextModel;
 use super::{
-    Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LET_GO_DEADLINE, LoadError, Prompt, PromptError,
-    Sampling, Sink,
+    Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LET_GO_DEADLINE, LoadError, Prompt,
+    PromptError, Sampling, Sink,
 };
+use lanes::Lanes;
 use processor::Answers;
 use rate::Meter;
 
@@ -64,7 +64,8 @@ pub struct LoadSpec {
     /// Of the model's files, as `sha256:` and hex; computed by whoever provided them.
     pub digest: String,
     pub device: Device,
-    /// Sequences at once; by default 8 on the CPU and 32 on a GPU.
+    /// Sequences at once. On the CPU each of them needs a copy of the model: by default as many as fit 256 MiB together,
+    /// between 1 and 8. On a GPU by default 32.
     pub slots: Option<u32>,
     /// At most this many tokens of context, and never more than the model has.
     pub context_length: Option<u32>,
@@ -98,14 +99,9 @@ pub struct MistralEngine {
     ends: Arc<[u32]>,
     answers: Arc<Answers>,
     meter: Arc<Meter>,
-    /// Counts the engine's failures; each ends every generation that began before it.
-    failures: watch::Sender<u64>,
-    /// `None` once unloaded. Held only to clone or to take it.
-    runner: Mutex<Option<Arc<MistralRs>>>,
-    /// Gone when the engine's thread has dropped the model.
-    pipeline: std::sync::Weak<load::SharedPipeline>,
+    lanes: Arc<Lanes>,
     #[cfg(test)]
-    fault: Mutex<Option<Arc<dyn mistralrs::CustomLogitsProcessor>>>,
+    fault: std::sync::Mutex<Option<Arc<dyn mistralrs::CustomLogitsProcessor>>>,
 }
 
 impl MistralEngine {
@@ -124,27 +120,35 @@ impl MistralEngine {
             ends: loaded.ends,
             answers: Arc::default(),
             meter: Arc::new(Meter::new()),
-            failures: watch::Sender::new(0),
-            runner: Mutex::new(Some(loaded.runner)),
-            pipeline: loaded.pipeline,
+            lanes: loaded.lanes,
             #[cfg(test)]
-            fault: Mutex::default(),
+            fault: Default::default(),
         })
-    }
-
-    /// The engine's request channel; restarts the engine where its thread has died.
-    fn requests(&self) -> Result<mpsc::Sender<Request>, EngineError> {
-        let runner = self.runner.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(EngineError::Reset)?;
-        std::panic::catch_unwind(AssertUnwindSafe(|| runner.get_sender(None)))
-            .map_err(|_| EngineError::Reset)?
-            .map_err(|_| EngineError::Reset)
     }
 
     /// In tests: a logits processor that runs before ours, to fail the engine from inside.
     #[cfg(test)]
     fn inject_fault(&self, request: &mut mistralrs::NormalRequest) {
-        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner).take();
-        request.logits_processors.iter_mut().for_each(|processors| processors.splice(..0, fault.clone()).for_each(drop));
+        let fault = self.fault.lock().expect("no test panics with it").take();
+        request
+            .logits_processors
+            .iter_mut()
+            .for_each(|processors| processors.splice(..0, fault.clone()).for_each(drop));
+    }
+
+    /// A few tokens, to see whether the engine works.
+    fn trial(&self) -> Generation {
+        let prompt = self.text.tokenize(&Prompt::Text("Hello".into())).unwrap_or_else(|_| [0].into());
+        Generation {
+            max_tokens: 4.min(self.info.context_length.saturating_sub(prompt.len() as u32)),
+            prompt,
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            stop: Vec::new(),
+            top_logprobs: None,
+            grammar: None,
+            cold: true,
+            cancel: CancellationToken::new(),
+        }
     }
 
     /// Whether the engine could take this; what it cannot take would fail it, and others with it.
@@ -154,15 +158,6 @@ impl MistralEngine {
             && !generation.prompt.is_empty()
             && tokens <= u64::from(self.info.context_length)
             && generation.prompt.iter().all(|&id| id < self.info.vocab_size)
-    }
-
-    /// Ends every generation in flight that began before `seen` was the number of failures.
-    fn fail(&self, seen: u64) {
-        self.failures.send_if_modified(|failures| {
-            let first = *failures == seen;
-            *failures += u64::from(first);
-            first
-        });
     }
 }
 
@@ -188,30 +183,14 @@ impl Engine for MistralEngine {
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>> {
-        async {
-            let prompt = self.text.tokenize(&Prompt::Text("Hello".into())).unwrap_or_else(|_| [0].into());
-            let generation = Generation {
-                max_tokens: 4.min(self.info.context_length.saturating_sub(prompt.len() as u32)),
-                prompt,
-                sampling: Sampling { temperature: 0.0, ..Sampling::default() },
-                stop: Vec::new(),
-                top_logprobs: None,
-                grammar: None,
-                cold: true,
-                cancel: CancellationToken::new(),
-            };
-            self.generate(generation, &mut run::Nowhere).await
-        }
-        .boxed()
+        async { self.generate(self.trial(), &mut run::Nowhere).await }.boxed()
     }
 
     fn unload(&self) -> BoxFuture<'_, ()> {
         async {
-            // Dropping the runner sends the engine's thread its order to end.
-            drop(self.runner.lock().unwrap_or_else(PoisonError::into_inner).take());
-            self.failures.send_modify(|failures| *failures += 1);
+            self.lanes.close();
             let gone = async {
-                while self.pipeline.strong_count() > 0 {
+                while !self.lanes.are_gone() {
                     tokio::time::sleep(UNLOAD_POLL).await;
                 }
             };

@@ -5,7 +5,7 @@
 //! are counted, cancellation ends a sequence at its next token, stop strings and `max_tokens` hold.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -13,9 +13,7 @@ use sluicegate_compat::native::{Content, ContentPart, EngineName, TokenLogprobs,
 use tokio::time::{Instant, sleep};
 
 use super::text::Output;
-use super::{
-    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Prompt, PromptError, Sink,
-};
+use super::{Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Prompt, PromptError, Sink};
 
 /// What every sequence of the engine does.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +52,8 @@ pub enum FailureKind {
     Panic,
     /// Nothing comes any more, until the sequence is cancelled.
     Stall,
+    /// [`EngineError::Reset`], and from then on for everything, probes included.
+    Death,
 }
 
 impl Default for Script {
@@ -77,6 +77,7 @@ pub struct ScriptedEngine {
     info: EngineInfo,
     running: AtomicU32,
     failures_left: AtomicU32,
+    dead: AtomicBool,
     tokens_total: AtomicU64,
     loaded: Instant,
 }
@@ -99,6 +100,7 @@ impl ScriptedEngine {
             info,
             running: AtomicU32::new(0),
             failures_left,
+            dead: AtomicBool::new(false),
             tokens_total: AtomicU64::new(0),
             loaded: Instant::now(),
         }
@@ -134,7 +136,12 @@ impl ScriptedEngine {
                 () = sleep(pause) => {}
             }
             match self.failure_due(tokens_out) {
+                _ if self.dead.load(Ordering::Relaxed) => return Err(EngineError::Reset),
                 Some(FailureKind::Reset) => return Err(EngineError::Reset),
+                Some(FailureKind::Death) => {
+                    self.dead.store(true, Ordering::Relaxed);
+                    return Err(EngineError::Reset);
+                }
                 Some(FailureKind::Panic) => panic!("the script says so"),
                 Some(FailureKind::Stall) => {
                     generation.cancel.cancelled().await;
@@ -213,7 +220,9 @@ impl Engine for ScriptedEngine {
     fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError> {
         match prompt {
             Prompt::Text(text) => Ok(words(text).collect()),
-            Prompt::Chat(chat) => Ok(chat.messages.iter().flat_map(|message| content_words(&message.content)).collect()),
+            Prompt::Chat(chat) => {
+                Ok(chat.messages.iter().flat_map(|message| content_words(&message.content)).collect())
+            }
             Prompt::Tokens(tokens) => Ok(tokens.as_slice().into()),
         }
     }
@@ -240,6 +249,9 @@ impl Engine for ScriptedEngine {
     /// Follows the script's pace for two tokens, but takes none of its failures.
     fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>> {
         async {
+            if self.dead.load(Ordering::Relaxed) {
+                return Err(EngineError::Reset);
+            }
             let began = Instant::now();
             sleep(self.script.first_token).await;
             let first = Instant::now();

@@ -26,9 +26,8 @@ const LATENCY: [&str; 4] = ["engine", "engine_version", "pool_id", "priority"];
 const SHORT: [f64; 15] =
     [1.0, 2.0, 5.0, 10.0, 50.0, 100.0, 150.0, 200.0, 300.0, 500.0, 750.0, 1000.0, 1500.0, 2000.0, 3000.0];
 /// Buckets in ms for long times.
-const LONG: [f64; 13] = [
-    25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 1500.0, 2000.0, 3000.0, 4000.0, 6000.0, 8000.0, 12000.0,
-];
+const LONG: [f64; 13] =
+    [25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 1500.0, 2000.0, 3000.0, 4000.0, 6000.0, 8000.0, 12000.0];
 
 /// Counters, gauges and histograms; the help texts are the documentation. Cheap to clone: all clones are the same series.
 #[derive(Clone)]
@@ -76,7 +75,11 @@ impl PoolMetrics {
         Ok(Self {
             tasks_enqueued: counter("tasks_enqueued_total", "Tasks taken into a queue.", &TASK)?,
             tasks_started: counter("tasks_started_total", "Tasks that got their slots.", &TASK)?,
-            tasks_canceled: counter("tasks_canceled_total", "Tasks that were cancelled, by where they were.", &CANCELED)?,
+            tasks_canceled: counter(
+                "tasks_canceled_total",
+                "Tasks that were cancelled, by where they were.",
+                &CANCELED,
+            )?,
             tasks_rejected: counter("tasks_rejected_total", "Requests refused at admission.", &["engine", "reason"])?,
             tasks_finished: counter(
                 "tasks_finished_total",
@@ -90,16 +93,17 @@ impl PoolMetrics {
                 "Requests met by a full queue, by its policy.",
                 &["engine", "policy"],
             )?,
-            queue_depth: gauge(
-                "queue_depth",
-                "Tasks waiting.",
-                &["engine", "engine_version", "pool_id", "priority"],
-            )?,
+            queue_depth: gauge("queue_depth", "Tasks waiting.", &["engine", "engine_version", "pool_id", "priority"])?,
             slots_active: gauge("slots_active", "Slots in use.", &["pool_id", "replica_id"])?,
             slots_total: gauge("slots_total", "Sequences that the replica runs at once.", &["pool_id", "replica_id"])?,
             first_token_ms: histogram("latency_first_token_ms", "From start to first token, in ms.", &LATENCY, &SHORT)?,
             decode_ms: histogram("latency_decode_ms", "From first token to the end, in ms.", &LATENCY, &LONG)?,
-            queue_wait_ms: histogram("queue_wait_ms", "From admission to start, in ms.", &["pool_id", "priority"], &LONG)?,
+            queue_wait_ms: histogram(
+                "queue_wait_ms",
+                "From admission to start, in ms.",
+                &["pool_id", "priority"],
+                &LONG,
+            )?,
             inter_token_ms: histogram(
                 "inter_token_ms",
                 "Between two tokens of a sequence, in ms.",

@@ -33,7 +33,9 @@ impl Pool {
     pub(super) async fn run(self: Arc<Self>, job: Job, slots: Slots) {
         if self.announce(&job).is_ok() {
             let attempt = match self.attempt(&job, &slots).await {
-                Attempt::Failed(EngineError::Reset) if self.may_retry(&job.task).await => self.attempt(&job, &slots).await,
+                Attempt::Failed(EngineError::Reset) if self.may_retry(&job.task).await => {
+                    self.attempt(&job, &slots).await
+                }
                 attempt => attempt,
             };
             self.conclude(&job.task, attempt);
@@ -210,8 +212,10 @@ fn finish(task: &Task, done: &[(u16, Finished)]) {
 
 fn engine_error(error: EngineError) -> ErrorEnvelope {
     match error {
-        EngineError::Reset => ErrorEnvelope::new(ErrorCode::WorkerReset, "the engine failed while it ran the task; try again")
-            .with_retry_after_ms(1000),
+        EngineError::Reset => {
+            ErrorEnvelope::new(ErrorCode::WorkerReset, "the engine failed while it ran the task; try again")
+                .with_retry_after_ms(1000)
+        }
         EngineError::Rejected => {
             ErrorEnvelope::new(ErrorCode::InvalidParams, "the engine does not accept this request")
         }

@@ -7,10 +7,10 @@ use sha2::{Digest as _, Sha256};
 use sluicegate_compat::native::Priority;
 use tokio::time::Instant;
 
+use super::job::work;
 use super::predict::{Prediction, Running, predict};
 use super::queue::{Queue, Ticket, Work};
 use super::rates::Rates;
-use super::job::work;
 use super::{Job, Pool};
 use crate::engine::{Engine, EngineInfo};
 use crate::ids::TaskId;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -317,9 +317,8 @@ async fn a_commit_that_is_complete_is_never_asked_for_again() {
     let reference = format!("hf:org/model@{COMMIT}");
     fixture.prepare(&reference).await.unwrap();
     fixture.access.endpoint = "http://127.0.0.1:1".to_owned();
-    let begun = Instant::now();
     fixture.prepare(&reference).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_secs(2));
+    assert!(fixture.hub.asked.lock().unwrap().len() == 3, "asked again");
 }
 
 /// Counts what it is told.
@@ -404,11 +403,9 @@ async fn a_pinned_digest_must_be_met() {
 }
 
 #[tokio::test]
-async fn the_built_in_model_is_complete_and_ready_at_once() {
+async fn the_built_in_model_is_complete_and_kept_in_the_data_folder() {
     let data = tempfile::tempdir().unwrap();
-    let begun = Instant::now();
     let files = local_entry(Entry::new("builtin", ModelSource::Builtin), data.path()).await.unwrap();
-    assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
     assert!(folder(&files).starts_with(data.path().join("models")));
     // A folder of the same files is the same model.
     let again = local(ModelSource::Folder(folder(&files).to_owned())).await.unwrap();

@@ -199,7 +199,28 @@ x = 1
     let variables = [("SLUICEGATE_TELEMETRY__LOG_LEVEL", "loud"), ("SLUICEGATE_SESSIONS__TTL", "5")];
     let flags = Overrides { log_format: Some("xml".into()), model: Some("hf:a".into()), ..Overrides::default() };
     let mistakes = Setup { file: text, environment: &variables, flags }.mistakes();
-    assert_snapshot!(mistakes, @"");
+    assert_snapshot!(mistakes, @r#"
+    :3: server.listen: 0.0.0.0:8080 is reachable from other machines, and is refused while no API key exists; this version cannot have one, so it serves loopback addresses only, such as 127.0.0.1
+    :4: server.listn: unknown key; did you mean `listen`?
+    :5: server.http2: "on" is none of "auto", "off"
+    :6: server.max_body_bytes: a whole number, 0 or more, is expected here
+    :7: server.max_connections: 1 to 1048576
+    :10: admission.default_max_tokens: a whole number, 0 or more, is expected here
+    :15: catalog.models[1]: another model already has the name "twice"
+    :17: catalog.models[1].source: "hf:a" is no model reference: the form is hf:org/repo[@revision][/file]
+    :19: catalog.models[2].id: "file:/x" is a reference to somewhere else, not a name
+    :20: catalog.models[2].source: /elsewhere/x is in no folder of catalog.allowed_file_roots
+    :23: pools[0].queue.capacity: 1 to 1000000
+    :23: pools[0].queue.colour: unknown key
+    :24: pools[1].id: each pool after the first needs an `id`
+    :25: pools[1].device: one of "auto", "cpu", "cuda:0"
+    :26: pools[1].watchdog: a table is expected here
+    :28: nonsense: unknown key
+    SLUICEGATE_SESSIONS__TTL: sessions.ttl: unknown key; did you mean `ttl_ms`?
+    SLUICEGATE_TELEMETRY__LOG_LEVEL: telemetry.log_level: "loud" is none of "off", "error", "warn", "info", "debug", "trace"
+    --log-format: telemetry.log_format: "xml" is none of "text", "json", "auto"
+    --model: "hf:a" is no model reference: the form is hf:org/repo[@revision][/file]
+    "#);
 }
 
 #[test]
@@ -215,9 +236,15 @@ model = "a"
 id = "one"
 model = "gpt-5"
 "#;
-    assert_snapshot!(file(text).mistakes(), @"");
+    assert_snapshot!(file(text).mistakes(), @r#"
+    :9: pools[1].id: another pool already has the id "one"
+    :10: pools[1].model: no model is called "gpt-5" here; its place is [[catalog.models]]
+    "#);
     let text = "[[catalog.models]]\nid = \"a\"\nsource = \"hf:a/b\"\naliases = [\"builtin\"]\n[[catalog.models]]\nid = \"a\"\nsource = \"hf:c/d\"";
-    assert_snapshot!(file(text).mistakes(), @"");
+    assert_snapshot!(file(text).mistakes(), @r#"
+    :1: catalog.models[0]: another model already has the name "builtin"
+    :5: catalog.models[1]: another model already has the name "a"
+    "#);
 }
 
 #[test]
@@ -241,15 +268,32 @@ remote = { base_url = "http://127.0.0.1:9000/v1" }
 "#;
     let mistakes = file(text).mistakes();
     assert!(!mistakes.contains("geheim"), "{mistakes}");
-    assert_snapshot!(mistakes, @"");
+    assert_snapshot!(mistakes, @r#"
+    :2: server.tls: not served by this version; put a TLS proxy on this machine in front
+    :3: store.url: not served by this version; leave it at "sqlite:"
+    :4: admission.provision: not served by this version; leave it at "refuse"
+    :5: catalog.trust: not served by this version; leave it at "permissive"
+    :6: sessions.budget: not served by this version; leave it out
+    :7: limits.concurrency: not served by this version; leave it out
+    :7: limits.requests_per_minute: not served by this version; leave it out
+    :7: limits.tokens_per_minute: not served by this version; leave it out
+    :10: catalog.models[0].source: https:// sources are not served by this version; download the file and name it with file:
+    :11: catalog.models[0].price: not served by this version; leave it out
+    :13: pools[0].engine: not served by this version; engines are "mistralrs" and "scripted"
+    :14: pools[0].replicas: not served by this version; one replica for each pool; more pools take more models
+    :15: pools[0].queue.policy: not served by this version; leave it at "reject"
+    :16: pools[0].remote: not served by this version; engines are "mistralrs" and "scripted"
+    "#);
 }
 
 #[test]
 fn a_file_that_is_no_toml_or_not_there_is_one_clear_mistake() {
-    assert_snapshot!(file("[server]\nlisten = \n").mistakes(), @"");
-    assert_snapshot!(file("a = 1\na = 2").mistakes(), @"");
+    assert_snapshot!(file("[server]\nlisten = \n").mistakes(), @r#"
+    :2: not TOML: invalid string; expected `"`, `'`
+    "#);
+    assert_snapshot!(file("a = 1\na = 2").mistakes(), @r#":2: not TOML: duplicate key `a` in document root"#);
     let gone = Config::load(Some(Path::new("/gone/x.toml")), std::iter::empty(), Overrides::default()).unwrap_err();
-    assert_snapshot!(gone, @"");
+    assert_snapshot!(gone, @r#"/gone/x.toml: the file cannot be read: No such file or directory (os error 2)"#);
 }
 
 #[test]
@@ -262,7 +306,12 @@ fn a_variable_that_leads_nowhere_is_named() {
         ("SLUICEGATE_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
     ];
     let setup = Setup { file: "data_dir = \"/d\"", environment: &variables, ..Setup::default() };
-    assert_snapshot!(setup.mistakes(), @"");
+    assert_snapshot!(setup.mistakes(), @r#"
+    SLUICEGATE_DATA_DIR__X: data_dir.x: what holds it is no table
+    SLUICEGATE_POOLS__5__SLOTS: pools[5].slots: the list has no such place; the next free one is its length
+    SLUICEGATE_SERVER_LISTEN: server_listen: unknown key; levels are parted by two underscores, as in SLUICEGATE_SERVER__LISTEN
+    SLUICEGATE_SERVER__COMPRESSION: server.compression: true or false is expected here
+    "#);
 }
 
 #[test]
@@ -299,9 +348,13 @@ fn a_model_on_the_command_line_becomes_an_entry_and_the_pools_model() {
 #[test]
 fn a_model_on_the_command_line_that_is_nowhere_is_explained() {
     let model = |model: &str| Overrides { model: Some(model.into()), ..Overrides::default() };
-    assert_snapshot!(Setup { flags: model("Qwen/Qwen3-0.6B"), ..Setup::default() }.mistakes(), @"");
+    assert_snapshot!(Setup { flags: model("Qwen/Qwen3-0.6B"), ..Setup::default() }.mistakes(), @r#"
+    --model: "Qwen/Qwen3-0.6B" is no folder, file or model of the catalog; hf:Qwen/Qwen3-0.6B would name it at the hub
+    "#);
     let text = "[[pools]]\nid = \"a\"\n[[pools]]\nid = \"b\"";
-    assert_snapshot!(Setup { file: text, flags: model("builtin"), ..Setup::default() }.mistakes(), @"");
+    assert_snapshot!(Setup { file: text, flags: model("builtin"), ..Setup::default() }.mistakes(), @r#"
+    --model: there are several pools; say it in the configuration file
+    "#);
 }
 
 /// Runs the command line in this process; what it would serve is returned.

@@ -30,7 +30,7 @@ async fn engine() -> MistralEngine {
     MistralEngine::load(spec(ModelFiles::Folder(builtin_model()))).await.expect("the built-in model loads")
 }
 
-pub fn question(engine: &MistralEngine, text: &str) -> Arc<[u32]> {
+fn question(engine: &MistralEngine, text: &str) -> Arc<[u32]> {
     let messages = vec![Message::text(Role::User, text)];
     engine.tokenize(&Prompt::Chat(Chat { messages, ..Chat::default() })).expect("tokenizes")
 }
@@ -48,7 +48,7 @@ fn greedy(prompt: Arc<[u32]>, max_tokens: u32) -> Generation {
     }
 }
 
-pub fn seeded(prompt: Arc<[u32]>, max_tokens: u32, temperature: f32, seed: u64) -> Generation {
+fn seeded(prompt: Arc<[u32]>, max_tokens: u32, temperature: f32, seed: u64) -> Generation {
     Generation { sampling: Sampling { temperature, seed, ..Sampling::default() }, ..greedy(prompt, max_tokens) }
 }
 
@@ -65,7 +65,7 @@ impl Sink for Pieces {
     }
 }
 
-pub async fn collect(engine: &MistralEngine, generation: Generation) -> (Vec<Piece>, Result<Finished, EngineError>) {
+async fn collect(engine: &MistralEngine, generation: Generation) -> (Vec<Piece>, Result<Finished, EngineError>) {
     let mut sink = Pieces { pieces: Vec::new(), limit: usize::MAX };
     let finished = engine.generate(generation, &mut sink).await;
     (sink.pieces, finished)
@@ -109,6 +109,24 @@ async fn one_seed_gives_one_text_whatever_else_is_in_the_batch() {
     assert!(others.iter().any(|(text, _)| *text != alone));
     let (other_seed, _) = text(&engine, seeded(prompt, 40, 2.5, 8)).await;
     assert_ne!(other_seed, alone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_beside_a_sequence_changes_nothing_in_it() {
+    let engine = engine().await;
+    // Of one length, so that an engine that batches would batch them.
+    let asked = |n: u32| {
+        let prompt: Vec<u32> = (0..16).map(|k| 20 + (n * 37 + k * 11) % 900).collect();
+        Generation { top_logprobs: Some(1), ..seeded(prompt.into(), 24, 1.0, 7) }
+    };
+    let mut alone = Vec::new();
+    for n in 0..12 {
+        alone.push(collect(&engine, asked(n)).await.0);
+    }
+    let together = join_all((0..12).map(|n| collect(&engine, asked(n)))).await;
+    for ((together, _), alone) in together.into_iter().zip(alone) {
+        assert_eq!(together, alone, "to the last bit of each log-probability");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,10 +186,7 @@ async fn stop_strings_are_never_shown_and_end_the_sequence() {
 async fn logprobs_are_natural_logs_of_a_distribution_and_know_no_temperature() {
     let engine = engine().await;
     let prompt = question(&engine, "What is Sluicegate?");
-    let asked = |temperature| Generation {
-        top_logprobs: Some(20),
-        ..seeded(prompt.clone(), 12, temperature, 1)
-    };
+    let asked = |temperature| Generation { top_logprobs: Some(20), ..seeded(prompt.clone(), 12, temperature, 1) };
     let (pieces, _) = collect(&engine, asked(0.0)).await;
     for piece in &pieces {
         let logprobs = piece.logprobs.as_ref().expect("asked for");

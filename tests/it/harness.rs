@@ -130,6 +130,11 @@ impl Gate {
     /// Waits (in virtual time) until nothing runs, and asserts that nothing has leaked.
     pub async fn finish(mut self) {
         self.finished = true;
+        self.settle().await;
+    }
+
+    /// Waits (in virtual time) until nothing runs.
+    pub async fn settle(&self) {
         for _ in 0..6000 {
             if self.is_idle() {
                 return;
@@ -138,6 +143,17 @@ impl Gate {
         }
         let pool = &self.app.pools[0];
         panic!("left: {} tasks, {:?} slots, {} queued", self.app.live_tasks(), pool.slots(), pool.queue_depth());
+    }
+
+    /// Waits (in virtual time) until the pool is ready again.
+    pub async fn recovered(&self) {
+        for _ in 0..6000 {
+            if self.app.pools[0].health() == sluicegate::pools::Health::Ready {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("the pool does not recover: {:?}", self.app.pools[0].health());
     }
 
     pub fn is_idle(&self) -> bool {

@@ -26,7 +26,10 @@ pub struct Streams {
 
 impl Streams {
     pub fn of(task_id: Uuid) -> Self {
-        Self { sse: format!("/v2/tasks/{task_id}/events"), sse_verbose: format!("/v2/tasks/{task_id}/events?verbose=true") }
+        Self {
+            sse: format!("/v2/tasks/{task_id}/events"),
+            sse_verbose: format!("/v2/tasks/{task_id}/events?verbose=true"),
+        }
     }
 }
 

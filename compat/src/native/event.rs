@@ -219,11 +219,13 @@ mod tests {
 
     #[test]
     fn a_token_is_one_short_event() {
-        let token =
-            Token { choice: 0, index: 3, text: "a \"b\"\n".into(), kind: TokenKind::Text, logprobs: None };
+        let token = Token { choice: 0, index: 3, text: "a \"b\"\n".into(), kind: TokenKind::Text, logprobs: None };
         let mut out = Vec::new();
         encode(5, &Event::Token(token), &mut out);
-        assert_eq!(String::from_utf8(out).unwrap(), "id: 5\nevent: token\ndata: {\"t\":\"a \\\"b\\\"\\n\",\"i\":3}\n\n");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "id: 5\nevent: token\ndata: {\"t\":\"a \\\"b\\\"\\n\",\"i\":3}\n\n"
+        );
     }
 
     #[test]

@@ -162,9 +162,8 @@ impl TaskRequest {
     /// # Errors
     ///
     /// INVALID_PARAMS with the path of the field, or with none where the body is not JSON at all.
-    #[allow(clippy::result_large_err)] // Made once per refused request; boxing it would only blur the types.
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
-        crate::openai::json::parse(body).map(|(request, _)| request)
+        crate::json::parse(body).map(|(request, _)| request)
     }
 
     /// The checks that need only the request itself: ranges, sizes, fields that exclude or need each other.
@@ -191,7 +190,11 @@ impl TaskRequest {
             Workload::Embedding | Workload::Rerank => {
                 ensure(self.inputs.is_some(), "inputs", "this workload takes `inputs`")?;
                 let needs_query = self.workload == Workload::Rerank;
-                ensure(self.query.is_some() == needs_query, "query", "`query` goes with the workload `rerank`, and only with it")?;
+                ensure(
+                    self.query.is_some() == needs_query,
+                    "query",
+                    "`query` goes with the workload `rerank`, and only with it",
+                )?;
             }
         }
         if let Some(messages) = &self.messages {
@@ -436,7 +439,8 @@ mod tests {
 
     #[test]
     fn an_unknown_field_is_refused_by_name() {
-        let error = serde_json::from_str::<TaskRequest>(r#"{"model_ref":"m","prompt":"hi","colour":"red"}"#).unwrap_err();
+        let error =
+            serde_json::from_str::<TaskRequest>(r#"{"model_ref":"m","prompt":"hi","colour":"red"}"#).unwrap_err();
         assert!(error.to_string().contains("colour"), "{error}");
     }
 }

@@ -22,7 +22,27 @@ fn label(error: &ErrorEnvelope) -> &'static str {
 #[test]
 fn every_code_has_its_type_code_status_and_advice() {
     let table: Vec<_> = ErrorCode::ALL.iter().map(|code| line(&ErrorEnvelope::new(*code, ""))).collect();
-    insta::assert_snapshot!(table.join("\n"), @"");
+    insta::assert_snapshot!(table.join("\n"), @r#"
+    INVALID_PARAMS                            400 invalid_request_error null null
+    DEADLINE_UNMET                            400 invalid_request_error deadline_unmet null
+    UNAUTHENTICATED                           401 invalid_request_error invalid_api_key null
+    FORBIDDEN                                 403 permission_error insufficient_permissions null
+    NOT_FOUND                                 404 invalid_request_error not_found null
+    METHOD_NOT_ALLOWED                        405 invalid_request_error method_not_allowed null
+    CONFLICT                                  409 invalid_request_error conflict null no retry
+    PAYLOAD_TOO_LARGE                         413 invalid_request_error payload_too_large null
+    UNSUPPORTED_MEDIA_TYPE                    415 invalid_request_error unsupported_media_type null
+    MODEL_DEPRECATED                          404 invalid_request_error model_not_found model
+    UNTRUSTED_ARTIFACT                        422 invalid_request_error untrusted_artifact null
+    ADMISSION_REJECT                          429 server_error server_overloaded null no retry
+    QUEUE_FULL_DROP_LRU                       429 server_error server_overloaded null
+    INTERNAL                                  500 server_error internal_error null no retry
+    POOL_UNREADY                              503 server_error service_unavailable null
+    POOL_UNAVAILABLE                          503 server_error service_unavailable null
+    REPLICA_EXHAUSTED                         503 server_error service_unavailable null
+    WORKER_RESET                              503 server_error engine_reset null
+    DECODE_TIMEOUT                            504 server_error timeout null
+    "#);
 }
 
 #[test]
@@ -38,7 +58,16 @@ fn every_policy_has_its_type_and_code() {
         PolicyLabel::BudgetCost,
     ];
     let table: Vec<_> = labels.iter().map(|label| line(&ErrorEnvelope::rejected(*label, ""))).collect();
-    insta::assert_snapshot!(table.join("\n"), @"");
+    insta::assert_snapshot!(table.join("\n"), @r#"
+    ADMISSION_REJECT        queue.reject      429 server_error server_overloaded null
+    ADMISSION_REJECT        queue.shed_batch  429 server_error server_overloaded null
+    ADMISSION_REJECT        rate.requests     429 requests rate_limit_exceeded null
+    ADMISSION_REJECT        rate.tokens       429 tokens rate_limit_exceeded null
+    ADMISSION_REJECT        rate.concurrency  429 requests rate_limit_exceeded null
+    ADMISSION_REJECT        budget.tokens     429 insufficient_quota insufficient_quota null no retry
+    ADMISSION_REJECT        budget.time       429 insufficient_quota insufficient_quota null no retry
+    ADMISSION_REJECT        budget.cost       429 insufficient_quota insufficient_quota null no retry
+    "#);
 }
 
 #[test]
@@ -59,7 +88,16 @@ fn details_and_fields_make_it_exact() {
         conflict.with_detail(detail::IDEMPOTENCY_CONFLICT),
         burst,
     ];
-    insta::assert_snapshot!(cases.iter().map(line).collect::<Vec<_>>().join("\n"), @"");
+    insta::assert_snapshot!(cases.iter().map(line).collect::<Vec<_>>().join("\n"), @r#"
+    INVALID_PARAMS                            400 invalid_request_error context_length_exceeded messages
+    INVALID_PARAMS                            400 invalid_request_error invalid_value temperature
+    INVALID_PARAMS                            400 invalid_request_error invalid_value model
+    NOT_FOUND                                 404 invalid_request_error model_not_found model
+    NOT_FOUND                                 404 invalid_request_error model_not_found model
+    NOT_FOUND                                 404 invalid_request_error not_found null
+    CONFLICT                                  422 invalid_request_error idempotency_conflict null
+    ADMISSION_REJECT        rate.tokens       429 tokens rate_limit_exceeded null no retry
+    "#);
 }
 
 #[test]

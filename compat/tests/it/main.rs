@@ -1,8 +1,5 @@
 //! The translation as clients see it: what they send, what they read back.
 
-// As in the library.
-#![allow(clippy::result_large_err)]
-
 mod errors;
 mod events;
 mod models;

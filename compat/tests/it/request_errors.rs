@@ -197,12 +197,15 @@ fn too_deep_is_said_so_wherever_it_is() {
     let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
     let known = format!(r#"{{"model": "m", "messages": [], "chat_template_kwargs": {{"a": {deep}}}}}"#);
     let unknown = format!(r#"{{"model": "m", "messages": [], "colour": {deep}}}"#);
-    insta::assert_snapshot!([known, unknown].map(|body| line(&body)).join("\n"), @"");
+    insta::assert_snapshot!([known, unknown].map(|body| line(&body)).join("\n"), @r#"
+    chat_template_kwargs | invalid_value | The JSON body is nested too deeply: at most 127 levels are allowed.
+    colour | invalid_value | The JSON body is nested too deeply: at most 127 levels are allowed.
+    "#);
 }
 
 #[test]
 fn a_field_said_twice_is_refused() {
-    insta::assert_snapshot!(line(r#"{"model": "m", "model": "n", "messages": []}"#), @"");
+    insta::assert_snapshot!(line(r#"{"model": "m", "model": "n", "messages": []}"#), @"model | invalid_value | Invalid value for 'model': duplicate field `model`.");
 }
 
 #[test]

@@ -9,13 +9,13 @@ use crate::config::key::Key;
 use crate::config::shape;
 
 impl Check<'_> {
-    /// The catalog, where its entries are sound enough to make one.
+    /// The catalog, unless names are taken twice. An entry with a mistake is in it with a source that is nobody's choice,
+    /// so that pools may name it.
     pub(super) fn models(&mut self, catalog: &shape::Catalog) -> Option<Catalog> {
         let roots = self.file_roots(&catalog.allowed_file_roots);
         let models = catalog.models.iter().enumerate();
         let entries: Vec<_> = models.map(|(index, model)| self.model(index, model, &roots)).collect();
-        let entries: Option<Vec<_>> = entries.into_iter().collect();
-        match Catalog::new(entries?) {
+        match Catalog::new(entries) {
             Ok(catalog) => Some(catalog),
             Err(duplicates) => {
                 for duplicate in &duplicates {
@@ -38,7 +38,7 @@ impl Check<'_> {
         roots.iter().map(PathBuf::from).collect()
     }
 
-    fn model(&mut self, index: usize, model: &shape::Model, roots: &[PathBuf]) -> Option<Entry> {
+    fn model(&mut self, index: usize, model: &shape::Model, roots: &[PathBuf]) -> Entry {
         let key = |name: &str| format!("catalog.models.{index}.{name}");
         self.served(model.price.is_none(), &key("price"), "leave it out");
         for (place, alias) in model.aliases.iter().enumerate() {
@@ -50,14 +50,13 @@ impl Check<'_> {
         let digest = model.digest.as_ref().and_then(|digest| digest.parse().ok());
         let is_digest = model.digest.is_none() || matches!(digest, Some(ModelRef::Digest(_)));
         self.ensure(is_digest, &key("digest"), "a digest is sha256: and 64 hex digits");
-        let Some(id) = &model.id else {
-            self.refuse(&format!("catalog.models.{index}"), "each model needs an `id`");
-            return None;
-        };
-        self.name(&key("id"), id);
-        let source = self.source(&key("source"), id, model.source.as_deref(), roots)?;
+        let place = format!("catalog.models.{index}");
+        self.ensure(model.id.is_some(), &key("id"), "each model needs an `id`");
+        let id = model.id.clone().unwrap_or(place);
+        self.name(&key("id"), &id);
+        let source = self.source(&key("source"), &id, model.source.as_deref(), roots).unwrap_or(ModelSource::Builtin);
         let digest = digest.map(|digest: ModelRef| digest.to_string());
-        Some(Entry { id: id.clone(), aliases: model.aliases.clone(), source, digest })
+        Entry { id, aliases: model.aliases.clone(), source, digest }
     }
 
     fn name(&mut self, key: &str, name: &str) {

@@ -44,7 +44,7 @@ impl Check<'_> {
     /// It becomes a label of metrics, and part of the ids of replicas.
     fn pool_id(&mut self, index: usize, id: Option<&str>) -> String {
         let Some(id) = id else {
-            self.refuse(&format!("pools.{index}"), "each pool after the first needs an `id`");
+            self.refuse(&format!("pools.{index}.id"), "each pool after the first needs an `id`");
             return String::new();
         };
         let plain = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));

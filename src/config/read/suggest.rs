@@ -22,13 +22,10 @@ pub(super) fn suggest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> O
     let close = (name.len() / 3).clamp(1, 3);
     let distances = known.chain(OPTIONAL).map(|known| (distance(name, known), known));
     // `ttl` for `ttl_ms`: the unit is what is forgotten most.
-    let likely =
-        distances.filter(|(distance, known)| *distance <= close || known.strip_prefix(name).is_some_and(is_unit));
+    let likely = distances.filter(|(distance, known)| {
+        *distance <= close || known.strip_prefix(name).is_some_and(|rest| rest.starts_with('_'))
+    });
     likely.min().map(|(_, known)| known)
-}
-
-fn is_unit(rest: &str) -> bool {
-    rest.starts_with('_')
 }
 
 /// Levenshtein's distance: insertions, deletions and replacements of one byte.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use mistralrs::NormalLoaderType;
 use serde_json::Value;
@@ -60,7 +60,15 @@ pub fn template(folder: &Path) -> Result<Option<ChatTemplate>, LoadError> {
     if template.is_null() {
         return Ok(None);
     }
-    ChatTemplate::new(&template, &config).map(Some).map_err(|error| fault(&path, format_args!("chat template: {error}")))
+    ChatTemplate::new(&template, &config)
+        .map(Some)
+        .map_err(|error| fault(&path, format_args!("chat template: {error}")))
+}
+
+/// The size of a model's weights: of the GGUF file, or of the folder's safetensors files. 0 where they cannot be read.
+pub fn weight_bytes(path: &Path) -> u64 {
+    let size = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    if path.is_dir() { safetensors(path).iter().flatten().map(|path| size(path)).sum() } else { size(path) }
 }
 
 /// A load error about one file.
@@ -90,9 +98,7 @@ fn tokenizer(path: &Path) -> Result<(), LoadError> {
 
 /// Every weights file is whole, and every one that the index names is there.
 fn weights(folder: &Path) -> Result<(), LoadError> {
-    let entries = std::fs::read_dir(folder).map_err(|error| fault(folder, error))?;
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect();
+    let mut paths = safetensors(folder).map_err(|error| fault(folder, error))?;
     let index = folder.join("model.safetensors.index.json");
     if index.exists() {
         let index = required_json(&index)?;
@@ -105,6 +111,11 @@ fn weights(folder: &Path) -> Result<(), LoadError> {
         return Err(fault(folder, "has no weights: no file ends in .safetensors"));
     }
     paths.iter().try_for_each(|path| whole(path).map_err(|what| fault(path, what)))
+}
+
+fn safetensors(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let paths = std::fs::read_dir(folder)?.filter_map(|entry| Some(entry.ok()?.path()));
+    Ok(paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect())
 }
 
 /// Whether a safetensors file has all the bytes that its header tells of.

@@ -3,11 +3,12 @@
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use mistralrs::core::{
-    GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MistralRsBuilder, NormalLoaderBuilder, NormalSpecificConfig, Pipeline,
+    GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MistralRsBuilder, NormalLoaderBuilder, NormalSpecificConfig,
+    Pipeline,
 };
 use mistralrs::{
     DefaultSchedulerMethod, DeviceMapSetting, MemoryGpuConfig, MistralRs, ModelDType, PagedAttentionConfig,
@@ -19,13 +20,17 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Mutex;
 
 use super::check::{self, Folder, fault};
+use super::lanes::{Lane, Lanes};
 use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles};
 use crate::engine::text::{ChatTemplate, SAMPLER_PROFILE_VERSION, TextModel};
 use crate::engine::{EngineInfo, LoadError};
 
-/// Sequences at once where the specification does not say.
-const SLOTS_ON_CPU: u32 = 8;
+/// Sequences at once on a GPU where the specification does not say.
 const SLOTS_ON_GPU: u32 = 32;
+
+/// On the CPU, where it does not say: at most so many, with so many bytes of weights together.
+const SLOTS_ON_CPU: u64 = 8;
+const BYTES_ON_CPU: u64 = 256 << 20;
 
 /// Starting the engine tries for a lock that its own new thread may hold at that moment, and panics where it does. The
 /// next try finds it free.
@@ -39,8 +44,7 @@ pub struct Loaded {
     pub info: EngineInfo,
     pub text: TextModel,
     pub ends: Arc<[u32]>,
-    pub runner: Arc<MistralRs>,
-    pub pipeline: Weak<SharedPipeline>,
+    pub lanes: Arc<Lanes>,
 }
 
 pub type SharedPipeline = Mutex<dyn Pipeline + Send + Sync>;
@@ -53,19 +57,20 @@ pub async fn load(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         ModelFiles::Folder(path) => Some(check::folder(path)?),
         ModelFiles::Gguf(path) => check::gguf(path).map(|()| None)?,
     };
-    let pipeline = blocking(|| catch_unwind(AssertUnwindSafe(|| build(&spec.model, &device))))
-        .map_err(|_| fault(path, "the engine panicked while it loaded the model"))??;
-    let slots = spec.slots.unwrap_or(if device.is_cpu() { SLOTS_ON_CPU } else { SLOTS_ON_GPU }).max(1);
-    let locked = pipeline.lock().await;
-    let text = text(path, folder, &*locked)?;
-    let metadata = locked.get_metadata();
-    drop(locked);
-    let method = DefaultSchedulerMethod::Fixed(NonZeroUsize::MIN.saturating_add(slots as usize - 1));
-    let scheduler = match metadata.cache_config.clone() {
-        Some(config) => SchedulerConfig::PagedAttentionMeta { max_num_seqs: slots as usize, config },
-        None => SchedulerConfig::DefaultScheduler { method },
+    let on_cpu = device.is_cpu();
+    let slots = spec.slots.unwrap_or_else(|| if on_cpu { slots_on_cpu(path) } else { SLOTS_ON_GPU }).max(1);
+    let (lanes, places) = if on_cpu { (slots, 1) } else { (1, slots) };
+    let first = start(spec, &device, places).await?;
+    let (text, metadata) = {
+        let locked = first.pipeline.lock().await;
+        (text(path, folder, &*locked)?, locked.get_metadata())
     };
-    let runner = start(path, &pipeline, &scheduler).await?;
+    let mut all = vec![Lane::new(first.runner, &first.pipeline)];
+    drop(first.pipeline);
+    for _ in 1..lanes {
+        let started = start(spec, &device, places).await?;
+        all.push(Lane::new(started.runner, &started.pipeline));
+    }
     let context = u32::try_from(metadata.max_seq_len).unwrap_or(u32::MAX);
     let info = EngineInfo {
         engine: EngineName::Mistralrs,
@@ -77,7 +82,7 @@ pub async fn load(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         device: device_name,
         vocab_size: text.vocab_size(),
     };
-    Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), runner, pipeline: Arc::downgrade(&pipeline) })
+    Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), lanes: Lanes::new(all, places) })
 }
 
 /// Opens the device; its name is `cpu` or `cuda:N`.
@@ -163,18 +168,36 @@ fn gguf_template(path: &Path, pipeline: &dyn Pipeline) -> Result<Option<ChatTemp
     Ok(Some(named.fold(template, |template, (key, name)| template.with_special_token(key, name))))
 }
 
-async fn start(
-    path: &Path,
-    pipeline: &Arc<SharedPipeline>,
-    scheduler: &SchedulerConfig,
-) -> Result<Arc<MistralRs>, LoadError> {
+/// One engine thread and its model.
+struct Started {
+    runner: Arc<MistralRs>,
+    pipeline: Arc<SharedPipeline>,
+}
+
+/// Builds a copy of the model and starts an engine for up to `places` sequences at once.
+async fn start(spec: &LoadSpec, device: &mistralrs::Device, places: u32) -> Result<Started, LoadError> {
+    let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &spec.model;
+    let pipeline = blocking(|| catch_unwind(AssertUnwindSafe(|| build(&spec.model, device))))
+        .map_err(|_| fault(path, "the engine panicked while it loaded the model"))??;
+    let max_num_seqs = NonZeroUsize::MIN.saturating_add(places as usize - 1);
+    let scheduler = match pipeline.lock().await.get_metadata().cache_config.clone() {
+        Some(config) => SchedulerConfig::PagedAttentionMeta { max_num_seqs: max_num_seqs.get(), config },
+        None => SchedulerConfig::DefaultScheduler { method: DefaultSchedulerMethod::Fixed(max_num_seqs) },
+    };
     for _ in 0..STARTS {
-        let builder = MistralRsBuilder::new(pipeline.clone(), scheduler.clone(), false, None).with_no_prefix_cache(true);
+        let builder =
+            MistralRsBuilder::new(pipeline.clone(), scheduler.clone(), false, None).with_no_prefix_cache(true);
         if let Ok(runner) = AssertUnwindSafe(builder.build()).catch_unwind().await {
-            return Ok(runner);
+            return Ok(Started { runner, pipeline });
         }
     }
     Err(fault(path, "the engine panicked while it started"))
+}
+
+/// How many copies of the model fit, if weights take twice their files' size (of half precision, computed in single).
+fn slots_on_cpu(path: &Path) -> u32 {
+    let copies = BYTES_ON_CPU / (2 * check::weight_bytes(path)).max(1);
+    copies.clamp(1, SLOTS_ON_CPU) as u32
 }
 
 /// Runs what blocks, telling the runtime where it can be told.

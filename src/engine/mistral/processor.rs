@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use mistralrs::{CustomLogitsProcessor, Result, Tensor};
 
+use super::lanes::Place;
 use super::rate::Running;
 use super::tap::{Logprobs, Record, Seat};
 use crate::engine::text::Sampler;
@@ -11,8 +12,9 @@ use crate::engine::text::Sampler;
 /// Chooses each token of one sequence and tells it through its [`Seat`]. Never fails, since an error here would take
 /// other sequences with it.
 pub struct Processor {
-    /// Dropped before the seat: who hears of the release finds the sequence no longer counted.
+    /// Dropped before the seat: who hears of the release finds the sequence no longer counted, and its place free.
     pub _running: Running,
+    pub _place: Place,
     pub seat: Seat,
     pub prompt_len: usize,
     pub max_tokens: usize,

@@ -2,11 +2,13 @@
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mistralrs::{NormalRequest, Request, RequestMessage, SamplingParams};
 use sluicegate_compat::native::{TokenLogprobs, TopLogprob};
+use tokio::sync::watch;
 
+use super::lanes::Place;
 use super::processor::Processor;
 use super::replies::{Replies, Word};
 use super::tap::{Record, Tap};
@@ -17,12 +19,16 @@ use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, 
 /// Chunks that may come beyond one per token: the engine can be a token ahead of us at the end.
 const SPARE_CHUNKS: usize = 16;
 
+/// How an engine that failed is tried before it gets work again: it loses what is sent to it until its thread has ended
+/// and a new one has begun. Each pause is twice as long as the one before; 635 ms in all.
+const TRIALS: u32 = 8;
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// How long one trial may take: an engine that died with a lock in its hand can hang for ever.
+const TRIAL_DEADLINE: Duration = Duration::from_secs(10);
+
 /// Runs one sequence. When the future is dropped the sequence ends at its next token.
-pub async fn run(
-    engine: &MistralEngine,
-    generation: Generation,
-    sink: &mut dyn Sink,
-) -> Result<Finished, EngineError> {
+pub async fn run(engine: &MistralEngine, generation: Generation, sink: &mut dyn Sink) -> Result<Finished, EngineError> {
     if !engine.accepts(&generation) {
         tracing::warn!(
             prompt_tokens = generation.prompt.len(),
@@ -31,25 +37,59 @@ pub async fn run(
         );
         return Err(EngineError::Rejected);
     }
-    let mut failures = engine.failures.subscribe();
-    let seen = *failures.borrow_and_update();
-    let mut progress = Progress::new(engine, &generation);
-    let mut sequence = Sequence::start(engine, &generation).await.inspect_err(|_| engine.fail(seen))?;
-    let outcome = loop {
-        tokio::select! {
-            biased;
-            () = generation.cancel.cancelled() => break Ok(Finish::Canceled),
-            _ = failures.changed() => break Err(EngineError::Reset),
-            () = sequence.tap.news() => {}
+    let place = tokio::select! {
+        biased;
+        () = generation.cancel.cancelled() => return Ok(Progress::new(engine, &generation).finished(Finish::Canceled)),
+        place = trusted_place(engine) => place?,
+    };
+    run_in(engine, place, &generation, sink).await
+}
+
+/// Takes a place in an engine that works, as far as one can know.
+async fn trusted_place(engine: &MistralEngine) -> Result<Place, EngineError> {
+    for trial in 0..TRIALS {
+        let place = engine.lanes.take().await?;
+        if !place.lane().is_suspect() {
+            return Ok(place);
         }
-        if let Some(outcome) = sequence.read(&mut progress, sink) {
-            break outcome;
+        let (generation, mut nowhere) = (engine.trial(), Nowhere);
+        let run = run_in(engine, place, &generation, &mut nowhere);
+        let worked = tokio::time::timeout(TRIAL_DEADLINE, run).await.is_ok_and(|finished| finished.is_ok());
+        if !worked && trial + 1 < TRIALS {
+            tokio::time::sleep(FIRST_PAUSE * 2u32.pow(trial)).await;
+        }
+    }
+    let place = engine.lanes.take().await?;
+    if place.lane().is_suspect() { Err(EngineError::Reset) } else { Ok(place) }
+}
+
+async fn run_in(
+    engine: &MistralEngine,
+    place: Place,
+    generation: &Generation,
+    sink: &mut dyn Sink,
+) -> Result<Finished, EngineError> {
+    let lane = place.watch();
+    let mut failures = lane.failures();
+    let seen = *failures.borrow_and_update();
+    let mut progress = Progress::new(engine, generation);
+    let outcome = match Sequence::start(engine, place, generation).await {
+        Ok(mut sequence) => {
+            let outcome = sequence.follow(generation, &mut failures, &mut progress, sink).await;
+            if outcome == Err(EngineError::Reset) {
+                lane.fail(seen);
+            }
+            sequence.end().await;
+            outcome
+        }
+        Err(error) => {
+            lane.fail(seen);
+            Err(error)
         }
     };
-    if outcome == Err(EngineError::Reset) {
-        engine.fail(seen);
+    if outcome.is_ok_and(|finish| finish != Finish::Canceled) {
+        lane.trust();
     }
-    sequence.end().await;
     outcome.map(|finish| progress.finished(finish))
 }
 
@@ -73,7 +113,8 @@ struct Sequence {
 }
 
 impl Sequence {
-    async fn start(engine: &MistralEngine, generation: &Generation) -> Result<Self, EngineError> {
+    async fn start(engine: &MistralEngine, place: Place, generation: &Generation) -> Result<Self, EngineError> {
+        let requests = place.lane().requests()?;
         let (tap, seat) = Tap::new();
         let (responses, replies) = Replies::channel(generation.max_tokens as usize + SPARE_CHUNKS);
         let grammar = generation.grammar.is_some();
@@ -87,6 +128,7 @@ impl Sequence {
             sampler: Mutex::new(Sampler::new(generation.sampling.clone(), generation.top_logprobs)),
             answers: engine.answers.clone(),
             _running: engine.meter.sequence(),
+            _place: place,
         };
         let mut request = NormalRequest::new_simple(
             RequestMessage::CompletionTokens(generation.prompt.to_vec()),
@@ -101,10 +143,30 @@ impl Sequence {
         request.logits_processors = Some(vec![Arc::new(processor)]);
         #[cfg(test)]
         engine.inject_fault(&mut request);
-        let requests = engine.requests()?;
         let sequence = Self { tap, replies, grammar, can_end: !engine.ends.is_empty(), records: Vec::new() };
         requests.send(Request::Normal(Box::new(request))).await.map_err(|_| EngineError::Reset)?;
         Ok(sequence)
+    }
+
+    /// Hands tokens over until the generation is over.
+    async fn follow(
+        &mut self,
+        generation: &Generation,
+        failures: &mut watch::Receiver<u64>,
+        progress: &mut Progress<'_>,
+        sink: &mut dyn Sink,
+    ) -> Result<Finish, EngineError> {
+        loop {
+            tokio::select! {
+                biased;
+                () = generation.cancel.cancelled() => return Ok(Finish::Canceled),
+                _ = failures.changed() => return Err(EngineError::Reset),
+                () = self.tap.news() => {}
+            }
+            if let Some(outcome) = self.read(progress, sink) {
+                return outcome;
+            }
+        }
     }
 
     /// Takes what the engine has to tell; `Some` when the generation is over.
@@ -151,7 +213,11 @@ fn released(
     match word {
         Some(Word::Refused(reason)) => {
             tracing::warn!(reason, "the engine refused a request");
-            Err(if grammar && reason.starts_with("Invalid grammar") { EngineError::Grammar } else { EngineError::Rejected })
+            Err(if grammar && reason.starts_with("Invalid grammar") {
+                EngineError::Grammar
+            } else {
+                EngineError::Rejected
+            })
         }
         Some(Word::Failed(reason)) => {
             tracing::warn!(reason, "the engine failed");

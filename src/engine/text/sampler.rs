@@ -209,8 +209,8 @@ fn keep_mass(candidates: &mut Vec<Candidate>, max: f32, temperature: f32, top_p:
         }
         let end = step.min(rest.len());
         rest[..end].sort_unstable_by(Candidate::rank);
-        for at in 0..end {
-            gathered += mass(&rest[at]);
+        for (at, candidate) in rest[..end].iter().enumerate() {
+            gathered += mass(candidate);
             if gathered >= wanted {
                 candidates.truncate(sorted + at + 1);
                 return;

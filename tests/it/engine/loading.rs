@@ -64,9 +64,13 @@ async fn missing_and_broken_files_are_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_engine_cannot_run_is_said() {
     let unknown = |folder: &Path| edit(&folder.join("config.json"), "Qwen3ForCausalLM", "NoSuchForCausalLM");
-    assert_eq!(spoilt(unknown).await, "config.json: the architecture NoSuchForCausalLM is not one that the engine runs");
+    assert_eq!(
+        spoilt(unknown).await,
+        "config.json: the architecture NoSuchForCausalLM is not one that the engine runs"
+    );
     // Wrong shapes pass our checks; the engine's own words then follow the folder's name.
-    let shape = spoilt(|folder| edit(&folder.join("config.json"), "\"intermediate_size\": ", "\"intermediate_size\": 1")).await;
+    let shape =
+        spoilt(|folder| edit(&folder.join("config.json"), "\"intermediate_size\": ", "\"intermediate_size\": 1")).await;
     assert!(shape.contains("shape mismatch"), "{shape}");
     let nowhere = error(spec(ModelFiles::Folder("/no/such/folder".into()))).await;
     assert_eq!(nowhere, "/no/such/folder: is not a folder");

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use self::body::{Body, Extension, PlacementBody};
 use super::context::ParamNames;
 use super::{ChatContext, ServiceTier};
+use crate::json::{self, Object, StringOrList, invalid, missing, one_of, unsupported_parameter};
 use crate::native::{ErrorEnvelope, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest, detail};
-use crate::openai::json::{self, Object, StringOrList, invalid, missing, one_of, unsupported_parameter};
 
 /// A chat request that is well formed and asks for nothing that is not served. Ranges are not checked yet: that is
 /// [`TaskRequest::check`]'s.

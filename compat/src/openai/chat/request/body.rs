@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::json::{Object, StringOrList};
 use crate::native::ToolChoice;
-use crate::openai::json::{Object, StringOrList};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]

@@ -2,8 +2,8 @@
 
 use super::body::{CallBody, MessageBody, PartBody, ToolCallBody};
 use super::tools;
+use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
 use crate::native::{Content, ContentPart, ErrorEnvelope, Message, Role, ToolCall};
-use crate::openai::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
 
 /// Adds to `ignored` what the model will not be shown.
 ///

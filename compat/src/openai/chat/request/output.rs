@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::body::{JsonSchemaFormat, ResponseFormat};
+use crate::json::{Object, missing, one_of, unsupported_value};
 use crate::native::{ErrorEnvelope, OutputMode};
-use crate::openai::json::{Object, missing, one_of, unsupported_value};
 
 /// # Errors
 ///

@@ -1,9 +1,9 @@
 //! Tools and how they were spelled before: translated here, and refused in one place as long as no engine calls them.
 
 use super::body::{Body, CallBody, FunctionBody, FunctionChoice, ToolBody};
+use crate::json::{Object, invalid, missing, one_of, unsupported_parameter};
 use crate::native::{ErrorEnvelope, FunctionCall, FunctionDefinition, Tool, ToolChoice};
 use crate::openai::chat::context::ParamNames;
-use crate::openai::json::{Object, invalid, missing, one_of, unsupported_parameter};
 
 /// Refuses a request that brings tools, which the gateway does not serve yet.
 ///

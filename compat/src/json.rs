@@ -159,9 +159,11 @@ fn describe(error: &serde_json::Error, path: &serde_path_to_error::Path) -> Erro
     }
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
     let mut param = path.iter().next().map(|_| path.to_string());
-    if let Some(field) = text.strip_prefix("duplicate field `") {
+    let named =
+        ["duplicate field `", "missing field `", "unknown field `"].iter().find_map(|lead| text.strip_prefix(lead));
+    if let Some(field) = named.and_then(|rest| rest.split('`').next()) {
         let parent = param.map_or(String::new(), |parent| format!("{parent}."));
-        param = Some(parent + field.trim_end_matches('`'));
+        param = Some(parent + field);
     }
     let param = param.map(|param| echo(&param).to_owned());
     let place = param.as_deref().map_or("the body".to_owned(), |param| format!("'{param}'"));

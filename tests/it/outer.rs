@@ -1,0 +1,27 @@
+//! The outer tests: the started program, real sockets and signals, the real engine with the built-in model, and OpenAI's
+//! own clients.
+//!
+//! | module | asks |
+//! | --- | --- |
+//! | `protocol` | HTTP/1.1 and h2c on one port, the limits on heads, bodies and connections, compression |
+//! | `pace` | whether tokens reach the client one by one |
+//! | `hang_up` | what is left of a task whose client has gone: nothing |
+//! | `stalled` | whether a thousand clients that do not read hurt one that does |
+//! | `shutdown`, `startup`, `logs` | the life of the process, and what it says |
+//! | `seeds` | whether a seed gives the same text alone and in a crowd |
+//! | `rust_client`, `sdks` | async-openai here; the Python and Node clients, installed below the target folder |
+//!
+//! `SLUICEGATE_TEST_SDKS=off` leaves out the Python and Node clients, which need package registries once.
+
+mod hang_up;
+mod logs;
+mod pace;
+mod protocol;
+mod running;
+mod rust_client;
+mod sdks;
+mod seeds;
+mod shutdown;
+mod stalled;
+mod startup;
+mod wire;

@@ -1,0 +1,131 @@
+//! OpenAI's own clients for Python and Node, unchanged, against started gateways.
+//!
+//! Their pinned versions are in `tests/sdk`. They are installed once below the target folder, and again when the pinned
+//! set has changed. `SLUICEGATE_TEST_SDKS=off` leaves these tests out.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::running::Running;
+
+/// The gateways that the scripts ask, by the variable that tells them the address.
+struct Gateways {
+    /// The real engine.
+    real: Running,
+    /// Endless answers, 10 ms a token.
+    endless: Running,
+    /// One slot and one place in the queue.
+    tiny: Running,
+    /// Its engine fails after the second token, always.
+    failing: Running,
+}
+
+impl Gateways {
+    fn start() -> Self {
+        Self {
+            real: Running::real(&[]),
+            endless: Running::scripted(&[]),
+            tiny: Running::scripted(&[("POOLS__0__SLOTS", "1"), ("POOLS__0__QUEUE__CAPACITY", "1")]),
+            failing: Running::scripted(&[("POOLS__0__SCRIPTED__FAIL_AFTER", "2")]),
+        }
+    }
+
+    fn variables(&self) -> [(&'static str, String); 4] {
+        [
+            ("REAL_URL", self.real.url("")),
+            ("ENDLESS_URL", self.endless.url("")),
+            ("TINY_URL", self.tiny.url("")),
+            ("FAILING_URL", self.failing.url("")),
+        ]
+    }
+}
+
+fn left_out() -> bool {
+    let off = std::env::var("SLUICEGATE_TEST_SDKS").is_ok_and(|value| value == "off");
+    if off {
+        println!("left out, because SLUICEGATE_TEST_SDKS=off");
+    }
+    off
+}
+
+/// The scripts and pinned versions of a language.
+fn sources(language: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(language)
+}
+
+/// Makes the folder where a language's packages live, with what `install` puts there; unless they are there for exactly
+/// these pinned versions.
+fn installed(language: &str, pinned: &str, install: impl FnOnce(&Path)) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("sdk");
+    fs::create_dir_all(&target).unwrap();
+    // Another run of the tests may be installing.
+    let lock = File::create(target.join(format!("{language}.lock"))).unwrap();
+    lock.lock().unwrap();
+    let (folder, stamp) = (target.join(language), target.join(format!("{language}.stamp")));
+    let wanted = fs::read_to_string(sources(language).join(pinned)).unwrap();
+    if fs::read_to_string(&stamp).ok().as_ref() != Some(&wanted) {
+        let _ = fs::remove_file(&stamp);
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder).unwrap();
+        install(&folder);
+        fs::write(&stamp, &wanted).unwrap();
+    }
+    folder
+}
+
+fn succeeds(what: &str, command: &mut Command) {
+    let done =
+        command.output().unwrap_or_else(|error| panic!("{what}: {error}; SLUICEGATE_TEST_SDKS=off leaves it out"));
+    let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(
+        done.status.success(),
+        "{what}: {}\n{stdout}\n{stderr}\n(SLUICEGATE_TEST_SDKS=off leaves it out)",
+        done.status
+    );
+    println!("{what}\n{stdout}{stderr}");
+}
+
+#[test]
+fn the_python_client_works_unchanged() {
+    if left_out() {
+        return;
+    }
+    let source = sources("python");
+    let folder = installed("python", "requirements.txt", |folder| {
+        succeeds("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(folder));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+        succeeds("pip install", Command::new(folder.join("bin/python")).args(pip).arg(source.join("requirements.txt")));
+    });
+    let gateways = Gateways::start();
+    let mut python = Command::new(folder.join("bin/python"));
+    python.args(["-B", "-m", "unittest", "discover", "-v", "-s"]).arg(&source);
+    succeeds("the Python client", python.envs(gateways.variables()));
+}
+
+#[test]
+fn the_node_client_works_unchanged() {
+    if left_out() {
+        return;
+    }
+    let source = sources("node");
+    let folder = installed("node", "package.json", |folder| {
+        fs::copy(source.join("package.json"), folder.join("package.json")).unwrap();
+        let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
+        succeeds("npm install", Command::new("npm").args(npm).current_dir(folder));
+    });
+    // Node looks for packages beside the script, so the scripts go where the packages are.
+    let mut scripts = Vec::new();
+    for entry in fs::read_dir(&source).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "mjs") {
+            let copy = folder.join(path.file_name().unwrap());
+            fs::copy(&path, &copy).unwrap();
+            scripts.extend(copy.to_str().is_some_and(|name| name.ends_with(".test.mjs")).then_some(copy));
+        }
+    }
+    scripts.sort();
+    let gateways = Gateways::start();
+    let mut node = Command::new("node");
+    succeeds("the Node client", node.arg("--test").args(scripts).current_dir(&folder).envs(gateways.variables()));
+}
