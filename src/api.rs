@@ -19,6 +19,7 @@ mod meta;
 mod metrics;
 mod native;
 mod openai;
+mod path;
 mod sse;
 
 pub use errors::shutting_down;

@@ -12,6 +12,7 @@ pub use chat::{Content, ContentPart, FunctionCall, FunctionDefinition, Message, 
 pub use error::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
 pub use event::{
     ChoiceEnd, End, Event, FinishReason, Metrics, Started, Token, TokenKind, TokenLogprobs, TopLogprob, encode,
+    encode_verbose,
 };
 pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,

@@ -34,7 +34,8 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     request.extensions_mut().insert(correlation.clone());
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
-    let openai = request.uri().path().starts_with("/v1/");
+    let path = request.uri().path();
+    let openai = path == "/v1" || path.starts_with("/v1/");
     let mut record = Record {
         api,
         began,

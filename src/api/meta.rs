@@ -1,6 +1,6 @@
 //! Discovery, health, metrics, and the OpenAPI documents.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -8,6 +8,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
 use super::Api;
 use super::errors::Failure;
+use super::path::Parameter;
 
 /// The documents under `/openapi/`, by file name.
 pub const DOCUMENTS: [(&str, &str); 2] = [
@@ -51,7 +52,7 @@ pub async fn metrics(State(api): State<Api>) -> Result<Response, Failure> {
 }
 
 /// `GET /openapi/{file}`.
-pub async fn openapi(Path(file): Path<String>) -> Result<Response, Failure> {
+pub async fn openapi(Parameter(file): Parameter) -> Result<Response, Failure> {
     let document = DOCUMENTS.iter().find(|(name, _)| *name == file);
     let not_found = || ErrorEnvelope::new(ErrorCode::NotFound, "there is no such document");
     let (_, text) = document.ok_or_else(not_found)?;

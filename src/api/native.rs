@@ -1,7 +1,9 @@
 //! The native API.
 
+use std::collections::HashMap;
+
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -11,6 +13,7 @@ use super::Api;
 use super::access::About;
 use super::body::Json;
 use super::errors::Failure;
+use super::path::Parameter;
 use super::sse::{EventStream, Native};
 use crate::ids::{CorrelationId, TaskId};
 
@@ -24,21 +27,21 @@ pub async fn submit(State(api): State<Api>, correlation: CorrelationId, Json(bod
 }
 
 /// `GET /v2/tasks/{id}`.
-pub async fn view(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Failure> {
+pub async fn view(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
     Ok(axum::Json(api.gateway.view(TaskId::parse(&id))?).into_response())
 }
 
 /// `POST /v2/tasks/{id}/cancel`: 204, and from then on no token.
-pub async fn cancel(State(api): State<Api>, Path(id): Path<String>) -> Result<StatusCode, Failure> {
+pub async fn cancel(State(api): State<Api>, Parameter(id): Parameter) -> Result<StatusCode, Failure> {
     api.gateway.cancel(TaskId::parse(&id))?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `GET /v2/tasks/{id}/events`: the stream, from the beginning or after `Last-Event-ID`.
-pub async fn events(State(api): State<Api>, Path(id): Path<String>, headers: HeaderMap) -> Result<Response, Failure> {
+pub async fn events(State(api): State<Api>, Parameter(id): Parameter, headers: HeaderMap) -> Result<Response, Failure> {
     let (task, reader) = api.gateway.follow(TaskId::parse(&id), last_event_id(&headers)?)?;
     let depth = api.gateway.queue_depth(&task);
-    let mut response = event_stream(EventStream::new(reader, Native, None));
+    let mut response = event_stream(EventStream::new(reader, Native { verbose }, None));
     response.headers_mut().insert("x-queue-depth", HeaderValue::from(depth));
     response.extensions_mut().insert(About(task.spec.id));
     Ok(response)
@@ -53,6 +56,14 @@ pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Res
     // For proxies such as nginx that would gather the stream.
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
+}
+
+fn verbose(query: &HashMap<String, String>) -> Result<bool, ErrorEnvelope> {
+    match query.get("verbose").map(String::as_str) {
+        None | Some("false" | "0") => Ok(false),
+        Some("true" | "1" | "") => Ok(true),
+        Some(_) => Err(ErrorEnvelope::invalid("verbose", "`verbose` is true or false")),
+    }
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<u64, ErrorEnvelope> {

@@ -1,6 +1,6 @@
 //! The OpenAI API: translation in, the same gateway, translation out.
 
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use sluicegate_compat::native::{ErrorEnvelope, Event, Workload};
@@ -12,6 +12,7 @@ use super::access::About;
 use super::body::Json;
 use super::errors::Failure;
 use super::native::event_stream;
+use super::path::Parameter;
 use super::sse::{CancelOnDrop, EventStream};
 use crate::admission::Admitted;
 use crate::gateway::ServedModel;
@@ -100,7 +101,7 @@ pub async fn models(State(api): State<Api>) -> Response {
 }
 
 /// `GET /v1/models/{id}`; ids may have slashes.
-pub async fn model(State(api): State<Api>, Path(id): Path<String>) -> Result<Response, Failure> {
+pub async fn model(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
     let model = api.gateway.model(&id)?;
     Ok(axum::Json(object(&id, &model, api.gateway.started_unix_s())).into_response())
 }

@@ -28,11 +28,14 @@ pub trait Encode: Send + Unpin + 'static {
 }
 
 /// The native dialect: every event, as it is.
-pub struct Native;
+pub struct Native {
+    /// Say in words what `metrics` events say.
+    pub verbose: bool,
+}
 
 impl Encode for Native {
     fn encode(&mut self, id: u64, event: &Event, out: &mut Vec<u8>) {
-        native::encode(id, event, out);
+        if self.verbose { native::encode_verbose(id, event, out) } else { native::encode(id, event, out) }
     }
 }
 

@@ -137,6 +137,10 @@ async fn a_waiting_task_knows_its_place_and_leaves_the_queue_when_cancelled() {
     let mut stream = gate.send(request("GET", &path, Body::empty())).await.into_body();
     read_until(&mut stream, r#""queue_position":1"#).await;
     drop(stream);
+    let verbose = format!("{path}?verbose=true");
+    let mut stream = gate.send(request("GET", &verbose, Body::empty())).await.into_body();
+    read_until(&mut stream, r#""human":"1 task ahead, expected to start in "#).await;
+    drop(stream);
     for id in ids.iter().skip(1).chain([&running]) {
         gate.post(&format!("/v2/tasks/{id}/cancel"), "").await;
     }

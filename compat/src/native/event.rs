@@ -176,6 +176,38 @@ pub fn encode(id: u64, event: &Event, out: &mut Vec<u8>) {
     }
 }
 
+/// As [`encode`], with narration in `metrics` events.
+pub fn encode_verbose(id: u64, event: &Event, out: &mut Vec<u8>) {
+    let Event::Metrics(metrics) = event else { return encode(id, event, out) };
+    sse::event_id(id, out);
+    sse::event_name(event.name(), out);
+    sse::data_json(&Narrated { metrics, phase: "queued", human: metrics.narrate() }, out);
+}
+
+#[derive(Serialize)]
+struct Narrated<'a> {
+    #[serde(flatten)]
+    metrics: &'a Metrics,
+    phase: &'static str,
+    human: String,
+}
+
+impl Metrics {
+    /// What it says, for a person.
+    fn narrate(&self) -> String {
+        let place = match self.queue_position {
+            Some(0) => "next in line".to_owned(),
+            Some(1) => "1 task ahead".to_owned(),
+            Some(ahead) => format!("{ahead} tasks ahead"),
+            None => "waiting".to_owned(),
+        };
+        match self.predicted_start_ms {
+            Some(ms) => format!("{place}, expected to start in {}.{} s", ms / 1000, ms % 1000 / 100),
+            None => place,
+        }
+    }
+}
+
 /// The wire form of a token: short names, and only what is there.
 struct TokenJson<'a>(&'a Token);
 
@@ -226,6 +258,18 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "id: 5\nevent: token\ndata: {\"t\":\"a \\\"b\\\"\\n\",\"i\":3}\n\n"
         );
+    }
+
+    #[test]
+    fn narration_says_the_place_in_words_and_changes_nothing_else() {
+        let metrics = Metrics { queue_position: Some(2), predicted_start_ms: Some(1250), queue_depth: Some(4) };
+        let (mut plain, mut verbose) = (Vec::new(), Vec::new());
+        encode(1, &Event::Metrics(Arc::new(metrics.clone())), &mut plain);
+        encode_verbose(1, &Event::Metrics(Arc::new(metrics)), &mut verbose);
+        let (plain, verbose) = (String::from_utf8(plain).unwrap(), String::from_utf8(verbose).unwrap());
+        let added = r#","phase":"queued","human":"2 tasks ahead, expected to start in 1.2 s""#;
+        assert_eq!(verbose.replace(added, ""), plain);
+        assert!(verbose.contains(added));
     }
 
     #[test]

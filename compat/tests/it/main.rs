@@ -1,5 +1,8 @@
 //! The translation as clients see it: what they send, what they read back.
 
+// A test that cannot go on panics, and says where.
+#![allow(clippy::unwrap_used)]
+
 mod errors;
 mod events;
 mod models;

@@ -108,8 +108,8 @@ async fn a_native_task_lives_on_without_its_readers() {
 async fn the_real_engine_lets_go_at_once() {
     let gateway = Running::real(&[("POOLS__0__SLOTS", "1")]);
     let ask = |stream: bool| {
-        let body = json!({"model": "builtin", "stream": stream, "max_tokens": 3000, "prompt": null, "seed": 3,
-            "logit_bias": {}, "messages": [{"role": "user", "content": "What is Sluicegate?"}]});
+        let body = json!({"model": "builtin", "stream": stream, "max_tokens": 3000, "seed": 3,
+            "messages": [{"role": "user", "content": "What is Sluicegate?"}]});
         gateway.client().post(gateway.url("/v1/chat/completions")).json(&body).send()
     };
     for _ in 0..5 {

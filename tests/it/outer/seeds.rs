@@ -9,14 +9,14 @@ use super::running::{Running, in_time};
 const OTHERS: u64 = 12;
 
 async fn text(gateway: &Running, question: &str, seed: u64) -> String {
-    let body = json!({"model": "builtin", "temperature": 1.0, "seed": seed, "max_tokens": 60,
+    let body = json!({"model": "builtin", "temperature": 2.0, "seed": seed, "max_tokens": 60,
         "messages": [{"role": "user", "content": question}]});
     let answer: Value = in_time("the answer", gateway.post("/v1/chat/completions", &body).await.json()).await.unwrap();
     answer["choices"][0]["message"]["content"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
 }
 
 async fn native_text(gateway: &Running, strict: bool, seed: u64) -> String {
-    let task = json!({"model_ref": "builtin", "temperature": 1.0, "seed": seed, "max_tokens": 40,
+    let task = json!({"model_ref": "builtin", "temperature": 2.0, "seed": seed, "max_tokens": 40,
         "determinism": if strict { "strict" } else { "best_effort" },
         "messages": [{"role": "user", "content": "What is Sluicegate?"}]});
     let admitted: Value = gateway.post("/v2/tasks", &task).await.json().await.unwrap();

@@ -1,0 +1,302 @@
+//! Real answers against the documents, and the other way: every documented answer occurs here.
+
+use std::collections::BTreeSet;
+
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use sluicegate::engine::scripted::{Failure, FailureKind, Script};
+
+use super::documents::{Document, Events};
+use crate::harness::{Answer, Gate, read, request, says};
+
+const TASK: &str = r#"{"model_ref": "builtin", "prompt": "say it", "max_tokens": 500}"#;
+const CHAT: &str = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 500}"#;
+const STREAM: &str = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "stream": true}"#;
+const SUBMIT: [(&str, &str); 2] = [("/v2/tasks", TASK), ("/v1/chat/completions", CHAT)];
+
+/// No task has it.
+const NOBODY: &str = "01a20a7d-a21e-77b5-a166-c2154022f8c7";
+
+/// Compares answers with the documents, and remembers which of them it has seen.
+struct Witness {
+    documents: [Document; 2],
+    answers: BTreeSet<String>,
+    events: BTreeSet<String>,
+}
+
+impl Witness {
+    fn see(&mut self, method: &str, path: &str, answer: &Answer) -> Events {
+        let openai = path == "/v1" || path.starts_with("/v1/");
+        let document = &self.documents[usize::from(openai)];
+        let events = document.assert_documented(method, path, answer);
+        let place = document.operation(method, path).map_or_else(
+            || format!("unmatched in {}", if openai { "openai" } else { "native" }),
+            |operation| format!("{} {}", operation.method, operation.path),
+        );
+        self.answers.insert(format!("{place}: {}", answer.status.as_str()));
+        self.events.extend(events.keys().cloned());
+        events
+    }
+
+    async fn send(&mut self, gate: &Gate, request: Request<Body>) -> (Answer, Events) {
+        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+        let answer = read(gate.send(request).await).await;
+        let events = self.see(&method, &path, &answer);
+        (answer, events)
+    }
+
+    async fn get(&mut self, gate: &Gate, path: &str) -> (Answer, Events) {
+        self.send(gate, request("GET", path, Body::empty())).await
+    }
+
+    async fn post(&mut self, gate: &Gate, path: &str, body: &str) -> (Answer, Events) {
+        self.send(gate, request("POST", path, Body::from(body.to_owned()))).await
+    }
+
+    /// Each documented operation as a method and a path with the documented examples.
+    fn requests(&self) -> Vec<(String, String)> {
+        let example = |document: &Document, parameter| {
+            let parameter = document.resolve(parameter);
+            (
+                format!("{{{}}}", parameter["name"].as_str().unwrap()),
+                parameter["example"].as_str().unwrap_or("").to_owned(),
+            )
+        };
+        let mut requests = Vec::new();
+        for document in &self.documents {
+            for operation in document.operations() {
+                let parameters = operation.value["parameters"].as_array().unwrap().iter();
+                let path = parameters.map(|parameter| example(document, parameter));
+                let path = path.fold(operation.path.to_owned(), |path, (name, value)| path.replace(&name, &value));
+                requests.push((operation.method.to_uppercase(), path));
+            }
+        }
+        requests
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_answer_is_documented_and_every_documented_answer_occurs() {
+    let mut witness = Witness { documents: Document::both(), answers: BTreeSet::new(), events: BTreeSet::new() };
+    examples_succeed(&mut witness).await;
+    requests_that_fit_nothing(&mut witness).await;
+    malformed_requests(&mut witness).await;
+    bodies_that_are_refused(&mut witness).await;
+    conflicts(&mut witness).await;
+    a_full_queue(&mut witness).await;
+    nothing_to_serve_it(&mut witness).await;
+    engines_that_fail(&mut witness).await;
+
+    let mut documented = BTreeSet::new();
+    for (document, name) in witness.documents.iter().zip(["native", "openai"]) {
+        for operation in document.operations() {
+            let statuses = operation.value["responses"].as_object().unwrap().keys();
+            documented.extend(statuses.map(|status| format!("{} {}: {status}", operation.method, operation.path)));
+        }
+        let statuses = document.root["x-unmatched-requests"].as_object().unwrap().keys();
+        documented.extend(statuses.map(|status| format!("unmatched in {name}: {status}")));
+    }
+    // That takes a bug.
+    documented.retain(|answer| !answer.ends_with(": 500"));
+    assert_eq!(witness.answers, documented);
+    assert_eq!(Vec::from_iter(witness.events), ["end", "error", "message", "metrics", "started", "token"]);
+}
+
+async fn examples_succeed(witness: &mut Witness) {
+    let gate = Gate::scripted(says(&["one ", "two "])).await;
+    let mut bodies = Vec::new();
+    for operation in witness.documents.iter().flat_map(Document::operations) {
+        let named = operation.request_examples();
+        bodies.extend(named.map(|(name, body)| (operation.path.to_owned(), name.clone(), body.to_string())));
+    }
+    assert!(bodies.len() > 10, "{bodies:?}");
+    for (path, name, body) in bodies {
+        let (answer, _) = witness.post(&gate, &path, &body).await;
+        assert!(answer.status.is_success(), "{path}, {name}: {}", answer.body);
+        if answer.status == StatusCode::ACCEPTED {
+            let task = format!("/v2/tasks/{}", answer.json()["task_id"].as_str().unwrap());
+            let (_, events) = witness.get(&gate, &format!("{task}/events")).await;
+            assert!(events.contains_key("end"), "{name}: {events:?}");
+            witness.get(&gate, &task).await;
+            witness.post(&gate, &format!("{task}/cancel"), "").await;
+        }
+    }
+    let (whole, _) = witness.post(&gate, "/v1/chat/completions", &CHAT.replace('{', r#"{"colour": "red", "#)).await;
+    assert_eq!(whole.header("x-sluicegate-ignored"), "colour, messages[].colour");
+    for (method, path) in
+        witness.requests().into_iter().filter(|(method, path)| method == "GET" && !path.contains("/tasks/"))
+    {
+        let (answer, _) = witness.get(&gate, &path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{method} {path}: {}", answer.body);
+    }
+    gate.finish().await;
+}
+
+async fn requests_that_fit_nothing(witness: &mut Witness) {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let mut requests = witness.requests();
+    requests.extend([("GET".to_owned(), "/v2/nothing".to_owned()), ("GET".to_owned(), "/v1/nothing".to_owned())]);
+    for (method, path) in requests {
+        let mut elsewhere = request(&method, &path, Body::empty());
+        elsewhere.headers_mut().insert("host", "example.org".parse().unwrap());
+        assert_eq!(witness.send(&gate, elsewhere).await.0.status, StatusCode::FORBIDDEN, "{method} {path}");
+        let other_method =
+            if path.ends_with("nothing") { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
+        assert_eq!(witness.send(&gate, request("PUT", &path, Body::empty())).await.0.status, other_method, "{path}");
+    }
+    let task = format!("/v2/tasks/{NOBODY}");
+    let unknown = [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v2/tasks/",
+        "/v1/models/a/b",
+        "/v1/models/%ff",
+        "/v2/tasks/1",
+        "/v2/tasks/%ff",
+        "/openapi/x",
+    ];
+    for path in unknown.into_iter().chain([task.as_str(), &format!("{task}/events")]) {
+        assert_eq!(witness.get(&gate, path).await.0.status, StatusCode::NOT_FOUND, "{path}");
+    }
+    assert_eq!(witness.post(&gate, &format!("{task}/cancel"), "").await.0.status, StatusCode::NOT_FOUND);
+    gate.finish().await;
+}
+
+async fn malformed_requests(witness: &mut Witness) {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    for (path, good) in SUBMIT {
+        let wrong = [
+            ("temperature", "3"),
+            ("temperature", "\"hot\""),
+            ("n", "0"),
+            ("max_tokens", "9000"),
+            ("top_logprobs", "1"),
+            ("logit_bias", "{\"x\": 1}"),
+            ("stop", "[\"\"]"),
+            ("tools", r#"[{"type": "function", "function": {"name": "f"}}]"#),
+            ("tool_choice", "\"required\""),
+            ("session_id", "\"x\""),
+            ("metadata", "{\"a\": 1}"),
+        ];
+        let changed = wrong.map(|(field, value)| with(good, field, value));
+        for body in changed.iter().map(String::as_str).chain([
+            "",
+            "{",
+            "[]",
+            "{}",
+            "\"x\"",
+            "{\"model_ref\": 1}",
+            "{\"model\": \"builtin\"}",
+        ]) {
+            let (answer, _) = witness.post(&gate, path, body).await;
+            let ignored = path.starts_with("/v1/") && body.contains("session_id");
+            assert_eq!(answer.status == StatusCode::BAD_REQUEST, !ignored, "{path} {body}: {}", answer.body);
+        }
+        let (answer, _) = witness.post(&gate, path, &good.replace("builtin", "gpt-9")).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    }
+    let id = gate.submit(TASK).await;
+    let mut resumed = request("GET", &format!("/v2/tasks/{id}/events"), Body::empty());
+    resumed.headers_mut().insert("last-event-id", "x".parse().unwrap());
+    assert_eq!(witness.send(&gate, resumed).await.0.status, StatusCode::BAD_REQUEST);
+    gate.finish().await;
+}
+
+async fn bodies_that_are_refused(witness: &mut Witness) {
+    let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
+    for (path, body) in SUBMIT {
+        let (answer, _) = witness.post(&gate, path, &" ".repeat(2001)).await;
+        assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
+        let mut form = request("POST", path, Body::from(body));
+        form.headers_mut().insert("content-type", "text/plain".parse().unwrap());
+        assert_eq!(witness.send(&gate, form).await.0.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    }
+    gate.finish().await;
+}
+
+async fn conflicts(witness: &mut Witness) {
+    let gate = Gate::scripted(Script::default()).await;
+    let named = with(CHAT, "sluicegate", &format!(r#"{{"task_id": "{NOBODY}"}}"#));
+    let cancel = format!("/v2/tasks/{NOBODY}/cancel");
+    // The first one has been admitted by the time the second one is polled.
+    let (answer, canceled) = tokio::join!(gate.post("/v1/chat/completions", &named), gate.post(&cancel, ""));
+    assert_eq!((answer.status, canceled.status), (StatusCode::CONFLICT, StatusCode::NO_CONTENT), "{}", answer.body);
+    witness.see("POST", "/v1/chat/completions", &answer);
+    witness.see("POST", &cancel, &canceled);
+    for (path, body) in
+        [("/v1/chat/completions", named), ("/v2/tasks", with(TASK, "task_id", &format!("\"{NOBODY}\"")))]
+    {
+        assert_eq!(witness.post(&gate, path, &body).await.0.status, StatusCode::CONFLICT);
+    }
+    gate.finish().await;
+}
+
+async fn a_full_queue(witness: &mut Witness) {
+    let script = Script { slots: 1, ..Script::default() };
+    let gate = Gate::with(script, &[("SLUICEGATE_POOLS__0__QUEUE__CAPACITY", "1")]).await;
+    let tasks = [gate.submit(TASK).await, gate.submit(TASK).await];
+    for (path, body) in SUBMIT {
+        assert_eq!(witness.post(&gate, path, body).await.0.status, StatusCode::TOO_MANY_REQUESTS);
+    }
+    for (path, body) in [
+        (SUBMIT[0].0, with(TASK, "deadline_ms", "1")),
+        (SUBMIT[1].0, with(CHAT, "sluicegate", r#"{"deadline_ms": 1}"#)),
+    ] {
+        let (answer, _) = witness.post(&gate, path, &body).await;
+        assert!(answer.body.to_ascii_lowercase().contains("deadline_unmet"), "{}", answer.body);
+    }
+    for id in tasks.iter().rev() {
+        witness.get(&gate, &format!("/v2/tasks/{id}")).await;
+        witness.post(&gate, &format!("/v2/tasks/{id}/cancel"), "").await;
+        witness.get(&gate, &format!("/v2/tasks/{id}/events")).await;
+        witness.get(&gate, &format!("/v2/tasks/{id}")).await;
+    }
+    gate.finish().await;
+}
+
+async fn nothing_to_serve_it(witness: &mut Witness) {
+    let models =
+        [("SLUICEGATE_CATALOG__MODELS", "[{ id = \"q\", source = \"hf:a/b\" }]"), ("SLUICEGATE_POOLS__0__MODEL", "q")];
+    let gate = Gate::with(says(&["hi"]), &models).await;
+    for (path, body) in SUBMIT {
+        assert_eq!(witness.post(&gate, path, body).await.0.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert_eq!(witness.get(&gate, "/v1/models/builtin").await.0.status, StatusCode::SERVICE_UNAVAILABLE);
+    gate.lifecycle.shutdown();
+    for (path, body) in SUBMIT {
+        assert_eq!(
+            witness.post(&gate, path, &body.replace("builtin", "q")).await.0.status,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+    }
+    assert_eq!(witness.get(&gate, "/readyz").await.0.status, StatusCode::SERVICE_UNAVAILABLE);
+    gate.finish().await;
+}
+
+async fn engines_that_fail(witness: &mut Witness) {
+    for (kind, status) in
+        [(FailureKind::Reset, StatusCode::SERVICE_UNAVAILABLE), (FailureKind::Stall, StatusCode::GATEWAY_TIMEOUT)]
+    {
+        let script = Script { failure: Some(Failure { after: 1, kind, times: u32::MAX }), ..Script::default() };
+        let gate = Gate::with(script, &[("SLUICEGATE_POOLS__0__WATCHDOG__IDLE_MS", "1000")]).await;
+        assert_eq!(witness.post(&gate, "/v1/chat/completions", CHAT).await.0.status, status);
+        gate.recovered().await;
+        let (_, events) = witness.post(&gate, "/v1/chat/completions", STREAM).await;
+        assert!(events["message"].last().unwrap()["error"]["code"].is_string(), "{events:?}");
+        gate.recovered().await;
+        let id = gate.submit(TASK).await;
+        let (_, events) = witness.get(&gate, &format!("/v2/tasks/{id}/events")).await;
+        assert_eq!(events["error"].len(), 1);
+        let (view, _) = witness.get(&gate, &format!("/v2/tasks/{id}")).await;
+        assert_eq!(view.json()["error"], events["error"][0]);
+        gate.finish().await;
+    }
+}
+
+/// `body`, an object, with one more field.
+fn with(body: &str, field: &str, value: &str) -> String {
+    let mut body: serde_json::Value = serde_json::from_str(body).unwrap();
+    body[field] = serde_json::from_str(value).unwrap();
+    body.to_string()
+}

@@ -1,0 +1,141 @@
+//! The documented requests: every field of the types, and no other; ranges that are those of the gateway.
+
+use std::collections::BTreeSet;
+
+use axum::http::StatusCode;
+use serde_json::{Value, json};
+use sluicegate_compat::native::TaskRequest;
+
+use super::documents::Document;
+use crate::harness::{Gate, says};
+
+fn properties(document: &Document, schema: &str) -> BTreeSet<String> {
+    document.root["components"]["schemas"][schema]["properties"].as_object().unwrap().keys().cloned().collect()
+}
+
+/// The names of the public fields of a struct, from its source.
+fn fields(source: &str, name: &str) -> BTreeSet<String> {
+    let body = source.split_once(&format!("pub struct {name} {{")).unwrap().1;
+    let body = body.split_once("\n}").unwrap().0;
+    let fields = body.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.split_once(": "));
+    fields.map(|(name, _)| name.trim_start_matches("r#").to_owned()).collect()
+}
+
+#[test]
+fn the_documented_fields_are_those_of_the_types() {
+    let [native, openai] = Document::both();
+    let request = serde_json::to_value(TaskRequest::new("m")).unwrap();
+    let request: BTreeSet<_> = request.as_object().unwrap().keys().cloned().collect();
+    assert_eq!(properties(&native, "TaskRequest"), request);
+    let source = include_str!("../../../compat/src/openai/chat/request/body.rs");
+    assert_eq!(properties(&openai, "ChatRequest"), fields(source, "Body"));
+    assert_eq!(properties(&openai, "Message"), fields(source, "MessageBody"));
+    assert_eq!(properties(&openai, "Call"), fields(source, "CallBody"));
+    let source = include_str!("../../../compat/src/native/chat.rs");
+    assert_eq!(properties(&native, "Message"), fields(source, "Message"));
+    let source = include_str!("../../../compat/src/native/request.rs");
+    assert_eq!(properties(&native, "Placement"), fields(source, "Placement"));
+}
+
+#[test]
+fn the_documented_defaults_are_those_of_the_types() {
+    let [native, _] = Document::both();
+    let request = serde_json::to_value(TaskRequest::new("m")).unwrap();
+    let properties = native.root["components"]["schemas"]["TaskRequest"]["properties"].as_object().unwrap();
+    for (name, property) in properties.iter().filter(|(name, _)| *name != "model_ref") {
+        // A field without a default is null, and null is taken for it.
+        let default = property.get("default").cloned().unwrap_or(Value::Null);
+        assert_eq!(request[name], default, "{name}");
+        assert_eq!(native.mistakes(property, &default), Vec::<String>::new(), "{name}");
+    }
+}
+
+/// A bound of a number's schema with the values just inside and just outside.
+struct Bound {
+    inside: String,
+    outside: String,
+}
+
+/// Integers are bounded by their type where by nothing else.
+fn bounds(property: &Value) -> Vec<Bound> {
+    let kinds = property["type"].to_string();
+    let mut bounds = Vec::new();
+    for (keyword, outwards) in [("minimum", -1), ("maximum", 1), ("exclusiveMinimum", -1)] {
+        let Some(bound) = property.get(keyword).map(Value::to_string) else { continue };
+        let exclusive = keyword.starts_with("exclusive");
+        bounds.push(if kinds.contains("integer") {
+            let bound: i128 = bound.parse().unwrap();
+            Bound { inside: bound.to_string(), outside: (bound + outwards).to_string() }
+        } else {
+            let bound: f64 = bound.parse().unwrap();
+            let outside = if exclusive { bound } else { bound + 0.01 * outwards as f64 };
+            let inside = if exclusive { bound + 0.01 } else { bound };
+            Bound { inside: inside.to_string(), outside: outside.to_string() }
+        });
+    }
+    bounds
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_documented_ranges_are_those_of_the_gateway() {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let chat = json!({"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "logprobs": true});
+    let task = json!({"model_ref": "builtin", "prompt": "hi", "logprobs": true});
+    let [native, openai] = Document::both();
+    let requests = [
+        (&native, "TaskRequest", "/v2/tasks", task, "/param", StatusCode::ACCEPTED),
+        (&openai, "ChatRequest", "/v1/chat/completions", chat, "/error/param", StatusCode::OK),
+    ];
+    for (document, schema, path, base, param, success) in requests {
+        let mut tried = 0;
+        let properties = document.root["components"]["schemas"][schema]["properties"].as_object().unwrap();
+        for (name, property) in properties {
+            for bound in bounds(property) {
+                let body = |value: &str| base.to_string().replacen('{', &format!("{{\"{name}\": {value}, "), 1);
+                let refused = gate.post(path, &body(&bound.outside)).await;
+                assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{name}: {} is taken", bound.outside);
+                assert_eq!(refused.json().pointer(param), Some(&name.as_str().into()), "{}", refused.body);
+                let taken = gate.post(path, &body(&bound.inside)).await;
+                // Well formed, and more than this model has.
+                let beyond_the_model = taken.body.contains("the model's context is");
+                assert!(taken.status == success || beyond_the_model, "{name}: {}: {}", bound.inside, taken.body);
+                tried += 1;
+            }
+        }
+        assert!(tried > 20, "{tried}");
+    }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_word_of_a_documented_list_is_known_and_no_other() {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let chat = json!({"model": "builtin", "messages": [{"role": "user", "content": "hi"}]});
+    let task = json!({"model_ref": "builtin", "prompt": "hi"});
+    let [native, openai] = Document::both();
+    for (document, schema, path, base) in
+        [(&native, "TaskRequest", "/v2/tasks", task), (&openai, "ChatRequest", "/v1/chat/completions", chat)]
+    {
+        let properties = document.root["components"]["schemas"][schema]["properties"].as_object().unwrap();
+        for (name, property) in properties {
+            let Some(words) = property.get("enum").and_then(Value::as_array) else { continue };
+            for word in words {
+                let mut body = base.clone();
+                body[name] = word.clone();
+                let answer = gate.post(path, &body.to_string()).await;
+                // Some are understood and not served; those are told apart by their messages.
+                let misunderstood =
+                    answer.body.contains("unknown variant") || answer.body.contains("Supported values are");
+                assert!(
+                    !misunderstood && answer.status != StatusCode::INTERNAL_SERVER_ERROR,
+                    "{name}: {word}: {}",
+                    answer.body
+                );
+            }
+            let mut body = base.clone();
+            body[name] = "no such word".into();
+            assert_eq!(gate.post(path, &body.to_string()).await.status, StatusCode::BAD_REQUEST, "{name}");
+        }
+    }
+    gate.finish().await;
+}
