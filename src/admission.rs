@@ -88,7 +88,8 @@ impl Admission {
         request.check().map_err(violation)?;
         check_served(&request, pool)?;
         if self.lifecycle.draining().is_cancelled() {
-            return Err(ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down"));
+            let error = ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down");
+            return Err(error.with_retry_after_ms(1000));
         }
         let engine = pool.available().map_err(|reason| refused(reason, pool))?;
         let tokens = self.tokenize(&mut request, &engine).await?;
@@ -98,7 +99,7 @@ impl Admission {
             .registry
             .create(spec(&request, pool, correlation_id, limits), pool.observer())
             .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
-        let place = pool.submit(job(request, &task, tokens)).map_err(|reason| {
+        let place = pool.submit(job(request, &task, tokens, &engine.info().sampling)).map_err(|reason| {
             self.registry.withdraw(task.spec.id);
             refused(reason, pool)
         })?;
@@ -251,7 +252,11 @@ fn take_prompt(request: &mut TaskRequest) -> (Prompt, usize) {
     }
     let messages = request.messages.take().unwrap_or_default();
     let bytes = messages.iter().map(|message| message.content.as_ref().map_or(0, |content| content.len())).sum();
-    let kwargs = request.chat_template_kwargs.take().unwrap_or_default();
+    let mut kwargs = request.chat_template_kwargs.take().unwrap_or_default();
+    if let Some(effort) = request.reasoning_effort {
+        // Templates that know it, such as those of gpt-oss, read this name.
+        kwargs.entry("reasoning_effort".to_owned()).or_insert_with(|| effort.as_str().into());
+    }
     (Prompt::Chat(Chat { messages, tools: Vec::new(), kwargs }), bytes)
 }
 
@@ -270,13 +275,12 @@ fn spec(request: &TaskRequest, pool: &Pool, correlation_id: CorrelationId, limit
     }
 }
 
-fn job(request: TaskRequest, task: &Arc<Task>, prompt: Arc<[u32]>) -> Job {
+fn job(request: TaskRequest, task: &Arc<Task>, prompt: Arc<[u32]>, plain: &Sampling) -> Job {
     let strict = request.determinism == Determinism::Strict;
-    let plain = Sampling::default();
     let sampling = Sampling {
         temperature: request.temperature.unwrap_or(plain.temperature),
         top_p: request.top_p.unwrap_or(plain.top_p),
-        top_k: request.top_k,
+        top_k: request.top_k.or(plain.top_k),
         min_p: request.min_p.unwrap_or(plain.min_p),
         frequency_penalty: request.frequency_penalty.unwrap_or(plain.frequency_penalty),
         presence_penalty: request.presence_penalty.unwrap_or(plain.presence_penalty),

@@ -86,6 +86,8 @@ pub struct EngineInfo {
     pub device: String,
     /// Token ids are below this.
     pub vocab_size: u32,
+    /// How the model's makers say it should be sampled, for what a request leaves open.
+    pub sampling: Sampling,
 }
 
 /// What a prompt is made of.

@@ -2,7 +2,7 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
@@ -36,8 +36,11 @@ pub async fn healthz() -> &'static str {
 }
 
 /// `GET /readyz`: a pool is ready, and the gateway is not shutting down.
-pub async fn readyz(State(api): State<Api>) -> (StatusCode, &'static str) {
-    if api.gateway.ready() { (StatusCode::OK, "ready\n") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready\n") }
+pub async fn readyz(State(api): State<Api>) -> Response {
+    if api.gateway.ready() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "not ready\n").into_response()
 }
 
 /// `GET /metrics`: Prometheus' text format.

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::{ErrorEnvelope, TaskRequest};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
 use super::Api;
 use super::access::About;
@@ -38,7 +39,13 @@ pub async fn cancel(State(api): State<Api>, Parameter(id): Parameter) -> Result<
 }
 
 /// `GET /v2/tasks/{id}/events`: the stream, from the beginning or after `Last-Event-ID`.
-pub async fn events(State(api): State<Api>, Parameter(id): Parameter, headers: HeaderMap) -> Result<Response, Failure> {
+pub async fn events(
+    State(api): State<Api>,
+    Parameter(id): Parameter,
+    query: Result<Query<HashMap<String, String>>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, Failure> {
+    let verbose = verbose(query)?;
     let (task, reader) = api.gateway.follow(TaskId::parse(&id), last_event_id(&headers)?)?;
     let depth = api.gateway.queue_depth(&task);
     let mut response = event_stream(EventStream::new(reader, Native { verbose }, None));
@@ -58,7 +65,8 @@ pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Res
     response
 }
 
-fn verbose(query: &HashMap<String, String>) -> Result<bool, ErrorEnvelope> {
+fn verbose(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<bool, ErrorEnvelope> {
+    let query = query.map_err(|_| ErrorEnvelope::new(ErrorCode::InvalidParams, "the query of the URL is malformed"))?;
     match query.get("verbose").map(String::as_str) {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1" | "") => Ok(true),

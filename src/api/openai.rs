@@ -39,7 +39,8 @@ pub async fn chat_completions(
         let reader = admitted.task.log.reader(0);
         event_stream(EventStream::new(reader, ChunkEncoder::new(&context, meta), Some(owner)))
     } else {
-        whole(&admitted, &context, meta, owner).await?
+        let answer = whole(&admitted, &context, meta, owner).await;
+        answer.unwrap_or_else(|error| Failure::from(error).into_response())
     };
     response.headers_mut().extend(headers(&admitted, &context));
     response.extensions_mut().insert(About(admitted.task.spec.id));

@@ -1,9 +1,12 @@
 //! Sockets: HTTP/1.1 and HTTP/2 (by prior knowledge) on one port, with limits on connections and on slow heads.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
@@ -11,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
 
 use crate::config::{self, Http2};
 use crate::lifecycle::{Lifecycle, OnPanic};
@@ -42,6 +46,7 @@ impl Server {
             connections: server.connections.clone(),
             permits: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
             http: Arc::new(http(config)),
+            header_timeout: config.header_timeout,
             router,
             lifecycle: lifecycle.clone(),
         };
@@ -78,6 +83,8 @@ struct Accept {
     /// One per connection; beyond them, clients wait in the backlog.
     permits: Arc<Semaphore>,
     http: Arc<Builder<TokioExecutor>>,
+    /// How long a client may take to ask for something.
+    header_timeout: Duration,
     router: Router,
     lifecycle: Lifecycle,
 }
@@ -111,8 +118,16 @@ impl Accept {
 
     /// One connection, to its end.
     fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
-        let (http, closing) = (Arc::clone(&self.http), self.closing.clone());
-        let service = TowerToHyperService::new(self.router.clone());
+        let (http, closing, deadline) = (Arc::clone(&self.http), self.closing.clone(), self.header_timeout);
+        let asked = Arc::new(AtomicBool::new(false));
+        let note = {
+            let asked = Arc::clone(&asked);
+            move |request: Request<Incoming>| {
+                asked.store(true, Ordering::Relaxed);
+                request
+            }
+        };
+        let service = TowerToHyperService::new(self.router.clone().map_request(note));
         async move {
             // Without it every token waits for the acknowledgement of the one before: steps of 40 ms.
             if let Err(error) = stream.set_nodelay(true) {
@@ -120,8 +135,16 @@ impl Accept {
             }
             let connection = http.serve_connection(TokioIo::new(stream), service);
             tokio::pin!(connection);
+            // hyper's own deadline for heads begins when it knows the protocol, and a client may never say.
+            let silent = async {
+                tokio::time::sleep(deadline).await;
+                if asked.load(Ordering::Relaxed) {
+                    std::future::pending().await
+                }
+            };
             let ended = tokio::select! {
                 ended = &mut connection => ended,
+                () = silent => return,
                 () = closing.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await

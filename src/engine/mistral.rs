@@ -25,6 +25,7 @@
 //! finished sequence in memory for ever (it evicts only what is not in the CPU's memory).
 
 mod check;
+mod defaults;
 mod grammar;
 mod lanes;
 mod load;

@@ -13,7 +13,9 @@ use sluicegate_compat::native::{Content, ContentPart, EngineName, TokenLogprobs,
 use tokio::time::{Instant, sleep};
 
 use super::text::Output;
-use super::{Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Prompt, PromptError, Sink};
+use super::{
+    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Prompt, PromptError, Sampling, Sink,
+};
 
 /// What every sequence of the engine does.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +95,7 @@ impl ScriptedEngine {
             slots: script.slots,
             device: "none".to_owned(),
             vocab_size: u32::MAX,
+            sampling: Sampling::default(),
         };
         let failures_left = AtomicU32::new(script.failure.map_or(0, |failure| failure.times));
         Self {

@@ -3,12 +3,16 @@
 // A test that cannot go on panics, and says where; and it may start what it likes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod cancel;
 mod catalog;
 mod config;
+mod engine;
 mod failures;
 mod harness;
 mod http;
+mod interleavings;
 mod native;
 mod openai_chat;
 mod openapi;
 mod outer;
+mod tidy;

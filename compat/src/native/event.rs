@@ -137,7 +137,7 @@ pub struct End {
     /// Tokens sampled, over all choices: the end token and those of a stop string included.
     pub tokens_out: u64,
     pub queue_ms: u64,
-    /// From the start to the first token; absent where none came.
+    /// From the start to the first token; null where none came.
     pub first_token_ms: Option<u64>,
     /// From the first token to the end.
     pub decode_ms: u64,
@@ -225,11 +225,16 @@ impl Serialize for TokenJson<'_> {
             map.serialize_entry("kind", &token.kind)?;
         }
         if let Some(logprobs) = &token.logprobs {
-            map.serialize_entry("logprob", &logprobs.logprob)?;
+            map.serialize_entry("logprob", &finite(logprobs.logprob))?;
             map.serialize_entry("top", &logprobs.top.iter().map(TopJson).collect::<Vec<_>>())?;
         }
         map.end()
     }
+}
+
+/// JSON has no infinities: an impossible token has −9999, as in the OpenAI API.
+fn finite(logprob: f32) -> f32 {
+    logprob.max(-9999.0)
 }
 
 struct TopJson<'a>(&'a TopLogprob);
@@ -239,7 +244,7 @@ impl Serialize for TopJson<'_> {
         use serde::ser::SerializeMap;
         let mut map = serializer.serialize_map(Some(3))?;
         map.serialize_entry("t", &String::from_utf8_lossy(&self.0.bytes))?;
-        map.serialize_entry("logprob", &self.0.logprob)?;
+        map.serialize_entry("logprob", &finite(self.0.logprob))?;
         map.serialize_entry("bytes", &self.0.bytes)?;
         map.end()
     }

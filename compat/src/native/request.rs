@@ -163,7 +163,14 @@ impl TaskRequest {
     ///
     /// INVALID_PARAMS with the path of the field, or with none where the body is not JSON at all.
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
-        crate::json::parse(body).map(|(request, _)| request)
+        let (request, unknown) = crate::json::parse(body)?;
+        match unknown.into_iter().next() {
+            None => Ok(request),
+            Some(field) => {
+                let message = format!("`{field}` is not a field of the contract");
+                Err(ErrorEnvelope::invalid(field, message))
+            }
+        }
     }
 
     /// The checks that need only the request itself: ranges, sizes, fields that exclude or need each other.
@@ -348,6 +355,20 @@ pub enum ReasoningEffort {
     Medium,
     High,
     Xhigh,
+}
+
+impl ReasoningEffort {
+    /// The name on the wire, which chat templates know too.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Minimal => "minimal",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Xhigh => "xhigh",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -20,10 +20,11 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::sync::Mutex;
 
 use super::check::{self, Folder, fault};
+use super::defaults;
 use super::lanes::{Lane, Lanes};
 use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles};
 use crate::engine::text::{ChatTemplate, SAMPLER_PROFILE_VERSION, TextModel};
-use crate::engine::{EngineInfo, LoadError};
+use crate::engine::{EngineInfo, LoadError, Sampling};
 
 /// Sequences at once on a GPU where the specification does not say.
 const SLOTS_ON_GPU: u32 = 32;
@@ -81,6 +82,10 @@ pub async fn load(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         slots,
         device: device_name,
         vocab_size: text.vocab_size(),
+        sampling: match &spec.model {
+            ModelFiles::Folder(folder) => defaults::read(folder)?,
+            ModelFiles::Gguf(_) => Sampling::default(),
+        },
     };
     Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), lanes: Lanes::new(all, places) })
 }

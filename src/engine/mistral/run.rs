@@ -212,12 +212,14 @@ fn released(
 ) -> Result<Finish, EngineError> {
     match word {
         Some(Word::Refused(reason)) => {
-            tracing::warn!(reason, "the engine refused a request");
-            Err(if grammar && reason.starts_with("Invalid grammar") {
+            // What it says quotes the request, which may be anything: only the kind is logged.
+            let kind = if grammar && reason.starts_with("Invalid grammar") {
                 EngineError::Grammar
             } else {
                 EngineError::Rejected
-            })
+            };
+            tracing::warn!(%kind, "the engine refused a request");
+            Err(kind)
         }
         Some(Word::Failed(reason)) => {
             tracing::warn!(reason, "the engine failed");

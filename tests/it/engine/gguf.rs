@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use sluicegate::engine::mistral::{MistralEngine, ModelFiles};
-use sluicegate::engine::{Engine, Finish};
+use sluicegate::engine::{Engine, EngineInfo, Finish};
 
 use super::{builtin_model, engine, greedy, question, spec, text};
 
@@ -160,7 +160,9 @@ async fn a_gguf_file_answers_as_the_folder_it_was_made_from() {
     write_gguf(&path);
     let (from_folder, from_gguf) =
         (engine().await, MistralEngine::load(spec(ModelFiles::Gguf(path))).await.expect("loads"));
-    assert_eq!(from_gguf.info(), from_folder.info());
+    // A GGUF file does not say how its model wants to be sampled.
+    let sampling = from_gguf.info().sampling.clone();
+    assert_eq!(*from_gguf.info(), EngineInfo { sampling, ..from_folder.info().clone() });
     let asked = "What is Sluicegate? <|im_end|> naïve 日本";
     let prompt = question(&from_gguf, asked);
     assert_eq!(prompt, question(&from_folder, asked));

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::StatusCode;
 use sluicegate::engine::scripted::{Failure, FailureKind, Script};
 
-use super::documents::{Document, Events};
-use crate::harness::{Answer, Gate, read, request, says};
+use super::documents::Document;
+use super::witness::Witness;
+use crate::harness::{Gate, request, says};
 
 const TASK: &str = r#"{"model_ref": "builtin", "prompt": "say it", "max_tokens": 500}"#;
 const CHAT: &str = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 500}"#;
@@ -17,67 +18,9 @@ const SUBMIT: [(&str, &str); 2] = [("/v2/tasks", TASK), ("/v1/chat/completions",
 /// No task has it.
 const NOBODY: &str = "01a20a7d-a21e-77b5-a166-c2154022f8c7";
 
-/// Compares answers with the documents, and remembers which of them it has seen.
-struct Witness {
-    documents: [Document; 2],
-    answers: BTreeSet<String>,
-    events: BTreeSet<String>,
-}
-
-impl Witness {
-    fn see(&mut self, method: &str, path: &str, answer: &Answer) -> Events {
-        let openai = path == "/v1" || path.starts_with("/v1/");
-        let document = &self.documents[usize::from(openai)];
-        let events = document.assert_documented(method, path, answer);
-        let place = document.operation(method, path).map_or_else(
-            || format!("unmatched in {}", if openai { "openai" } else { "native" }),
-            |operation| format!("{} {}", operation.method, operation.path),
-        );
-        self.answers.insert(format!("{place}: {}", answer.status.as_str()));
-        self.events.extend(events.keys().cloned());
-        events
-    }
-
-    async fn send(&mut self, gate: &Gate, request: Request<Body>) -> (Answer, Events) {
-        let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
-        let answer = read(gate.send(request).await).await;
-        let events = self.see(&method, &path, &answer);
-        (answer, events)
-    }
-
-    async fn get(&mut self, gate: &Gate, path: &str) -> (Answer, Events) {
-        self.send(gate, request("GET", path, Body::empty())).await
-    }
-
-    async fn post(&mut self, gate: &Gate, path: &str, body: &str) -> (Answer, Events) {
-        self.send(gate, request("POST", path, Body::from(body.to_owned()))).await
-    }
-
-    /// Each documented operation as a method and a path with the documented examples.
-    fn requests(&self) -> Vec<(String, String)> {
-        let example = |document: &Document, parameter| {
-            let parameter = document.resolve(parameter);
-            (
-                format!("{{{}}}", parameter["name"].as_str().unwrap()),
-                parameter["example"].as_str().unwrap_or("").to_owned(),
-            )
-        };
-        let mut requests = Vec::new();
-        for document in &self.documents {
-            for operation in document.operations() {
-                let parameters = operation.value["parameters"].as_array().unwrap().iter();
-                let path = parameters.map(|parameter| example(document, parameter));
-                let path = path.fold(operation.path.to_owned(), |path, (name, value)| path.replace(&name, &value));
-                requests.push((operation.method.to_uppercase(), path));
-            }
-        }
-        requests
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn every_answer_is_documented_and_every_documented_answer_occurs() {
-    let mut witness = Witness { documents: Document::both(), answers: BTreeSet::new(), events: BTreeSet::new() };
+    let mut witness = Witness::new();
     examples_succeed(&mut witness).await;
     requests_that_fit_nothing(&mut witness).await;
     malformed_requests(&mut witness).await;
@@ -200,6 +143,8 @@ async fn malformed_requests(witness: &mut Witness) {
     let mut resumed = request("GET", &format!("/v2/tasks/{id}/events"), Body::empty());
     resumed.headers_mut().insert("last-event-id", "x".parse().unwrap());
     assert_eq!(witness.send(&gate, resumed).await.0.status, StatusCode::BAD_REQUEST);
+    let (answer, _) = witness.get(&gate, &format!("/v2/tasks/{id}/events?verbose=perhaps")).await;
+    assert_eq!(answer.json()["param"], "verbose");
     gate.finish().await;
 }
 
@@ -249,7 +194,11 @@ async fn a_full_queue(witness: &mut Witness) {
     for id in tasks.iter().rev() {
         witness.get(&gate, &format!("/v2/tasks/{id}")).await;
         witness.post(&gate, &format!("/v2/tasks/{id}/cancel"), "").await;
-        witness.get(&gate, &format!("/v2/tasks/{id}/events")).await;
+        for query in ["", "?verbose=true", "?verbose=0"] {
+            let (_, events) = witness.get(&gate, &format!("/v2/tasks/{id}/events{query}")).await;
+            let narrated = events.get("metrics").is_some_and(|metrics| metrics[0]["human"].is_string());
+            assert_eq!(narrated, query == "?verbose=true" && *id == tasks[1], "{events:?}");
+        }
         witness.get(&gate, &format!("/v2/tasks/{id}")).await;
     }
     gate.finish().await;

@@ -139,3 +139,57 @@ async fn every_word_of_a_documented_list_is_known_and_no_other() {
     }
     gate.finish().await;
 }
+
+/// Values of every kind, some of which fit most fields.
+fn samples() -> [Value; 11] {
+    let objects = [json!({}), json!({"a": 1}), json!({"1": 1})];
+    let lists = [json!([]), json!(["x"]), json!([1])];
+    let [a, b, c] = objects;
+    let [d, e, f] = lists;
+    [Value::Null, json!(true), json!(7), json!(1.5), json!("x"), a, b, c, d, e, f]
+}
+
+/// What the documents allow and the gateway refuses: fields that go with others, that depend on the pool, or that are
+/// not served yet.
+const SCHEMAS_CANNOT_SAY: [&str; 9] = [
+    "query",
+    "tools",
+    "chat_template_kwargs",
+    "sampler_profile_version",
+    "top_logprobs",
+    "json_schema",
+    "placement",
+    "top_logprobs",
+    "stream_options",
+];
+
+#[tokio::test(start_paused = true)]
+async fn the_gateway_takes_what_the_documents_allow_and_nothing_else() {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let chat = json!({"model": "builtin", "messages": [{"role": "user", "content": "hi"}]});
+    let task = json!({"model_ref": "builtin", "prompt": "hi"});
+    let [native, openai] = Document::both();
+    let requests =
+        [(&native, "TaskRequest", "/v2/tasks", task), (&openai, "ChatRequest", "/v1/chat/completions", chat)];
+    let mut only_documented = Vec::new();
+    for (document, schema, path, base) in requests {
+        let schema = json!({"$ref": format!("#/components/schemas/{schema}")});
+        for name in document.resolve(&schema)["properties"].as_object().unwrap().keys() {
+            for sample in samples() {
+                let mut body = base.clone();
+                body[name] = sample;
+                let mistakes = document.mistakes(&schema, &body);
+                let answer = gate.post(path, &body.to_string()).await;
+                match (mistakes.is_empty(), answer.status != StatusCode::BAD_REQUEST) {
+                    (true, false) if only_documented.last() == Some(name) => {}
+                    (true, false) => only_documented.push(name.clone()),
+                    (false, true) => panic!("{body} is taken, and not documented: {mistakes:#?}"),
+                    _ => {}
+                }
+            }
+            gate.settle().await;
+        }
+    }
+    assert_eq!(only_documented, SCHEMAS_CANNOT_SAY);
+    gate.finish().await;
+}

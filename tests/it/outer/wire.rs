@@ -64,7 +64,7 @@ impl Wire {
         buffer
     }
 
-    /// Whether anything (or the end) comes within this time.
+    /// Whether nothing, and not the end either, comes within this time.
     pub fn is_silent_for(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).unwrap();
         let mut byte = [0];
@@ -76,11 +76,13 @@ impl Wire {
     /// Reads up to `text` and returns everything before and with it; what follows is kept.
     pub fn read_until(&mut self, text: &str) -> String {
         let mut seen = Vec::new();
+        let mut searched = 0;
         loop {
-            if let Some(at) = find(&seen, text.as_bytes()) {
-                self.unread = seen.split_off(at + text.len());
+            if let Some(at) = find(&seen[searched..], text.as_bytes()) {
+                self.unread = seen.split_off(searched + at + text.len());
                 return String::from_utf8(seen).unwrap();
             }
+            searched = seen.len().saturating_sub(text.len());
             let more = self.read();
             assert!(!more.is_empty(), "the peer closed before {text:?}: {}", String::from_utf8_lossy(&seen));
             seen.extend(more);

@@ -1,0 +1,59 @@
+//! The engine with the built-in model, and a gateway over that very engine on a socket of this process.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::serve::ListenerExt as _;
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use sluicegate::app::App;
+use sluicegate::config::{Config, Overrides, Pool};
+use sluicegate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
+use sluicegate::engine::{Engine, LoadError, Loader};
+use sluicegate::lifecycle::{Lifecycle, OnPanic};
+use tokio::net::TcpListener;
+
+use crate::Failure;
+
+/// Loads the built-in model on the CPU, for so many sequences at once.
+pub async fn load(slots: usize) -> Result<MistralEngine, Failure> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/builtin-model/model");
+    let spec = LoadSpec {
+        model: ModelFiles::Folder(folder),
+        digest: "sha256:00".into(),
+        device: Device::Cpu,
+        slots: Some(u32::try_from(slots)?),
+        context_length: None,
+    };
+    Ok(MistralEngine::load(spec).await?)
+}
+
+/// "Loads" the engine that is loaded.
+struct Shared(Arc<MistralEngine>);
+
+impl Loader for Shared {
+    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+        let engine: Arc<dyn Engine> = self.0.clone();
+        async { Ok(engine) }.boxed()
+    }
+}
+
+/// Starts a gateway with the default configuration over `engine`, and returns where it listens.
+pub async fn serve(engine: Arc<MistralEngine>) -> Result<SocketAddr, Failure> {
+    let config = Config::load(None, std::iter::empty(), Overrides::default())?;
+    let lifecycle = Lifecycle::new();
+    let loader = |_: &Pool| -> Arc<dyn Loader> { Arc::new(Shared(Arc::clone(&engine))) };
+    let app = App::build_with(&config, &lifecycle, loader)?;
+    app.start().await?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    // As the program's own server does, without its limits on connections.
+    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
+    lifecycle.spawn("server", OnPanic::Shutdown, async move {
+        if let Err(error) = axum::serve(listener, app.router.clone()).await {
+            eprintln!("the server ended: {error}");
+        }
+    });
+    Ok(address)
+}
