@@ -2,9 +2,9 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | [`reference`] | [`ModelRef`]: what a client or an operator may write to mean a model |
+//! | [`mod@reference`] | [`ModelRef`]: what a client or an operator may write to mean a model |
 //! | [`source`] | [`ModelSource`]: where a model's files come from |
-//! | [`prepare`] | from a source to [`ModelFiles`] on the disk, checked, with a digest |
+//! | [`mod@prepare`] | from a source to [`ModelFiles`] on the disk, checked, with a digest |
 //! | [`progress`] | how a long preparation tells what it does |
 
 use std::collections::HashMap;

@@ -7,8 +7,8 @@
 //!                            +-- a task that ends while it waits leaves at once
 //! ```
 //!
-//! One mutex guards a pool's queue, slots, health and rates ([`State`]); every operation under it is short. The dispatcher
-//! is one task per pool that sleeps until something [`changed`](Pool::changed).
+//! One mutex guards a pool's queue, slots, health and rates (`State`); every operation under it is short. The dispatcher
+//! is one task per pool that sleeps until something has changed.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;

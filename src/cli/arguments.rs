@@ -54,7 +54,8 @@ pub(super) struct ServeArguments {
     /// The loopback address and port to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// The model of the only pool: a folder, a .gguf file, hf:org/repo[@revision][/file.gguf], or a name of the catalog
+    /// The model of the only pool: a folder, a .gguf file, hf:org/repo (then @revision and /file.gguf where wanted), or a name of
+    /// the catalog
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,
     /// What runs the model of the only pool

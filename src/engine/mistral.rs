@@ -11,7 +11,7 @@
 //!   waits for us, and what it says is only looked at for errors.
 //! - It has no way to abort a sequence. Ours ends by choosing the end token (or, under a grammar, by hanging up), and the
 //!   processor's own drop tells when the engine has let go.
-//! - On the CPU it computes batches wrong. There, each sequence runs alone in an engine of its own ([`lanes`]).
+//! - On the CPU it computes batches wrong. There, each sequence runs alone in an engine of its own (`lanes`).
 //! - It loses requests after a failure and restarts itself. Any sequence that it drops without a word is
 //!   [`EngineError::Reset`], and so are then all others of its engine, because an error in one sequence can leave the
 //!   others of its batch wrong without notice. Before such an engine is given work again it must pass a trial run.

@@ -28,9 +28,9 @@ pub fn read(folder: &Path) -> Result<Sampling, LoadError> {
     let text = match std::fs::read(&path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Sampling::default()),
-        Err(error) => return Err(fault(&path, &error.to_string())),
+        Err(error) => return Err(fault(&path, error)),
     };
-    let config = serde_json::from_slice(&text).map_err(|error| fault(&path, &error.to_string()))?;
+    let config = serde_json::from_slice(&text).map_err(|error| fault(&path, error))?;
     Ok(sampling(&config))
 }
 
