@@ -1,6 +1,6 @@
 //! Once a cancellation has returned, no token is ever added: randomised trials with real threads.
 //!
-//! `cargo test` makes ten thousand trials. A million, in about a minute:
+//! `cargo test` makes ten thousand trials. A million, in one to five minutes, as busy as the machine is:
 //!
 //! ```text
 //! cargo test --test it -- --ignored a_million_cancellations
@@ -157,7 +157,7 @@ fn no_token_comes_after_any_of_ten_thousand_cancellations() {
 }
 
 #[test]
-#[ignore = "about a minute; for changes to the event log"]
+#[ignore = "some minutes; for changes to the event log"]
 fn no_token_comes_after_any_of_a_million_cancellations() {
     let caught_running = trials(1_000_000);
     assert!(caught_running > 100_000, "only {caught_running} of the trials cancelled a task that ran");
