@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_compat::native::{
-    AdmissionResponse, Determinism, ErrorCode, ErrorEnvelope, KvHint, OutputMode, PolicyLabel, Preparation, Streams,
-    TaskRequest, Violation, Workload,
+    AdmissionResponse, Determinism, ErrorCode, ErrorEnvelope, KvHint, Message, OutputMode, PolicyLabel, Preparation,
+    Streams, TaskRequest, Violation, Workload,
 };
 use tokio::time::Instant;
 
@@ -88,17 +88,21 @@ impl Admission {
         request.check().map_err(violation)?;
         check_served(&request, pool)?;
         if self.lifecycle.draining().is_cancelled() {
-            let error = ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down");
-            return Err(error.with_retry_after_ms(1000));
+            return Err(shutting_down());
         }
         let engine = pool.available().map_err(|reason| refused(reason, pool))?;
-        let tokens = self.tokenize(&mut request, &engine).await?;
-        let limits = self.limits(&request, &engine, tokens.len())?;
+        let (tokens, param) = self.tokenize(&mut request, &engine).await?;
+        let limits = self.limits(&request, &engine, tokens.len(), param)?;
         check_deadline(&request, pool, limits)?;
         let task = self
             .registry
             .create(spec(&request, pool, correlation_id, limits), pool.observer())
             .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
+        // A drain that began meanwhile may have found nothing to wait for.
+        if self.lifecycle.draining().is_cancelled() {
+            self.registry.withdraw(task.spec.id);
+            return Err(shutting_down());
+        }
         let place = pool.submit(job(request, &task, tokens, &engine.info().sampling)).map_err(|reason| {
             self.registry.withdraw(task.spec.id);
             refused(reason, pool)
@@ -108,11 +112,15 @@ impl Admission {
     }
 
     /// The prompt in the model's own tokens; the request's texts are moved out of it.
-    async fn tokenize(&self, request: &mut TaskRequest, engine: &Arc<dyn Engine>) -> Result<Arc<[u32]>, ErrorEnvelope> {
-        let (prompt, bytes) = take_prompt(request);
+    async fn tokenize(
+        &self,
+        request: &mut TaskRequest,
+        engine: &Arc<dyn Engine>,
+    ) -> Result<(Arc<[u32]>, &'static str), ErrorEnvelope> {
+        let (prompt, param, bytes) = take_prompt(request);
         let context = engine.info().context_length as usize;
         if bytes / MOST_BYTES_PER_TOKEN > context {
-            return Err(too_long(request.messages.is_some(), None, 1, engine.info().context_length));
+            return Err(too_long(param, None, 1, engine.info().context_length));
         }
         let result = if bytes <= INLINE_PROMPT_BYTES {
             engine.tokenize(&prompt)
@@ -124,13 +132,19 @@ impl Admission {
         };
         let tokens = result.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
         if tokens.is_empty() {
-            return Err(ErrorEnvelope::invalid("prompt", "the prompt has no tokens"));
+            return Err(ErrorEnvelope::invalid(param, "the prompt has no tokens"));
         }
-        Ok(tokens)
+        Ok((tokens, param))
     }
 
     /// What the task may use, where prompt and output fit the context.
-    fn limits(&self, request: &TaskRequest, engine: &Arc<dyn Engine>, tokens: usize) -> Result<Limits, ErrorEnvelope> {
+    fn limits(
+        &self,
+        request: &TaskRequest,
+        engine: &Arc<dyn Engine>,
+        tokens: usize,
+        param: &'static str,
+    ) -> Result<Limits, ErrorEnvelope> {
         let model_context = engine.info().context_length;
         if request.ctx.is_some_and(|ctx| ctx > model_context) {
             let message = format!("the model's context is {model_context} tokens");
@@ -141,7 +155,7 @@ impl Admission {
         let left = context.saturating_sub(prompt_tokens);
         let wanted = request.max_tokens;
         if wanted.unwrap_or(1) > left {
-            return Err(too_long(request.prompt.is_none(), Some(prompt_tokens), wanted.unwrap_or(1), context));
+            return Err(too_long(param, Some(prompt_tokens), wanted.unwrap_or(1), context));
         }
         Ok(Limits {
             prompt_tokens,
@@ -164,6 +178,11 @@ impl Admission {
             }
         });
     }
+}
+
+/// What a request gets, and what ends a task that is left, when the gateway goes down.
+pub fn shutting_down() -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down").with_retry_after_ms(1000)
 }
 
 /// What the contract names and this version does not serve: refused by name, never dropped.
@@ -229,7 +248,7 @@ fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
     envelope.with_pool(pool.id().as_str())
 }
 
-fn too_long(chat: bool, prompt_tokens: Option<u32>, max_tokens: u32, context: u32) -> ErrorEnvelope {
+fn too_long(prompt: &'static str, prompt_tokens: Option<u32>, max_tokens: u32, context: u32) -> ErrorEnvelope {
     let message = match prompt_tokens {
         Some(tokens) => format!(
             "the model's context is {context} tokens; the prompt has {tokens} and {max_tokens} are asked for as output"
@@ -238,26 +257,38 @@ fn too_long(chat: bool, prompt_tokens: Option<u32>, max_tokens: u32, context: u3
     };
     let param = match prompt_tokens {
         Some(tokens) if tokens < context => "max_tokens",
-        _ if chat => "messages",
-        _ => "prompt",
+        _ => prompt,
     };
     ErrorEnvelope::invalid(param, message).with_detail("context_length_exceeded")
 }
 
 /// Moves the prompt out of the request, with the bytes of its texts.
-fn take_prompt(request: &mut TaskRequest) -> (Prompt, usize) {
+fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
     if let Some(text) = request.prompt.take() {
         let bytes = text.len();
-        return (Prompt::Text(text), bytes);
+        return (Prompt::Text(text), "prompt", bytes);
     }
     let messages = request.messages.take().unwrap_or_default();
-    let bytes = messages.iter().map(|message| message.content.as_ref().map_or(0, |content| content.len())).sum();
     let mut kwargs = request.chat_template_kwargs.take().unwrap_or_default();
     if let Some(effort) = request.reasoning_effort {
         // Templates that know it, such as those of gpt-oss, read this name.
         kwargs.entry("reasoning_effort".to_owned()).or_insert_with(|| effort.as_str().into());
     }
-    (Prompt::Chat(Chat { messages, tools: Vec::new(), kwargs }), bytes)
+    let bytes = messages.iter().map(bytes_of).sum::<usize>()
+        + kwargs.values().map(|value| value.to_string().len()).sum::<usize>();
+    (Prompt::Chat(Chat { messages, tools: Vec::new(), kwargs }), "messages", bytes)
+}
+
+/// Every text of a message, and a little for the message itself.
+fn bytes_of(message: &Message) -> usize {
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let calls = message.tool_calls.iter().map(|call| call.function.name.len() + call.function.arguments.len());
+    message.content.as_ref().map_or(0, |content| content.len())
+        + of(&message.name)
+        + of(&message.reasoning_content)
+        + of(&message.tool_call_id)
+        + calls.sum::<usize>()
+        + 16
 }
 
 fn spec(request: &TaskRequest, pool: &Pool, correlation_id: CorrelationId, limits: Limits) -> TaskSpec {

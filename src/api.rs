@@ -22,7 +22,6 @@ mod openai;
 mod path;
 mod sse;
 
-pub use errors::shutting_down;
 pub use metrics::HttpMetrics;
 
 /// What the handlers share.

@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::admission::Admission;
+use crate::admission::{self, Admission};
 use crate::api::{self, Api, Settings};
 use crate::config::{self, Config};
 use crate::engine::{LoadError, Loader};
@@ -78,6 +78,10 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
     let lifecycle = Lifecycle::new();
     lifecycle.listen_for_signals().map_err(StartError::Signals)?;
     let listener = listen(config.server.listen).await?;
+    if let Some(path) = &options.port_file {
+        // What an earlier run left there would be taken for this one's. Where it cannot be removed, writing says so.
+        let _ = std::fs::remove_file(path);
+    }
     let address = listener.local_addr().map_err(|error| cannot_listen(config.server.listen, &error))?;
     let app = App::build(&config, &lifecycle)?;
     let server = app.accept(&config, listener);
@@ -189,7 +193,7 @@ impl App {
         }
         // 3. What is left ends now, each task with its last event.
         for task in self.tasks.live() {
-            task.fail(api::shutting_down());
+            task.fail(admission::shutting_down());
         }
         // 4. No more connections; the open ones get to send those last events.
         let flushed = timeout(FLUSH_DEADLINE, server.close()).await.is_ok();

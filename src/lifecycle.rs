@@ -11,7 +11,6 @@ use futures_util::FutureExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
 /// What it means when a spawned task ends by panicking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +40,7 @@ impl Lifecycle {
         Self::default()
     }
 
-    /// Runs `future` to its end under `name`, which logs and traces show.
+    /// Runs `future` to its end under `name`, which the log shows when it panics.
     pub fn spawn<F>(&self, name: &'static str, on_panic: OnPanic, future: F)
     where
         F: Future<Output = ()> + Send + 'static,
@@ -56,7 +55,7 @@ impl Lifecycle {
                 }
             }
         };
-        self.tracker.spawn(run.instrument(tracing::Span::none()));
+        self.tracker.spawn(run);
     }
 
     /// Runs CPU-bound or blocking work off the reactor.
@@ -115,7 +114,7 @@ impl Lifecycle {
                 tokio::select! {
                     _ = interrupt.recv() => {}
                     _ = terminate.recv() => {}
-                    () = lifecycle.tracker.wait() => return,
+                    () = lifecycle.forced.cancelled() => return,
                 }
                 if lifecycle.draining.is_cancelled() {
                     tracing::warn!("second signal: ending at once");

@@ -172,12 +172,6 @@ impl Pool {
         self.lock().queue.len()
     }
 
-    /// Tasks that wait, by class, and slots in use.
-    fn occupancy(&self) -> ([u64; 2], u32) {
-        let state = self.lock();
-        (state.depths(), state.slots_used)
-    }
-
     /// Slots in use, and all of them.
     pub fn slots(&self) -> (u32, u32) {
         let state = self.lock();
@@ -199,7 +193,7 @@ impl Pool {
         // Here and not by the dispatcher, so that a free slot is taken before the next submission looks at the queue.
         self.start_ready();
         // A task that was cancelled between its creation and now has told its observer too early.
-        if task.log.progress().ended.is_some() {
+        if task.log.is_sealed() {
             self.forget(&task);
         }
         Ok(place)

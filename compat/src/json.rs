@@ -159,8 +159,12 @@ fn describe(error: &serde_json::Error, path: &serde_path_to_error::Path) -> Erro
     }
     let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
     let mut param = path.iter().next().map(|_| path.to_string());
-    let named =
-        ["duplicate field `", "missing field `", "unknown field `"].iter().find_map(|lead| text.strip_prefix(lead));
+    if let Some(field) = text.strip_prefix("unknown field `").and_then(|rest| rest.split('`').next()) {
+        // The path leads to the field itself.
+        let message = format!("`{}` is not a field that is known here.", echo(field));
+        return refusal(param.map(|param| echo(&param).to_owned()), message).with_detail(detail::INVALID_VALUE);
+    }
+    let named = ["duplicate field `", "missing field `"].iter().find_map(|lead| text.strip_prefix(lead));
     if let Some(field) = named.and_then(|rest| rest.split('`').next()) {
         let parent = param.map_or(String::new(), |parent| format!("{parent}."));
         param = Some(parent + field);

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use sluicegate::engine::mistral::MistralEngine;
-use sluicegate::engine::{Chat, Engine as _, Generation, Piece, Prompt, Sampling, Sink};
+use sluicegate::engine::{Chat, Engine, Generation, Piece, Prompt, Sampling, Sink};
 use sluicegate_compat::native::{Message, Role};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +80,7 @@ where
 /// The engine without the gateway. The prompts are rendered and tokenized beforehand: that is the gateway's work.
 #[derive(Clone)]
 pub struct Direct {
-    engine: Arc<MistralEngine>,
+    engine: Arc<dyn Engine>,
     prompts: [Arc<[u32]>; PROMPTS.len()],
 }
 
@@ -103,14 +102,15 @@ impl Sink for Collect {
     }
 }
 
-fn tokenize(engine: &MistralEngine, prompt: &str) -> Result<Arc<[u32]>, Failure> {
+fn tokenize(engine: &dyn Engine, prompt: &str) -> Result<Arc<[u32]>, Failure> {
     let messages = vec![Message::text(Role::User, prompt)];
     Ok(engine.tokenize(&Prompt::Chat(Chat { messages, ..Chat::default() }))?)
 }
 
 impl Direct {
-    pub fn new(engine: Arc<MistralEngine>) -> Result<Self, Failure> {
-        let prompts = PROMPTS.into_iter().map(|prompt| tokenize(&engine, prompt)).collect::<Result<Vec<_>, _>>()?;
+    pub fn new(engine: Arc<dyn Engine>) -> Result<Self, Failure> {
+        let prompts =
+            PROMPTS.into_iter().map(|prompt| tokenize(engine.as_ref(), prompt)).collect::<Result<Vec<_>, _>>()?;
         let prompts = prompts.try_into().map_err(|_| "one prompt, one list of tokens")?;
         Ok(Self { engine, prompts })
     }
@@ -119,7 +119,7 @@ impl Direct {
     pub fn tokenizing(&self) -> Result<Vec<Duration>, Failure> {
         let time = |prompt: &&str| {
             let began = Instant::now();
-            tokenize(&self.engine, prompt).map(|_| began.elapsed())
+            tokenize(self.engine.as_ref(), prompt).map(|_| began.elapsed())
         };
         PROMPTS.iter().cycle().take(100).map(time).collect()
     }

@@ -1,4 +1,4 @@
-//! The engine with the built-in model, and a gateway over that very engine on a socket of this process.
+//! The engine, and a gateway over that very engine on a socket of this process.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,30 +17,30 @@ use tokio::net::TcpListener;
 use crate::Failure;
 
 /// Loads the built-in model on the CPU, for so many sequences at once.
-pub async fn load(slots: usize) -> Result<MistralEngine, Failure> {
+pub async fn load(slots: u32) -> Result<Arc<dyn Engine>, Failure> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/builtin-model/model");
     let spec = LoadSpec {
         model: ModelFiles::Folder(folder),
         digest: "sha256:00".into(),
         device: Device::Cpu,
-        slots: Some(u32::try_from(slots)?),
+        slots: Some(slots),
         context_length: None,
     };
-    Ok(MistralEngine::load(spec).await?)
+    Ok(Arc::new(MistralEngine::load(spec).await?))
 }
 
 /// "Loads" the engine that is loaded.
-struct Shared(Arc<MistralEngine>);
+struct Shared(Arc<dyn Engine>);
 
 impl Loader for Shared {
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
-        let engine: Arc<dyn Engine> = self.0.clone();
+        let engine = Arc::clone(&self.0);
         async { Ok(engine) }.boxed()
     }
 }
 
 /// Starts a gateway with the default configuration over `engine`, and returns where it listens.
-pub async fn serve(engine: Arc<MistralEngine>) -> Result<SocketAddr, Failure> {
+pub async fn serve(engine: Arc<dyn Engine>) -> Result<SocketAddr, Failure> {
     let config = Config::load(None, std::iter::empty(), Overrides::default())?;
     let lifecycle = Lifecycle::new();
     let loader = |_: &Pool| -> Arc<dyn Loader> { Arc::new(Shared(Arc::clone(&engine))) };

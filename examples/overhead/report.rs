@@ -8,6 +8,8 @@ use crate::ask::Round;
 
 /// Everything that one run has measured.
 pub struct Report {
+    /// What answered.
+    pub engine: &'static str,
     pub max_tokens: u32,
     /// Times of rendering and tokenizing one prompt, which is the largest part of what the gateway does before the engine.
     pub tokenizing: Vec<Duration>,
@@ -101,7 +103,7 @@ impl Report {
         if as_json {
             let levels: Vec<_> = self.levels.iter().map(Level::json).collect();
             let report = json!({
-                "model": "builtin",
+                "engine": self.engine,
                 "max_tokens": self.max_tokens,
                 "tokenizing_ms": tokenizing_ms,
                 "levels": levels,
@@ -109,7 +111,7 @@ impl Report {
             println!("{}", serde_json::to_string_pretty(&report)?);
             return Ok(());
         }
-        println!("built-in model, {} tokens for each answer; medians", self.max_tokens);
+        println!("engine: {}; {} tokens for each answer; medians", self.engine, self.max_tokens);
         println!("             tokens per second              time to first token, ms: median and p95");
         println!("at once    engine   gateway   gateway / engine           engine           gateway        added");
         for level in &self.levels {

@@ -70,6 +70,8 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
         headers
             .insert("openai-processing-ms", HeaderValue::from(u64::try_from(began.elapsed().as_millis()).unwrap_or(0)));
     }
+    // hyper does not poll a body that is empty from the start.
+    record.whole = axum::body::HttpBody::is_end_stream(response.body());
     response.map(|body| Body::new(Recorded { body, record }))
 }
 

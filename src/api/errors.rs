@@ -51,7 +51,7 @@ impl Dialect {
     }
 }
 
-/// Writes the body of a failure, and gives every other response on `/v1` the headers that OpenAI's clients look for.
+/// Writes the body of a failure.
 pub async fn render(correlation: CorrelationId, request: Request, next: Next) -> Response {
     let dialect = Dialect::of(request.uri().path());
     let response = next.run(request).await;
@@ -108,9 +108,4 @@ pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
     let what = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     tracing::error!(panic = what.unwrap_or("no message"), "a handler panicked");
     Failure::from(ErrorEnvelope::new(ErrorCode::Internal, "something went wrong in the gateway")).into_response()
-}
-
-/// What ends a task that is left when the gateway goes down.
-pub fn shutting_down() -> ErrorEnvelope {
-    ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down").with_retry_after_ms(1000)
 }

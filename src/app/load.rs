@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
 use sluicegate_compat::native::EngineName;
+use tokio::sync::OnceCell;
 
-use crate::catalog::{Entry, ModelPath, Storage, TerminalProgress, prepare};
+use crate::catalog::{Entry, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
 use crate::config::{self, Config};
-use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
+use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as EngineFiles};
 use crate::engine::scripted::{Failure, FailureKind, Script, ScriptedEngine};
 use crate::engine::{Engine, LoadError, Loader};
 use crate::lifecycle::Lifecycle;
@@ -34,6 +35,7 @@ pub(super) fn loader(pool: &config::Pool, config: &Config, lifecycle: &Lifecycle
             device: pool.device,
             slots: pool.slots,
             lifecycle: lifecycle.clone(),
+            files: OnceCell::new(),
         }),
     }
 }
@@ -65,19 +67,17 @@ struct Mistral {
     device: config::Device,
     slots: Option<u32>,
     lifecycle: Lifecycle,
+    /// Found once: an engine that is rebuilt serves the very files that were served before.
+    files: OnceCell<ModelFiles>,
 }
 
 impl Mistral {
     async fn load_model(&self) -> Result<Arc<dyn Engine>, LoadError> {
-        let unknown = || LoadError(format!("no model is called {:?}", self.model));
-        let entry = self.entry.as_ref().ok_or_else(unknown)?;
-        let progress = Arc::new(TerminalProgress::new());
-        let prepared = prepare(entry, &self.storage, progress, &self.lifecycle).await;
-        let files = prepared.map_err(|error| LoadError(error.to_string()))?;
+        let files = self.files.get_or_try_init(|| self.find_files()).await?;
         let spec = LoadSpec {
             model: match files.path.clone() {
-                ModelPath::Folder(folder) => ModelFiles::Folder(folder),
-                ModelPath::Gguf(file) => ModelFiles::Gguf(file),
+                ModelPath::Folder(folder) => EngineFiles::Folder(folder),
+                ModelPath::Gguf(file) => EngineFiles::Gguf(file),
             },
             digest: files.digest.clone(),
             device: match self.device {
@@ -89,6 +89,14 @@ impl Mistral {
             context_length: None,
         };
         Ok(Arc::new(MistralEngine::load(spec).await?))
+    }
+
+    async fn find_files(&self) -> Result<ModelFiles, LoadError> {
+        let unknown = || LoadError(format!("no model is called {:?}", self.model));
+        let entry = self.entry.as_ref().ok_or_else(unknown)?;
+        let progress = Arc::new(TerminalProgress::new());
+        let prepared = prepare(entry, &self.storage, progress, &self.lifecycle).await;
+        prepared.map_err(|error| LoadError(error.to_string()))
     }
 }
 

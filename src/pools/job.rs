@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Generation, Grammar, Sampling};
 use crate::pools::{Place, Work};
@@ -32,7 +33,7 @@ impl Job {
     }
 
     /// The generation of one choice.
-    pub fn generation(&self, choice: u16) -> Generation {
+    pub fn generation(&self, choice: u16, cancel: CancellationToken) -> Generation {
         Generation {
             prompt: Arc::clone(&self.prompt),
             max_tokens: self.task.spec.limits.max_tokens,
@@ -41,7 +42,7 @@ impl Job {
             top_logprobs: self.top_logprobs,
             grammar: self.grammar.clone(),
             cold: self.cold,
-            cancel: self.task.stop.clone(),
+            cancel,
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::ids::ReplicaId;
 use crate::tasks::{Ended, Task};
 
 /// The label value of what is not known yet.
-const NONE: &str = "none";
+pub(super) const NONE: &str = "none";
 
 /// The time between two tokens, in ms; cheap to observe.
 pub(super) type InterToken = prometheus::Histogram;
@@ -183,14 +183,14 @@ impl PoolMetrics {
 
     /// The queue or the slots of a pool are not what they were.
     pub(super) fn queue_changed(&self, pool: &Pool) {
-        let version = version(pool);
         let (engine, id) = (pool.spec.engine.as_str(), pool.spec.id.as_str());
-        let (depths, used) = pool.occupancy();
-        for (priority, depth) in Priority::ALL.into_iter().zip(depths) {
-            let gauge = self.queue_depth.with_label_values(&[engine, &version, id, priority.as_str()]);
+        // Set under the lock, so that the last to look is the last to write.
+        let state = pool.lock();
+        for (priority, depth) in Priority::ALL.into_iter().zip(state.depths()) {
+            let gauge = self.queue_depth.with_label_values(&[engine, &state.engine_version, id, priority.as_str()]);
             gauge.set(i64::try_from(depth).unwrap_or(i64::MAX));
         }
-        self.slots_active.with_label_values(&[id, pool.replica_id.as_str()]).set(i64::from(used));
+        self.slots_active.with_label_values(&[id, pool.replica_id.as_str()]).set(i64::from(state.slots_used));
     }
 
     /// A task got its slots; `predicted` is the start that its admission foresaw.
@@ -234,7 +234,7 @@ impl PoolMetrics {
 }
 
 fn version(pool: &Pool) -> String {
-    pool.engine().map_or_else(|| NONE.to_owned(), |engine| engine.info().engine_version.clone())
+    pool.lock().engine_version.clone()
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -25,6 +25,9 @@ const PROBES: u32 = 5;
 /// The pause before the first repeated probe; it doubles each time.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long an engine that failed may take to end.
+const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
+
 /// Rebuilds before the pool has failed.
 const REBUILDS: u32 = 3;
 
@@ -37,6 +40,7 @@ impl Pool {
         if self.probe(engine.as_ref()).await {
             return Ok(engine);
         }
+        release(engine).await;
         Err(LoadError(format!("pool {}: the model was loaded but does not generate", self.spec.id)))
     }
 
@@ -47,6 +51,7 @@ impl Pool {
             let mut state = self.lock();
             state.slots_total = info.slots;
             state.fingerprint = Some(fingerprint(info));
+            state.engine_version.clone_from(&info.engine_version);
             state.engine = Some(Arc::clone(&engine));
         }
         self.metrics.add_replica(self, info);
@@ -77,7 +82,7 @@ impl Pool {
         let mut attempt = 0;
         while !self.lifecycle.draining().is_cancelled() {
             attempt += 1;
-            self.abandon();
+            self.abandon().await;
             match self.load_and_probe().await {
                 Ok(engine) => {
                     tracing::info!(pool = %self.spec.id, attempt, "the engine was built anew");
@@ -101,7 +106,8 @@ impl Pool {
         for _ in 0..PROBES {
             if let Ok(Ok(finished)) = timeout(PROBE_DEADLINE, engine.probe()).await {
                 let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
-                self.lock().rates.measure_speed(Measured { tokens_in: 1, tokens_out, prefill, decode });
+                // Its prompt is too short to say anything about prefill.
+                self.lock().rates.measure_speed(Measured { tokens_in: 0, tokens_out, prefill, decode });
                 return true;
             }
             sleep(pause).await;
@@ -110,16 +116,19 @@ impl Pool {
         false
     }
 
-    /// Lets go of an engine that does not work; what it holds is freed when its last sequence is dropped.
-    fn abandon(&self) {
+    /// Ends an engine that does not work, so that its memory is free before the next one is loaded.
+    async fn abandon(&self) {
         let engine = self.lock().engine.take();
-        drop(engine);
+        if let Some(engine) = engine {
+            release(engine).await;
+        }
     }
 
     /// The queue cannot be served any more.
     fn give_up(self: &Arc<Self>) {
         self.set_health(Health::Failed);
         let jobs = self.lock().leave_all();
+        self.metrics.queue_changed(self);
         for job in jobs {
             let error = ErrorEnvelope::new(ErrorCode::ReplicaExhausted, Refused::Exhausted.to_string());
             job.task.fail(error.with_pool(self.spec.id.as_str()));
@@ -130,5 +139,12 @@ impl Pool {
         self.lock().health = health;
         self.changed.notify_one();
         self.recovered.notify_waiters();
+    }
+}
+
+/// Ends an engine. One that hangs is left to itself after a while; what it holds stays with it.
+async fn release(engine: Arc<dyn Engine>) {
+    if timeout(RELEASE_DEADLINE, engine.unload()).await.is_err() {
+        tracing::error!("an engine that failed does not end; its memory is lost until the process ends");
     }
 }

@@ -9,6 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use sluicegate_compat::native::{ChoiceEnd, ErrorCode, ErrorEnvelope, Event, FinishReason, Started, Token};
 use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 
 use super::rates::Measured;
 use super::state::{Health, Slots};
@@ -19,18 +20,26 @@ use crate::tasks::{Sealed, Task, Usage};
 /// How long a task that lost its engine before its first token waits for the engine to work again.
 const RETRY_WITHIN: Duration = Duration::from_secs(10);
 
+/// A limit of the watchdog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Wall,
+    Idle,
+}
+
 /// How an attempt to run a task ended.
 enum Attempt {
     /// All choices ended; or the task was ended by somebody else, and then nobody looks at them.
     Done(Vec<(u16, Finished)>),
     Failed(EngineError),
-    /// The watchdog's limit that was exceeded, for the message.
-    TimedOut(&'static str),
+    /// The watchdog's limit that was exceeded.
+    TimedOut(Limit),
 }
 
 impl Pool {
     /// Runs `job` to its end. The slots are held until the engine has let go of every sequence.
     pub(super) async fn run(self: Arc<Self>, job: Job, slots: Slots) {
+        let unfinished = Unfinished { pool: &self, task: &job.task };
         if self.announce(&job).is_ok() {
             let attempt = match self.attempt(&job, &slots).await {
                 Attempt::Failed(EngineError::Reset) if self.may_retry(&job.task).await => {
@@ -40,7 +49,8 @@ impl Pool {
             };
             self.conclude(&job.task, attempt);
         }
-        self.lock().stopped(job.task.spec.id);
+        drop(unfinished);
+        drop(slots);
     }
 
     /// Appends `started`, unless the task has ended while it waited.
@@ -79,16 +89,22 @@ impl Pool {
         };
         // The task ends now; the slots wait for the engine to let go.
         job.task.fail(timed_out(limit).with_pool(self.spec.id.as_str()));
-        if timeout(LET_GO_DEADLINE, sequences).await.is_err() {
+        let let_go = timeout(LET_GO_DEADLINE, sequences).await.is_ok();
+        if !let_go {
             tracing::error!(pool = %self.spec.id, "the engine does not let go of a sequence");
         }
-        self.engine_failed();
+        // A task that was only long says nothing about its engine.
+        if limit == Limit::Idle || !let_go {
+            self.engine_failed();
+        }
         Attempt::TimedOut(limit)
     }
 
     async fn sequences(&self, engine: &dyn Engine, job: &Job, width: u32) -> Attempt {
         let choices = job.task.spec.limits.choices;
-        let mut waiting = (0..choices).map(|choice| self.sequence(engine, job, choice));
+        // When one choice fails the task does, and the others need not go on.
+        let stop = job.task.stop.child_token();
+        let mut waiting = (0..choices).map(|choice| self.sequence(engine, job, choice, &stop));
         let mut running: FuturesUnordered<_> = waiting.by_ref().take(width.max(1) as usize).collect();
         let mut done = Vec::with_capacity(usize::from(choices));
         let mut failed = None;
@@ -97,6 +113,7 @@ impl Pool {
                 Ok(finished) => done.push((choice, finished)),
                 Err(error) => {
                     failed.get_or_insert(error);
+                    stop.cancel();
                 }
             }
             if failed.is_none()
@@ -110,9 +127,15 @@ impl Pool {
     }
 
     /// One choice. A panic of the engine's code is the engine's failure, not ours.
-    async fn sequence(&self, engine: &dyn Engine, job: &Job, choice: u16) -> (u16, Result<Finished, EngineError>) {
+    async fn sequence(
+        &self,
+        engine: &dyn Engine,
+        job: &Job,
+        choice: u16,
+        stop: &CancellationToken,
+    ) -> (u16, Result<Finished, EngineError>) {
         let mut sink = ChoiceSink { pool: self, task: &job.task, choice, index: 0, last: None };
-        let generation = engine.generate(job.generation(choice), &mut sink);
+        let generation = engine.generate(job.generation(choice, stop.clone()), &mut sink);
         let result = AssertUnwindSafe(generation).catch_unwind().await.unwrap_or_else(|_panic| {
             tracing::error!(pool = %self.spec.id, "the engine panicked");
             Err(EngineError::Reset)
@@ -137,7 +160,7 @@ impl Pool {
     }
 
     /// Sleeps until the task exceeds a limit of the watchdog, and says which.
-    async fn watch(&self, task: &Task, began: Instant) -> &'static str {
+    async fn watch(&self, task: &Task, began: Instant) -> Limit {
         let limits = self.spec.watchdog;
         let wall = began + limits.wall;
         loop {
@@ -145,10 +168,10 @@ impl Pool {
             let idle = active + limits.idle;
             let now = Instant::now();
             if now >= wall {
-                return "it ran longer than the pool allows";
+                return Limit::Wall;
             }
             if now >= idle {
-                return "the engine gave no token for longer than the pool allows";
+                return Limit::Idle;
             }
             sleep_until(wall.min(idle)).await;
         }
@@ -162,11 +185,17 @@ impl Pool {
             return false;
         }
         let ready = async {
-            while self.health() == Health::Recovering {
-                self.recovered.notified().await;
+            loop {
+                // Made before the look, so that no change between the two is lost.
+                let recovered = self.recovered.notified();
+                if self.health() != Health::Recovering {
+                    return;
+                }
+                recovered.await;
             }
         };
-        timeout(RETRY_WITHIN, ready).await.is_ok() && self.health() == Health::Ready
+        let in_time = task.stop.run_until_cancelled(timeout(RETRY_WITHIN, ready)).await;
+        matches!(in_time, Some(Ok(()))) && self.health() == Health::Ready
     }
 
     /// Writes the last event of a task whose sequences have ended, unless somebody else has.
@@ -180,6 +209,21 @@ impl Pool {
                 task.fail(engine_error(error).with_pool(self.spec.id.as_str()));
             }
             Attempt::TimedOut(limit) => task.fail(timed_out(limit).with_pool(self.spec.id.as_str())),
+        }
+    }
+}
+
+/// A task that holds slots. Should running it ever panic, the task still ends, and nobody waits for it.
+struct Unfinished<'a> {
+    pool: &'a Pool,
+    task: &'a Task,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.pool.lock().stopped(self.task.spec.id);
+        if std::thread::panicking() {
+            self.task.fail(ErrorEnvelope::new(ErrorCode::Internal, "something went wrong in the gateway"));
         }
     }
 }
@@ -223,7 +267,11 @@ fn engine_error(error: EngineError) -> ErrorEnvelope {
     }
 }
 
-fn timed_out(limit: &'static str) -> ErrorEnvelope {
+fn timed_out(limit: Limit) -> ErrorEnvelope {
+    let limit = match limit {
+        Limit::Wall => "it ran longer than the pool allows",
+        Limit::Idle => "the engine gave no token for longer than the pool allows",
+    };
     ErrorEnvelope::new(ErrorCode::DecodeTimeout, format!("the task was ended: {limit}"))
 }
 

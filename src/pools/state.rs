@@ -77,6 +77,8 @@ pub(super) struct State {
     pub engine: Option<Arc<dyn Engine>>,
     /// Of the engine: see [`fingerprint`].
     pub fingerprint: Option<String>,
+    /// Of the engine that was loaded last; `none` before the first.
+    pub engine_version: String,
     pub health: Health,
     pub rates: Rates,
     pub slots_total: u32,
@@ -97,6 +99,7 @@ struct RunningTask {
     task: Arc<Task>,
     /// Per choice.
     expected_tokens: u32,
+    slots: u32,
 }
 
 impl State {
@@ -107,6 +110,7 @@ impl State {
             running: HashMap::new(),
             engine: None,
             fingerprint: None,
+            engine_version: super::metrics::NONE.to_owned(),
             health: Health::Starting,
             rates: Rates::default(),
             slots_total: 0,
@@ -163,7 +167,8 @@ impl State {
         self.slots_used += count;
         let choices = u64::from(job.task.spec.limits.choices);
         let expected_tokens = u32::try_from(work.decode_tokens / choices).unwrap_or(u32::MAX);
-        self.running.insert(job.task.spec.id, RunningTask { task: Arc::clone(&job.task), expected_tokens });
+        self.running
+            .insert(job.task.spec.id, RunningTask { task: Arc::clone(&job.task), expected_tokens, slots: count });
         Some((job, count))
     }
 
@@ -263,8 +268,8 @@ impl State {
             // One that has outlived its expectation may end with any token.
             let decode_tokens = running.expected_tokens.saturating_sub(made).max(1);
             let prefill_tokens = if progress.first_token.is_some() { 0 } else { limits.prompt_tokens };
-            let count = usize::from(limits.choices);
-            sequences.extend(std::iter::repeat_n(Running { prefill_tokens, decode_tokens }, count));
+            let sequence = Running { prefill_tokens, decode_tokens };
+            sequences.extend(std::iter::repeat_n(sequence, running.slots as usize));
         }
         sequences.truncate(self.slots_total as usize);
         sequences

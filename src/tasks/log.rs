@@ -74,6 +74,11 @@ impl EventLog {
         Some(Seal { log: Arc::clone(self) })
     }
 
+    /// Whether somebody has won the seal; the last event may be yet to come.
+    pub fn is_sealed(&self) -> bool {
+        self.lock().sealed
+    }
+
     /// A reader of the events with ids above `after`.
     pub fn reader(self: &Arc<Self>, after: u64) -> Reader {
         let mut state = self.lock();

@@ -69,7 +69,9 @@ impl Registry {
     /// Forgets a task that was never let in.
     pub fn withdraw(&self, id: TaskId) {
         let mut state = self.lock();
-        if state.tasks.remove(&id).is_some_and(|task| task.log.progress().ended.is_none()) {
+        // One that was cancelled in the meantime has ended like any other, and stays for its retention.
+        if state.tasks.get(&id).is_some_and(|task| !task.log.is_sealed()) {
+            state.tasks.remove(&id);
             self.one_less(&mut state);
         }
     }
@@ -115,15 +117,23 @@ impl Registry {
         state.ended.push_back((Instant::now(), id, bytes));
         state.ended_bytes += bytes;
         self.one_less(&mut state);
-        while state.ended_bytes > self.retention.bytes && state.drop_oldest() {}
+        let mut dropped = Vec::new();
+        while state.ended_bytes > self.retention.bytes {
+            let Some(task) = state.drop_oldest() else { break };
+            dropped.push(task);
+        }
+        drop(state);
     }
 
     /// Drops the tasks whose retention has ended. Called every few seconds.
     pub fn sweep(&self, now: Instant) {
+        // Freed after the lock: a log may be large.
+        let mut dropped = Vec::new();
         let mut state = self.lock();
         while state.ended.front().is_some_and(|(at, _, _)| now.saturating_duration_since(*at) >= self.retention.time) {
-            state.drop_oldest();
+            dropped.extend(state.drop_oldest());
         }
+        drop(state);
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
@@ -132,10 +142,9 @@ impl Registry {
 }
 
 impl State {
-    fn drop_oldest(&mut self) -> bool {
-        let Some((_, id, bytes)) = self.ended.pop_front() else { return false };
+    fn drop_oldest(&mut self) -> Option<Arc<Task>> {
+        let (_, id, bytes) = self.ended.pop_front()?;
         self.ended_bytes -= bytes;
-        self.tasks.remove(&id);
-        true
+        self.tasks.remove(&id)
     }
 }

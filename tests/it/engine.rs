@@ -309,7 +309,12 @@ async fn json_stays_in_its_grammar_and_ends() {
 async fn a_schema_that_cannot_be_compiled_is_refused_and_harms_no_one() {
     let engine = engine().await;
     let prompt = question(&engine, "Hello");
-    for schema in [json!({"type": "no such type"}), json!({"$ref": "https://example.com/x.json"}), json!(false)] {
+    for schema in [
+        json!({"type": "no such type"}),
+        json!({"$ref": "https://example.com/x.json"}),
+        json!({"$ref": "#"}),
+        json!(false),
+    ] {
         let refused = Generation { grammar: Some(Grammar::JsonSchema(schema)), ..greedy(prompt.clone(), 20) };
         let (refused, other) = tokio::join!(collect(&engine, refused), text(&engine, greedy(prompt.clone(), 30)));
         assert_eq!(refused.1, Err(EngineError::Grammar));

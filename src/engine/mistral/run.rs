@@ -76,7 +76,7 @@ async fn run_in(
     let outcome = match Sequence::start(engine, place, generation).await {
         Ok(mut sequence) => {
             let outcome = sequence.follow(generation, &mut failures, &mut progress, sink).await;
-            if outcome == Err(EngineError::Reset) {
+            if progress.engine_failed || outcome == Err(EngineError::Reset) {
                 lane.fail(seen);
             }
             sequence.end().await;
@@ -223,7 +223,9 @@ fn released(
         }
         Some(Word::Failed(reason)) => {
             tracing::warn!(reason, "the engine failed");
-            Err(EngineError::Reset)
+            progress.engine_failed = true;
+            // A grammar that it accepted and cannot begin with is the request's fault, and fails again when it is tried again.
+            Err(if grammar && progress.tokens_out == 0 { EngineError::Grammar } else { EngineError::Reset })
         }
         // A last chunk is missing where the text is cut inside a character.
         word => match progress.take_last(word.is_some(), sink) {
@@ -249,6 +251,8 @@ struct Progress<'a> {
     /// Under a grammar: the record that a later one of its position may replace.
     unconfirmed: Option<Record>,
     grammar: bool,
+    /// The engine said that it failed; its lane has to prove itself again.
+    engine_failed: bool,
     tokens_out: u32,
     start: Instant,
     first: Option<Instant>,
@@ -260,6 +264,7 @@ impl<'a> Progress<'a> {
         let start = Instant::now();
         Self {
             engine,
+            engine_failed: false,
             output: Output::new(generation.stop.clone()),
             max_tokens: generation.max_tokens,
             unconfirmed: None,
