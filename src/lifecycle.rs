@@ -6,11 +6,17 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
+use std::task::{Context, Waker};
 
 use futures_util::FutureExt as _;
+use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// The priority of threads that compute, where 99 is the highest: niceness 10 on Linux.
+const COMPUTING: u8 = 22;
 
 /// What it means when a spawned task ends by panicking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,8 +51,27 @@ impl Lifecycle {
     where
         F: Future<Output = ()> + Send + 'static,
     {
+        self.tracker.spawn(self.guarded(name, on_panic, future));
+    }
+
+    /// As [`spawn`](Self::spawn), but begins at once: `future` runs here until it first has to wait.
+    pub fn spawn_begun<F>(&self, name: &'static str, on_panic: OnPanic, future: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let mut run = Box::pin(self.guarded(name, on_panic, future));
+        // Nobody needs to be woken: a task that is spawned is polled.
+        if run.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            self.tracker.spawn(run);
+        }
+    }
+
+    fn guarded<F>(&self, name: &'static str, on_panic: OnPanic, future: F) -> impl Future<Output = ()> + use<F>
+    where
+        F: Future<Output = ()>,
+    {
         let lifecycle = self.clone();
-        let run = async move {
+        async move {
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
                 tracing::error!(task = name, panic = panic_message(panic.as_ref()), "a task of the gateway panicked");
                 if on_panic == OnPanic::Shutdown {
@@ -54,8 +79,7 @@ impl Lifecycle {
                     lifecycle.shutdown();
                 }
             }
-        };
-        self.tracker.spawn(run);
+        }
     }
 
     /// Runs CPU-bound or blocking work off the reactor.
@@ -129,7 +153,37 @@ impl Lifecycle {
     }
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> &str {
+/// Runs blocking work on a thread of its own that yields to the gateway's other threads: what serves clients goes before
+/// what computes. Threads that it starts inherit this.
+///
+/// # Errors
+///
+/// [`Panicked`], or no thread could be started.
+pub async fn low_priority<T: Send + 'static>(
+    name: &'static str,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Panicked> {
+    let (done, result) = oneshot::channel();
+    let run = move || {
+        if let Ok(priority) = ThreadPriorityValue::try_from(COMPUTING)
+            && let Err(error) = set_current_thread_priority(ThreadPriority::Crossplatform(priority))
+        {
+            tracing::debug!(thread = name, ?error, "cannot lower the priority of a thread");
+        }
+        // Nobody waits any more where this fails.
+        let _ = done.send(std::panic::catch_unwind(AssertUnwindSafe(work)));
+    };
+    let started = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+    started.map_err(|error| tracing::error!(thread = name, %error, "cannot start a thread")).map_err(|()| Panicked)?;
+    let result = result.await.map_err(|_| Panicked)?;
+    result.map_err(|panic| {
+        tracing::error!(thread = name, panic = panic_message(panic.as_ref()), "a thread of the gateway panicked");
+        Panicked
+    })
+}
+
+/// What a panic said, for the log.
+pub fn panic_message(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()
@@ -140,6 +194,25 @@ fn panic_message(panic: &(dyn Any + Send)) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Niceness is the nineteenth field of the thread's status; the second, its name, ends with the last parenthesis.
+    #[cfg(target_os = "linux")]
+    fn niceness() -> i32 {
+        let status = std::fs::read_to_string("/proc/thread-self/stat").expect("proc");
+        let (_, fields) = status.rsplit_once(')').expect("a name");
+        fields.split_whitespace().nth(16).and_then(|nice| nice.parse().ok()).expect("a number")
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_computes_yields_to_what_serves_and_so_do_its_own_threads() {
+        let here = niceness();
+        #[expect(clippy::disallowed_methods, reason = "as an engine does, out of our sight")]
+        let there = low_priority("computing", || std::thread::spawn(niceness).join().expect("no panic")).await;
+        assert_eq!(there, Ok((here + 10).min(19)));
+        assert_eq!(niceness(), here);
+        assert_eq!(low_priority("failing", || -> u8 { panic!("lost") }).await, Err(Panicked));
+    }
 
     #[tokio::test]
     async fn a_panic_in_a_vital_task_starts_the_shutdown_and_any_other_does_not() {

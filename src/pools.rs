@@ -246,7 +246,8 @@ impl Pool {
     fn start_ready(self: &Arc<Self>) {
         while let Some((job, slots)) = self.take_next() {
             let pool = Arc::clone(self);
-            self.lifecycle.spawn("task", OnPanic::Continue, async move { pool.run(job, slots).await });
+            // Begun here, so that the engine works on it while its client is still being answered.
+            self.lifecycle.spawn_begun("task", OnPanic::Continue, async move { pool.run(job, slots).await });
         }
     }
 

@@ -11,6 +11,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use sluicegate_compat::openai::error as openai;
 
 use crate::ids::CorrelationId;
+use crate::lifecycle::panic_message;
 
 /// A refused request. Its body is written by [`render`].
 #[derive(Debug)]
@@ -105,7 +106,6 @@ pub async fn no_such_method(method: Method, OriginalUri(uri): OriginalUri) -> Fa
 
 /// What a caller sees of a panic in a handler.
 pub fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let what = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    tracing::error!(panic = what.unwrap_or("no message"), "a handler panicked");
+    tracing::error!(panic = panic_message(panic.as_ref()), "a handler panicked");
     Failure::from(ErrorEnvelope::new(ErrorCode::Internal, "something went wrong in the gateway")).into_response()
 }

@@ -9,11 +9,14 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
+use mistralrs::core::Pipeline;
 use mistralrs::{MistralRs, Request};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-use super::load::SharedPipeline;
 use crate::engine::EngineError;
+
+/// A model as the engine holds it.
+pub type SharedPipeline = tokio::sync::Mutex<dyn Pipeline + Send + Sync>;
 
 /// All places of one engine.
 #[derive(Debug)]

@@ -16,15 +16,15 @@ use mistralrs::{
 };
 use serde_json::Value;
 use sluicegate_compat::native::EngineName;
-use tokio::runtime::{Handle, RuntimeFlavor};
-use tokio::sync::Mutex;
+use tokio::runtime::Handle;
 
 use super::check::{self, Folder, fault};
 use super::defaults;
-use super::lanes::{Lane, Lanes};
-use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles};
+use super::lanes::{Lane, Lanes, SharedPipeline};
+use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles, first_line};
 use crate::engine::text::{ChatTemplate, SAMPLER_PROFILE_VERSION, TextModel};
 use crate::engine::{EngineInfo, LoadError, Sampling};
+use crate::lifecycle::low_priority;
 
 /// Sequences at once on a GPU where the specification does not say.
 const SLOTS_ON_GPU: u32 = 32;
@@ -48,10 +48,16 @@ pub struct Loaded {
     pub lanes: Arc<Lanes>,
 }
 
-pub type SharedPipeline = Mutex<dyn Pipeline + Send + Sync>;
-
 /// Loads what `spec` says. Panics of the engine come out as errors.
-pub async fn load(spec: &LoadSpec) -> Result<Loaded, LoadError> {
+///
+/// The engine's threads, and those that it computes with, are started from here and inherit the lower priority.
+pub async fn load(spec: LoadSpec) -> Result<Loaded, LoadError> {
+    let runtime = Handle::current();
+    let loaded = low_priority("model loader", move || runtime.block_on(load_here(&spec))).await;
+    loaded.unwrap_or_else(|panicked| Err(LoadError(panicked.to_string())))
+}
+
+async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
     let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &spec.model;
     let (device, device_name) = device(spec.device)?;
     let folder = match &spec.model {
@@ -182,7 +188,7 @@ struct Started {
 /// Builds a copy of the model and starts an engine for up to `places` sequences at once.
 async fn start(spec: &LoadSpec, device: &mistralrs::Device, places: u32) -> Result<Started, LoadError> {
     let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &spec.model;
-    let pipeline = blocking(|| catch_unwind(AssertUnwindSafe(|| build(&spec.model, device))))
+    let pipeline = catch_unwind(AssertUnwindSafe(|| build(&spec.model, device)))
         .map_err(|_| fault(path, "the engine panicked while it loaded the model"))??;
     let max_num_seqs = NonZeroUsize::MIN.saturating_add(places as usize - 1);
     let scheduler = match pipeline.lock().await.get_metadata().cache_config.clone() {
@@ -203,17 +209,4 @@ async fn start(spec: &LoadSpec, device: &mistralrs::Device, places: u32) -> Resu
 fn slots_on_cpu(path: &Path) -> u32 {
     let copies = BYTES_ON_CPU / (2 * check::weight_bytes(path)).max(1);
     copies.clamp(1, SLOTS_ON_CPU) as u32
-}
-
-/// Runs what blocks, telling the runtime where it can be told.
-fn blocking<T>(work: impl FnOnce() -> T) -> T {
-    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
-        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
-        _ => work(),
-    }
-}
-
-/// Without the backtrace that follows it.
-fn first_line(message: &str) -> &str {
-    message.lines().next().unwrap_or_default()
 }

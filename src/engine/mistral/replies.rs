@@ -3,6 +3,8 @@
 use mistralrs::Response;
 use tokio::sync::mpsc;
 
+use super::first_line;
+
 /// The engine's response channel, emptied as it fills.
 pub struct Replies {
     responses: mpsc::Receiver<Response>,
@@ -50,17 +52,12 @@ fn word(response: Response) -> Option<Word> {
         Response::CompletionChunk(chunk) => {
             chunk.choices.into_iter().find_map(|choice| choice.finish_reason).map(Word::Finished)
         }
-        Response::ValidationError(error) => Some(Word::Refused(first_line(&error.to_string()))),
-        Response::InternalError(error) => Some(Word::Failed(first_line(&error.to_string()))),
+        Response::ValidationError(error) => Some(Word::Refused(first_line(&error.to_string()).to_owned())),
+        Response::InternalError(error) => Some(Word::Failed(first_line(&error.to_string()).to_owned())),
         // The second part repeats the text, which is not for logs.
         Response::CompletionModelError(error, _) | Response::ModelError(error, _) => {
-            Some(Word::Failed(first_line(&error)))
+            Some(Word::Failed(first_line(&error).to_owned()))
         }
         _ => None,
     }
-}
-
-/// Without the backtrace that follows it.
-fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().to_owned()
 }
