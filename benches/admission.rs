@@ -17,7 +17,7 @@ mod gate;
 const WAITING: usize = 100_000;
 
 fn queue(criterion: &mut Criterion) {
-    let work = Work { tasks: 1, prefill_tokens: 300, decode_tokens: 200 };
+    let work = Work { tasks: 1, sequences: 1, slots: 1, prefill_tokens: 300, decode_tokens: 200 };
     let mut group = criterion.benchmark_group("queue with 100,000 entries");
     let mut queue = Queue::new(2 * WAITING);
     let push = |queue: &mut Queue<u64>| queue.push(work, 7).unwrap_or_else(|full| panic!("{full:?}"));

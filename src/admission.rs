@@ -161,6 +161,7 @@ impl Admission {
             prompt_tokens,
             max_tokens: wanted.unwrap_or(left.min(self.default_max_tokens)),
             choices: u16::try_from(request.n).unwrap_or(1),
+            alone: request.determinism == Determinism::Strict,
             expected_tokens: request.expected_tokens,
             deadline: request.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
         })
@@ -171,9 +172,7 @@ impl Admission {
         let Some(deadline) = task.spec.limits.deadline else { return };
         let task = Arc::clone(task);
         self.lifecycle.spawn("deadline", crate::lifecycle::OnPanic::Continue, async move {
-            let mut reader = task.log.reader(u64::MAX);
-            let ended = async { while reader.read(&mut Vec::new()).await != crate::tasks::Read::End {} };
-            if tokio::time::timeout_at(deadline, ended).await.is_err() {
+            if task.stop.run_until_cancelled(tokio::time::sleep_until(deadline)).await.is_some() {
                 task.expire();
             }
         });
@@ -333,7 +332,6 @@ fn job(request: TaskRequest, task: &Arc<Task>, prompt: Arc<[u32]>, plain: &Sampl
         top_logprobs: request.logprobs.then(|| request.top_logprobs.unwrap_or(0)),
         grammar,
         cold: strict || request.kv_hint == Some(KvHint::Cold),
-        alone: strict,
         admitted: None,
     }
 }

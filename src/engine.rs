@@ -57,12 +57,13 @@ pub trait Engine: Send + Sync + 'static {
     /// A snapshot of what runs now.
     fn stats(&self) -> EngineStats;
 
-    /// Runs a tiny real generation, to learn whether the engine works (again) and how fast it is.
+    /// Runs a real generation of a few tokens after `prompt_tokens` (or as many as there is room for), to learn whether
+    /// the engine works (again) and how fast it is.
     ///
     /// # Errors
     ///
     /// As [`Engine::generate`].
-    fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>>;
+    fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>>;
 
     /// Stops the engine and frees its memory; generations under way end with [`EngineError::Reset`].
     fn unload(&self) -> BoxFuture<'_, ()>;

@@ -66,7 +66,7 @@ impl Engine for InstantEngine {
         EngineStats { slots: self.info.slots, ..EngineStats::default() }
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>> {
+    fn probe(&self, _: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
         let none = Duration::ZERO;
         let finished =
             Finished { finish: Finish::Length, tokens_out: 1, cached_tokens: 0, prefill: none, decode: none };

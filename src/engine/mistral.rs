@@ -55,6 +55,9 @@ use rate::Meter;
 /// The version of the `mistralrs` crates that the lock file holds.
 const ENGINE_VERSION: &str = "0.8.1";
 
+/// Output tokens of a trial.
+const TRIAL_TOKENS: u32 = 4;
+
 /// How often unloading looks whether the engine's thread has dropped the model.
 const UNLOAD_POLL: Duration = Duration::from_millis(5);
 
@@ -108,13 +111,13 @@ pub struct MistralEngine {
 impl MistralEngine {
     /// Loads a model: reads its files, builds it on its device, starts the engine's thread.
     ///
-    /// Blocks its thread while it reads and builds; on a multi-threaded runtime the runtime is told so.
+    /// Reads and builds on a thread of its own.
     ///
     /// # Errors
     ///
     /// [`LoadError`] in one line that names the file or the device and the fault.
     pub async fn load(spec: LoadSpec) -> Result<Self, LoadError> {
-        let loaded = load::load(&spec).await?;
+        let loaded = load::load(spec).await?;
         Ok(Self {
             info: loaded.info,
             text: loaded.text,
@@ -138,10 +141,13 @@ impl MistralEngine {
     }
 
     /// A few tokens, to see whether the engine works.
-    fn trial(&self) -> Generation {
-        let prompt = self.text.tokenize(&Prompt::Text("Hello".into())).unwrap_or_else(|_| [0].into());
+    fn trial(&self, prompt_tokens: u32) -> Generation {
+        let text = self.text.tokenize(&Prompt::Text("Hello".into())).unwrap_or_default();
+        let text = if text.is_empty() { &[0] } else { text.as_ref() };
+        let most = self.info.context_length.saturating_sub(TRIAL_TOKENS).max(1);
+        let prompt: Arc<[u32]> = text.iter().copied().cycle().take(prompt_tokens.clamp(1, most) as usize).collect();
         Generation {
-            max_tokens: 4.min(self.info.context_length.saturating_sub(prompt.len() as u32)),
+            max_tokens: TRIAL_TOKENS.min(self.info.context_length.saturating_sub(prompt.len() as u32)),
             prompt,
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             stop: Vec::new(),
@@ -183,8 +189,8 @@ impl Engine for MistralEngine {
         EngineStats { slots: self.info.slots, ..self.meter.stats() }
     }
 
-    fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>> {
-        async { self.generate(self.trial(), &mut run::Nowhere).await }.boxed()
+    fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
+        async move { self.generate(self.trial(prompt_tokens), &mut run::Nowhere).await }.boxed()
     }
 
     fn unload(&self) -> BoxFuture<'_, ()> {
@@ -201,6 +207,11 @@ impl Engine for MistralEngine {
         }
         .boxed()
     }
+}
+
+/// The message of an error without the backtrace that follows it.
+fn first_line(message: &str) -> &str {
+    message.lines().next().unwrap_or_default()
 }
 
 #[cfg(test)]

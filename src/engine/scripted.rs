@@ -250,7 +250,7 @@ impl Engine for ScriptedEngine {
     }
 
     /// Follows the script's pace for two tokens, but takes none of its failures.
-    fn probe(&self) -> BoxFuture<'_, Result<Finished, EngineError>> {
+    fn probe(&self, _: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
         async {
             if self.dead.load(Ordering::Relaxed) {
                 return Err(EngineError::Reset);

@@ -20,18 +20,11 @@ pub struct Job {
     pub grammar: Option<Grammar>,
     /// Run with nothing from earlier caches.
     pub cold: bool,
-    /// Run with nothing beside it.
-    pub alone: bool,
     /// When the queue took it, and the place it had then; set by the pool.
     pub admitted: Option<(Instant, Place)>,
 }
 
 impl Job {
-    /// How many of `total` slots it takes at once: one per choice, as far as there are so many.
-    pub fn slots(&self, total: u32) -> u32 {
-        if self.alone { total } else { u32::from(self.task.spec.limits.choices).min(total) }
-    }
-
     /// The generation of one choice.
     pub fn generation(&self, choice: u16, cancel: CancellationToken) -> Generation {
         Generation {
@@ -53,12 +46,19 @@ fn choice_seed(seed: u64, choice: u16) -> u64 {
     seed.wrapping_add(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(u64::from(choice)))
 }
 
-/// The work that a task is, given how many tokens an answer usually takes under a limit.
-pub(super) fn work(limits: &Limits, usual_tokens: impl Fn(u32) -> u32) -> Work {
+/// How many of `total` slots a task takes at once: one per choice, as far as there are so many.
+pub(super) fn slots(limits: &Limits, total: u32) -> u32 {
+    if limits.alone { total } else { u32::from(limits.choices).min(total) }
+}
+
+/// The work that a task is where there are `total` slots, given how many tokens an answer usually takes under a limit.
+pub(super) fn work(limits: &Limits, total: u32, usual_tokens: impl Fn(u32) -> u32) -> Work {
     let expected = limits.expected_tokens.unwrap_or_else(|| usual_tokens(limits.max_tokens)).min(limits.max_tokens);
     let choices = u64::from(limits.choices);
     Work {
         tasks: 1,
+        sequences: choices,
+        slots: u64::from(slots(limits, total)),
         prefill_tokens: u64::from(limits.prompt_tokens) * choices,
         decode_tokens: u64::from(expected) * choices,
     }

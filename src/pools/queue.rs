@@ -14,8 +14,26 @@ pub struct Ticket(u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Work {
     pub tasks: u64,
+    /// One per choice.
+    pub sequences: u64,
+    /// That a task needs at once to start.
+    pub slots: u64,
     pub prefill_tokens: u64,
     pub decode_tokens: u64,
+}
+
+impl Work {
+    /// A part of it, rounded up.
+    pub fn share(self, part: f64) -> Self {
+        let of = |whole: u64| (whole as f64 * part).ceil() as u64;
+        Self {
+            tasks: of(self.tasks),
+            sequences: of(self.sequences),
+            slots: of(self.slots),
+            prefill_tokens: of(self.prefill_tokens),
+            decode_tokens: of(self.decode_tokens),
+        }
+    }
 }
 
 impl std::ops::Add for Work {
@@ -23,6 +41,8 @@ impl std::ops::Add for Work {
     fn add(self, other: Self) -> Self {
         Self {
             tasks: self.tasks + other.tasks,
+            sequences: self.sequences + other.sequences,
+            slots: self.slots + other.slots,
             prefill_tokens: self.prefill_tokens + other.prefill_tokens,
             decode_tokens: self.decode_tokens + other.decode_tokens,
         }
@@ -34,6 +54,8 @@ impl std::ops::Sub for Work {
     fn sub(self, other: Self) -> Self {
         Self {
             tasks: self.tasks - other.tasks,
+            sequences: self.sequences - other.sequences,
+            slots: self.slots - other.slots,
             prefill_tokens: self.prefill_tokens - other.prefill_tokens,
             decode_tokens: self.decode_tokens - other.decode_tokens,
         }
@@ -197,7 +219,7 @@ mod tests {
     use super::*;
 
     fn work(tokens: u64) -> Work {
-        Work { tasks: 1, prefill_tokens: tokens, decode_tokens: 2 * tokens }
+        Work { tasks: 1, sequences: 1, slots: 1, prefill_tokens: tokens, decode_tokens: 2 * tokens }
     }
 
     #[derive(Debug, Clone)]

@@ -22,6 +22,11 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(30);
 /// Probes before the engine is given up; two are lost where it reboots itself.
 const PROBES: u32 = 5;
 
+/// Prompt tokens of a probe: one to see whether the engine works. Before a replica takes tasks the other shows how much
+/// more a longer prompt takes, so that the first predictions are no guesses.
+const SHORT_PROBE: u32 = 1;
+const LONG_PROBE: u32 = 64;
+
 /// The pause before the first repeated probe; it doubles each time.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -37,7 +42,7 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(5);
 impl Pool {
     pub(super) async fn load_and_probe(&self) -> Result<Arc<dyn Engine>, LoadError> {
         let engine = self.loader.load().await?;
-        if self.probe(engine.as_ref()).await {
+        if self.probe(engine.as_ref(), SHORT_PROBE).await && self.probe(engine.as_ref(), LONG_PROBE).await {
             return Ok(engine);
         }
         release(engine).await;
@@ -74,7 +79,7 @@ impl Pool {
 
     async fn recover(self: Arc<Self>) {
         if let Some(engine) = self.engine()
-            && self.probe(engine.as_ref()).await
+            && self.probe(engine.as_ref(), SHORT_PROBE).await
         {
             tracing::info!(pool = %self.spec.id, "the engine works again");
             return self.set_health(Health::Ready);
@@ -101,13 +106,13 @@ impl Pool {
     }
 
     /// A real generation, several times if need be.
-    async fn probe(&self, engine: &dyn Engine) -> bool {
+    async fn probe(&self, engine: &dyn Engine, prompt_tokens: u32) -> bool {
         let mut pause = PROBE_PAUSE;
         for _ in 0..PROBES {
-            if let Ok(Ok(finished)) = timeout(PROBE_DEADLINE, engine.probe()).await {
+            if let Ok(Ok(finished)) = timeout(PROBE_DEADLINE, engine.probe(prompt_tokens)).await {
                 let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
-                // Its prompt is too short to say anything about prefill.
-                self.lock().rates.measure_speed(Measured { tokens_in: 0, tokens_out, prefill, decode });
+                let tokens_in = prompt_tokens.saturating_sub(finished.cached_tokens);
+                self.lock().rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode });
                 return true;
             }
             sleep(pause).await;

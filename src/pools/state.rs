@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256};
 use sluicegate_compat::native::Priority;
 use tokio::time::Instant;
 
-use super::job::work;
+use super::job::{slots, work};
 use super::predict::{Prediction, Running, predict};
 use super::queue::{Queue, Ticket, Work};
 use super::rates::Rates;
@@ -135,7 +135,7 @@ impl State {
             Health::Ready | Health::Recovering => {}
         }
         let id = job.task.spec.id;
-        let work = work(&job.task.spec.limits, |max_tokens| self.rates.expected_tokens(max_tokens));
+        let work = work(&job.task.spec.limits, self.slots_total, |max_tokens| self.rates.expected_tokens(max_tokens));
         let told = self.queue.len() as u64;
         let task = Arc::clone(&job.task);
         match self.queue.push(work, Waiting { job, work, told }) {
@@ -157,7 +157,7 @@ impl State {
         if self.health != Health::Ready {
             return None;
         }
-        let count = self.queue.peek()?.job.slots(self.slots_total);
+        let count = slots(&self.queue.peek()?.job.task.spec.limits, self.slots_total);
         if self.slots_used + count > self.slots_total {
             return None;
         }
@@ -198,7 +198,7 @@ impl State {
     }
 
     pub fn foresee(&self, limits: Limits) -> Prediction {
-        let own = work(&limits, |max_tokens| self.rates.expected_tokens(max_tokens));
+        let own = work(&limits, self.slots_total, |max_tokens| self.rates.expected_tokens(max_tokens));
         predict(&self.rates, self.slots_total, &self.sequences(), self.queue.total(), own)
     }
 
@@ -243,13 +243,7 @@ impl State {
         if excess <= 0.0 || depth < 1.0 {
             return 0;
         }
-        let total = self.queue.total();
-        let share = excess / depth;
-        let ahead = Work {
-            tasks: excess.ceil() as u64,
-            prefill_tokens: (total.prefill_tokens as f64 * share) as u64,
-            decode_tokens: (total.decode_tokens as f64 * share) as u64,
-        };
+        let ahead = self.queue.total().share(excess / depth);
         predict(&self.rates, self.slots_total, &self.sequences(), ahead, Work::default()).start_ms.max(1)
     }
 

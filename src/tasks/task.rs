@@ -36,6 +36,8 @@ pub struct Limits {
     /// Per choice.
     pub max_tokens: u32,
     pub choices: u16,
+    /// Runs with nothing beside it.
+    pub alone: bool,
     /// Output tokens per choice to plan with.
     pub expected_tokens: Option<u32>,
     pub deadline: Option<Instant>,
@@ -85,7 +87,7 @@ pub struct Task {
     pub spec: TaskSpec,
     pub created: Clock,
     pub log: Arc<EventLog>,
-    /// Cancelled when the log is sealed by anyone but the runner, so that the engine stops.
+    /// Cancelled when the task has ended, by whichever way: then its engine stops, and nobody waits for its deadline.
     pub stop: CancellationToken,
     observer: Arc<dyn Observer>,
     registry: Weak<Registry>,
@@ -109,7 +111,6 @@ impl Task {
 
     fn finish_early(&self, reason: FinishReason) {
         if let Some(seal) = self.log.seal() {
-            self.stop.cancel();
             let tokens_out = seal.progress().tokens;
             self.finish(seal, reason, Usage { tokens_out, cached_tokens: 0 }, Vec::new());
         }
@@ -118,7 +119,6 @@ impl Task {
     /// Ends the task with an error. Does nothing where it has ended.
     pub fn fail(&self, error: ErrorEnvelope) {
         if let Some(seal) = self.log.seal() {
-            self.stop.cancel();
             self.end(seal, Event::Error(Arc::new(error.with_correlation_id(self.spec.correlation_id.as_str()))));
         }
     }
@@ -146,6 +146,7 @@ impl Task {
     }
 
     fn end(&self, seal: Seal, last: Event) {
+        self.stop.cancel();
         let mut progress = seal.progress();
         let now = Instant::now();
         progress.ended = Some((now, last.clone()));

@@ -51,7 +51,14 @@ impl Observer for Nobody {
 
 /// A task as admission makes it; its registry keeps nothing that has ended.
 fn task(registry: &Arc<Registry>) -> Arc<Task> {
-    let limits = Limits { prompt_tokens: 1, max_tokens: u32::MAX, choices: 1, expected_tokens: None, deadline: None };
+    let limits = Limits {
+        prompt_tokens: 1,
+        max_tokens: u32::MAX,
+        choices: 1,
+        alone: false,
+        expected_tokens: None,
+        deadline: None,
+    };
     let spec = TaskSpec {
         id: TaskId::new(),
         correlation_id: CorrelationId::from("trial"),

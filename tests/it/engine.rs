@@ -372,7 +372,7 @@ async fn more_generations_than_slots_all_finish() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_probe_runs_the_model_and_unloading_ends_what_runs() {
     let engine = engine().await;
-    assert!(engine.probe().await.expect("works").tokens_out > 0);
+    assert!(engine.probe(1).await.expect("works").tokens_out > 0);
     let mut generation = greedy(question(&engine, "Hello"), 3000);
     generation.sampling.logit_bias = vec![(0, -100.0), (2, -100.0)];
     let (running, ()) = tokio::join!(collect(&engine, generation), async {
@@ -382,5 +382,5 @@ async fn a_probe_runs_the_model_and_unloading_ends_what_runs() {
         engine.unload().await;
     });
     assert_eq!(running.1, Err(EngineError::Reset));
-    assert_eq!(engine.probe().await, Err(EngineError::Reset));
+    assert_eq!(engine.probe(1).await, Err(EngineError::Reset));
 }

@@ -21,7 +21,7 @@ async fn a_task_is_admitted_run_and_told_event_by_event() {
     let gate = Gate::scripted(says(&["one ", "two ", "three"])).await;
     let answer = gate.post("/v2/tasks", HELLO).await;
     assert_eq!(answer.status, StatusCode::ACCEPTED);
-    assert_snapshot!(masked(&answer.body), @r#"{"task_id":"<uuid>","queue_position":0,"predicted_start_ms":0,"predicted_end_ms":40960,"backoff_ms":0,"streams":{"sse":"/v2/tasks/<uuid>/events","sse_verbose":"/v2/tasks/<uuid>/events?verbose=true"},"preparation":{"steps":[]}}"#);
+    assert_snapshot!(masked(&answer.body), @r#"{"task_id":"<uuid>","queue_position":0,"predicted_start_ms":0,"predicted_end_ms":40970,"backoff_ms":0,"streams":{"sse":"/v2/tasks/<uuid>/events","sse_verbose":"/v2/tasks/<uuid>/events?verbose=true"},"preparation":{"steps":[]}}"#);
 
     let id = answer.json()["task_id"].as_str().unwrap().to_owned();
     let stream = gate.get(&format!("/v2/tasks/{id}/events")).await;

@@ -52,7 +52,7 @@ async fn trusted_place(engine: &MistralEngine) -> Result<Place, EngineError> {
         if !place.lane().is_suspect() {
             return Ok(place);
         }
-        let (generation, mut nowhere) = (engine.trial(), Nowhere);
+        let (generation, mut nowhere) = (engine.trial(1), Nowhere);
         let run = run_in(engine, place, &generation, &mut nowhere);
         let worked = tokio::time::timeout(TRIAL_DEADLINE, run).await.is_ok_and(|finished| finished.is_ok());
         if !worked && trial + 1 < TRIALS {

@@ -48,7 +48,7 @@ async fn engine(slots: u32) -> MistralEngine {
 fn endless(engine: &MistralEngine, max_tokens: u32) -> Generation {
     let sampling =
         Sampling { logit_bias: engine.ends.iter().map(|&end| (end, -100.0)).collect(), ..Sampling::default() };
-    Generation { max_tokens, sampling, ..engine.trial() }
+    Generation { max_tokens, sampling, ..engine.trial(1) }
 }
 
 #[derive(Default)]
@@ -84,7 +84,7 @@ async fn a_failure_ends_the_sequences_of_its_own_engine_only() {
         join_all((0..4).map(|_| async { engine.generate(endless(&engine, 300), &mut Count::default()).await })).await;
     assert_eq!(runs.iter().filter(|run| **run == Err(EngineError::Reset)).count(), 1);
     assert_eq!(runs.iter().filter(|run| run.is_ok_and(|finished| finished.tokens_out == 300)).count(), 3);
-    assert!(engine.probe().await.is_ok());
+    assert!(engine.probe(1).await.is_ok());
 }
 
 #[test]
