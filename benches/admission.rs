@@ -2,13 +2,14 @@
 //! the whole gateway below HTTP (checks, tokens, registry, log, metrics).
 
 use std::hint::black_box;
+use std::num::NonZeroU32;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sluicegate::engine::scripted::{Failure, FailureKind, Script};
 use sluicegate::gateway::Gateway;
-use sluicegate::ids::{CorrelationId, TaskId};
-use sluicegate::pools::{Queue, Ticket, Work};
-use sluicegate_compat::native::TaskRequest;
+use sluicegate::ids::{CorrelationId, TaskId, TenantId};
+use sluicegate::pools::{Floor, Queue, Share, Ticket, Work};
+use sluicegate_compat::native::{Priority, TaskRequest};
 use tokio::runtime::Runtime;
 
 #[path = "support/gate.rs"]
@@ -18,9 +19,26 @@ const WAITING: usize = 100_000;
 
 fn queue(criterion: &mut Criterion) {
     let work = Work { tasks: 1, sequences: 1, slots: 1, prefill_tokens: 300, decode_tokens: 200 };
-    let mut group = criterion.benchmark_group("queue with 100,000 entries");
-    let mut queue = Queue::new(2 * WAITING);
-    let push = |queue: &mut Queue<u64>| queue.push(work, 7).unwrap_or_else(|full| panic!("{full:?}"));
+    for tenants in [1, 10, 100] {
+        with_tenants(criterion, work, tenants);
+    }
+}
+
+/// A quarter of the entries is of the batch class.
+fn with_tenants(criterion: &mut Criterion, work: Work, tenants: u32) {
+    let mut group = criterion.benchmark_group(format!("queue with 100,000 entries of {tenants} tenants"));
+    let shares: Vec<Share> = (1..=tenants)
+        .filter_map(|weight| Some((weight, NonZeroU32::new(weight)?)))
+        .map(|(number, weight)| Share { tenant: TenantId::from(number.to_string()), weight })
+        .collect();
+    let mut queue = Queue::new(2 * WAITING, Floor::new(0.1));
+    let mut number = 0;
+    let mut push = |queue: &mut Queue<u64>| {
+        number += 1;
+        let priority = if number % 4 == 0 { Priority::Batch } else { Priority::Interactive };
+        let share = &shares[number / 4 % shares.len()];
+        queue.push(priority, share, work, 7).unwrap_or_else(|full| panic!("{full:?}"))
+    };
     let tickets: Vec<Ticket> = (0..WAITING).map(|_| push(&mut queue)).collect();
     group.bench_function("position of one in the middle", |bencher| {
         bencher.iter(|| queue.ahead(black_box(tickets[WAITING / 2])));

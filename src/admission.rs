@@ -3,6 +3,7 @@
 //! The checks come in the order of their cost: the request by itself, the model, what the pool serves, the prompt in exact
 //! tokens, the queue. Nothing is kept of a request that any of them refuses.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use sluicegate_compat::native::{
 use tokio::time::Instant;
 
 use crate::engine::{Chat, Engine, Grammar, Prompt, Sampling};
-use crate::ids::{CorrelationId, TaskId};
+use crate::ids::{CorrelationId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
-use crate::pools::{Job, Place, Pool, PoolMetrics, Refused};
+use crate::pools::{Job, Place, Pool, PoolMetrics, Refused, Share};
 use crate::tasks::{Limits, Registry, Task, TaskSpec};
 
 /// Prompts of more bytes are tokenized off the reactor: at some 10 MB/s this is a few ms.
@@ -23,6 +24,9 @@ const INLINE_PROMPT_BYTES: usize = 32 * 1024;
 
 /// A token has at most so many bytes on average, for refusing absurd prompts before they are tokenized.
 const MOST_BYTES_PER_TOKEN: usize = 64;
+
+/// Whose every request is while there are no keys.
+const DEFAULT_TENANT: &str = "default";
 
 /// Decides what is let in. Built once.
 pub struct Admission {
@@ -239,6 +243,9 @@ fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
             ErrorEnvelope::rejected(PolicyLabel::QueueReject, "the queue is full; try again later")
                 .with_retry_after_ms(retry_after_ms)
         }
+        Refused::BatchShed { retry_after_ms } => {
+            ErrorEnvelope::rejected(PolicyLabel::QueueShedBatch, reason.to_string()).with_retry_after_ms(retry_after_ms)
+        }
         Refused::NotReady => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(1000),
         Refused::Exhausted => {
             ErrorEnvelope::new(ErrorCode::ReplicaExhausted, reason.to_string()).with_retry_after_ms(5000)
@@ -294,6 +301,7 @@ fn spec(request: &TaskRequest, pool: &Pool, correlation_id: CorrelationId, limit
     TaskSpec {
         id: request.task_id.map_or_else(TaskId::new, TaskId),
         correlation_id,
+        tenant_id: TenantId::from(DEFAULT_TENANT),
         session_id: request.session_id,
         workload: request.workload,
         model_ref: request.model_ref.clone(),
@@ -326,6 +334,7 @@ fn job(request: TaskRequest, task: &Arc<Task>, prompt: Arc<[u32]>, plain: &Sampl
     };
     Job {
         task: Arc::clone(task),
+        share: Share { tenant: task.spec.tenant_id.clone(), weight: NonZeroU32::MIN },
         prompt,
         sampling,
         stop: request.stop,

@@ -16,7 +16,7 @@ use crate::engine::{LoadError, Loader};
 use crate::gateway::{Gateway, Parts};
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
-use crate::pools::{Pool, PoolMetrics, PoolSpec, Watchdog};
+use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
 use crate::tasks::{Clock, Registry, Retention};
 
 mod greeting;
@@ -220,6 +220,12 @@ fn build_pool(
         id: PoolId::from(pool.id.as_str()),
         engine: load::engine_name(&pool.engine),
         queue_capacity: pool.queue_capacity,
+        queue_policy: match pool.queue_policy {
+            config::Policy::Reject => Policy::Reject,
+            config::Policy::DropLru => Policy::DropLru,
+            config::Policy::ShedBatch => Policy::ShedBatch,
+        },
+        batch_floor: Floor::new(pool.batch_floor),
         watchdog: Watchdog { wall: pool.watchdog_wall, idle: pool.watchdog_idle },
     };
     (ModelId::from(pool.model.as_str()), Pool::new(spec, loader, lifecycle.clone(), metrics.clone()))

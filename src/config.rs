@@ -26,7 +26,7 @@ mod read;
 mod shape;
 
 pub use mistake::{Mistake, Mistakes, Place};
-pub use shape::{Http2, LogFormat};
+pub use shape::{Http2, LogFormat, Policy};
 
 /// The checked configuration: whatever is in it can be served.
 #[derive(Debug, Clone)]
@@ -92,7 +92,9 @@ pub struct Pool {
     pub slots: Option<u32>,
     /// Tasks that may wait, at least 1.
     pub queue_capacity: usize,
-    /// Part of the starts that batch tasks get while interactive ones wait, 0 to 1.
+    /// What happens to a task that comes to a full queue.
+    pub queue_policy: Policy,
+    /// Part of the work that batch tasks get while interactive ones wait, 0 to below 1.
     pub batch_floor: f64,
     /// A task that runs longer is ended.
     pub watchdog_wall: Duration,

@@ -67,6 +67,10 @@ macro_rules! name {
 }
 
 name! {
+    /// Whose a request is.
+    TenantId
+}
+name! {
     /// A pool, as the configuration names it.
     PoolId
 }

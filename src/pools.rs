@@ -13,7 +13,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use sluicegate_compat::native::{EngineName, Event, Metrics};
+use sluicegate_compat::native::{EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, PolicyLabel};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -33,11 +33,11 @@ mod state;
 
 pub use job::Job;
 pub use metrics::PoolMetrics;
-pub use predict::{Prediction, Running, predict};
-pub use queue::{Full, Queue, Ticket, Work};
+pub use predict::{Forecast, Prediction, Running};
+pub use queue::{Floor, Full, Queue, Share, Ticket, Work};
 pub use rates::{Measured, Rates};
-pub use state::{Health, Place, Refused};
-use state::{Slots, State};
+pub use state::{Eviction, Health, Place, Policy, Refused};
+use state::{Slots, State, Submitted};
 
 /// How often waiting tasks are told their new position and prediction, where those changed.
 const POSITION_UPDATES: Duration = Duration::from_millis(500);
@@ -52,6 +52,10 @@ pub struct PoolSpec {
     pub engine: EngineName,
     /// Waiting tasks at most.
     pub queue_capacity: usize,
+    /// When it is full.
+    pub queue_policy: Policy,
+    /// Part of the work that batch tasks get while interactive ones wait.
+    pub batch_floor: Floor,
     pub watchdog: Watchdog,
 }
 
@@ -84,7 +88,7 @@ impl Pool {
     /// A pool that is starting: it has no engine and takes no tasks until [`start`](Pool::start) has loaded one.
     pub fn new(spec: PoolSpec, loader: Arc<dyn Loader>, lifecycle: Lifecycle, metrics: PoolMetrics) -> Arc<Self> {
         let replica_id = ReplicaId::from(format!("{}-0", spec.id));
-        let state = Mutex::new(State::new(spec.queue_capacity));
+        let state = Mutex::new(State::new(spec.queue_capacity, spec.queue_policy, spec.batch_floor));
         metrics.add_pool(&spec, &replica_id);
         let inter_token_ms = metrics.inter_token(&spec);
         Arc::new(Self {
@@ -175,7 +179,7 @@ impl Pool {
     /// Slots in use, and all of them.
     pub fn slots(&self) -> (u32, u32) {
         let state = self.lock();
-        (state.slots_used, state.slots_total)
+        (state.slots_used(), state.slots_total)
     }
 
     /// Queues a task. It starts as soon as a slot is free.
@@ -185,7 +189,18 @@ impl Pool {
     /// [`Refused`]: the queue is full, or the pool cannot run anything now.
     pub fn submit(self: &Arc<Self>, job: Job) -> Result<Place, Refused> {
         let task = Arc::clone(&job.task);
-        let place = self.lock().submit(job)?;
+        let submitted = self.lock().submit(job, Instant::now());
+        if matches!(
+            submitted,
+            Ok(Submitted { evicted: Some(_), .. }) | Err(Refused::QueueFull { .. } | Refused::BatchShed { .. })
+        ) {
+            self.metrics.full(self);
+        }
+        let Submitted { place, evicted } = submitted?;
+        if let Some((evicted, eviction)) = evicted {
+            self.metrics.dropped(self, eviction);
+            evicted.fail(self.evicted(eviction));
+        }
         self.metrics.enqueued(self, &task);
         if place.waits {
             tell(&task, &place);
@@ -197,6 +212,20 @@ impl Pool {
             self.forget(&task);
         }
         Ok(place)
+    }
+
+    /// What a task is told that had to leave the queue.
+    fn evicted(&self, eviction: Eviction) -> ErrorEnvelope {
+        let error = match eviction {
+            Eviction::DropLru => {
+                ErrorEnvelope::new(ErrorCode::QueueFullDropLru, "dropped from a full queue for a newer task")
+            }
+            Eviction::ShedBatch => ErrorEnvelope::rejected(
+                PolicyLabel::QueueShedBatch,
+                "dropped from a full queue: interactive tasks go before batch tasks",
+            ),
+        };
+        error.with_pool(self.spec.id.as_str()).with_retry_after_ms(self.lock().drained_ms())
     }
 
     /// Where a waiting task stands; `None` once it has left the queue.
@@ -252,7 +281,7 @@ impl Pool {
     }
 
     fn take_next(self: &Arc<Self>) -> Option<(Job, Slots)> {
-        let (job, count) = self.lock().take_next()?;
+        let (job, count) = self.lock().take_next(Instant::now())?;
         let slots = Slots::new(Arc::clone(self), count);
         self.metrics.queue_changed(self);
         Some((job, slots))

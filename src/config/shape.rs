@@ -202,7 +202,8 @@ words! {
         Scripted = "scripted",
     }
 
-    pub(super) enum Policy {
+    /// What happens to a task that comes to a full queue.
+    pub enum Policy {
         Reject = "reject",
         DropLru = "drop-lru",
         ShedBatch = "shed-batch",

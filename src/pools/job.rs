@@ -6,12 +6,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Generation, Grammar, Sampling};
-use crate::pools::{Place, Work};
+use crate::pools::{Place, Share, Work};
 use crate::tasks::{Limits, Task};
 
 /// A task ready to run. Freed when it ends, while the task itself stays for its retention.
 pub struct Job {
     pub task: Arc<Task>,
+    /// Whose it is, and their weight beside other tenants.
+    pub share: Share,
     pub prompt: Arc<[u32]>,
     /// Its seed is the first choice's; the others follow from it.
     pub sampling: Sampling,

@@ -6,7 +6,7 @@ use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, 
 use sluicegate_compat::native::{ErrorCode, Event, FinishReason, PolicyLabel, Priority};
 use tokio::time::Instant;
 
-use super::{Pool, PoolSpec};
+use super::{Eviction, Pool, PoolSpec};
 use crate::engine::EngineInfo;
 use crate::ids::ReplicaId;
 use crate::tasks::{Ended, Task};
@@ -39,6 +39,7 @@ pub struct PoolMetrics {
     tasks_finished: IntCounterVec,
     tokens_in: IntCounterVec,
     tokens_out: IntCounterVec,
+    tasks_dropped: IntCounterVec,
     backpressure: IntCounterVec,
     queue_depth: IntGaugeVec,
     slots_active: IntGaugeVec,
@@ -88,6 +89,11 @@ impl PoolMetrics {
             )?,
             tokens_in: counter("tokens_in_total", "Prompt tokens of tasks that started and ended.", &REPLICA)?,
             tokens_out: counter("tokens_out_total", "Tokens sampled for tasks that ended.", &REPLICA)?,
+            tasks_dropped: counter(
+                "tasks_dropped_total",
+                "Tasks that had to leave a full queue for others.",
+                &["engine", "pool_id", "reason"],
+            )?,
             backpressure: counter(
                 "admission_backpressure_events_total",
                 "Requests met by a full queue, by its policy.",
@@ -128,7 +134,10 @@ impl PoolMetrics {
         for reason in [PolicyLabel::QueueReject.as_str(), ErrorCode::InvalidParams.as_str()] {
             self.tasks_rejected.with_label_values(&[engine, reason]);
         }
-        self.backpressure.with_label_values(&[engine, "reject"]);
+        for eviction in [Eviction::DropLru, Eviction::ShedBatch] {
+            self.tasks_dropped.with_label_values(&[engine, pool, reason(eviction)]);
+        }
+        self.backpressure.with_label_values(&[engine, spec.queue_policy.as_str()]);
         self.slots_active.with_label_values(&[pool, replica]);
         self.slots_total.with_label_values(&[pool, replica]);
         self.inter_token_ms.with_label_values(&[pool]);
@@ -176,9 +185,18 @@ impl PoolMetrics {
     pub fn rejected(&self, pool: Option<&Pool>, reason: &str) {
         let engine = pool.map_or(NONE, |pool| pool.spec.engine.as_str());
         self.tasks_rejected.with_label_values(&[engine, reason]).inc();
-        if reason == PolicyLabel::QueueReject.as_str() {
-            self.backpressure.with_label_values(&[engine, "reject"]).inc();
-        }
+    }
+
+    /// A task came to a full queue.
+    pub(super) fn full(&self, pool: &Pool) {
+        let labels = [pool.spec.engine.as_str(), pool.spec.queue_policy.as_str()];
+        self.backpressure.with_label_values(&labels).inc();
+    }
+
+    /// A task had to leave the queue for another.
+    pub(super) fn dropped(&self, pool: &Pool, eviction: Eviction) {
+        let labels = [pool.spec.engine.as_str(), pool.spec.id.as_str(), reason(eviction)];
+        self.tasks_dropped.with_label_values(&labels).inc();
     }
 
     /// The queue or the slots of a pool are not what they were.
@@ -186,11 +204,12 @@ impl PoolMetrics {
         let (engine, id) = (pool.spec.engine.as_str(), pool.spec.id.as_str());
         // Set under the lock, so that the last to look is the last to write.
         let state = pool.lock();
-        for (priority, depth) in Priority::ALL.into_iter().zip(state.depths()) {
+        for priority in Priority::ALL {
+            let depth = state.queue.depth(priority);
             let gauge = self.queue_depth.with_label_values(&[engine, &state.engine_version, id, priority.as_str()]);
             gauge.set(i64::try_from(depth).unwrap_or(i64::MAX));
         }
-        self.slots_active.with_label_values(&[id, pool.replica_id.as_str()]).set(i64::from(state.slots_used));
+        self.slots_active.with_label_values(&[id, pool.replica_id.as_str()]).set(i64::from(state.slots_used()));
     }
 
     /// A task got its slots; `predicted` is the start that its admission foresaw.
@@ -230,6 +249,13 @@ impl PoolMetrics {
             let ended = how.progress.ended.as_ref().map_or(first, |(at, _)| *at);
             self.decode_ms.with_label_values(&labels).observe(ms(ended.saturating_duration_since(first)));
         }
+    }
+}
+
+const fn reason(eviction: Eviction) -> &'static str {
+    match eviction {
+        Eviction::DropLru => "drop_lru",
+        Eviction::ShedBatch => "shed_batch",
     }
 }
 

@@ -1,273 +1,251 @@
-//! The queue of a pool: bounded, first in first out, with positions and the work ahead at any time.
+//! The queue of a pool: bounded, with two classes, fair between the tenants of each, with exact positions at any time.
 //!
-//! Pure: no clock, no lock, no waiting. Every operation costs O(log n): entries are numbered as they come, and a binary
-//! indexed tree (P. M. Fenwick, "A New Data Structure for Cumulative Frequency Tables", 1994) over those numbers counts
-//! the entries, and sums the work, before any of them. Leaving the middle of the queue is as cheap as leaving its head.
+//! Pure: no clock, no lock, no waiting. Interactive tasks go first. While both classes wait, each token that interactive
+//! tasks cost gives the batch class its floor's part of credit, and a batch task goes as soon as the credit pays for it:
+//! so batch gets at least that share of the work, and no more while interactive tasks wait. [`class`] says how tenants
+//! share a class.
+//!
+//! Positions, and the work before a task, cost O(tenants · log tasks).
 
-use std::collections::BTreeMap;
+use sluicegate_compat::native::Priority;
 
-/// An entry's place in the order of arrival. Never used twice.
+mod class;
+mod line;
+mod work;
+
+pub use class::Share;
+use class::{Class, Spot};
+use line::Sum;
+pub use work::Work;
+
+/// Parts of a [`Floor`].
+const WHOLE: u64 = 1000;
+
+/// The share of the work that batch tasks get while interactive ones wait, in thousandths: 0 to 999.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Floor(u64);
+
+impl Floor {
+    /// From a share of 0 to 0.999; what is outside is brought inside.
+    pub fn new(share: f64) -> Self {
+        Self(((share * WHOLE as f64).round() as u64).min(WHOLE - 1))
+    }
+}
+
+/// An entry's place. Never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Ticket(u64);
-
-/// Work, as the prediction needs it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Work {
-    pub tasks: u64,
-    /// One per choice.
-    pub sequences: u64,
-    /// That a task needs at once to start.
-    pub slots: u64,
-    pub prefill_tokens: u64,
-    pub decode_tokens: u64,
-}
-
-impl Work {
-    /// A part of it, rounded up.
-    pub fn share(self, part: f64) -> Self {
-        let of = |whole: u64| (whole as f64 * part).ceil() as u64;
-        Self {
-            tasks: of(self.tasks),
-            sequences: of(self.sequences),
-            slots: of(self.slots),
-            prefill_tokens: of(self.prefill_tokens),
-            decode_tokens: of(self.decode_tokens),
-        }
-    }
-}
-
-impl std::ops::Add for Work {
-    type Output = Self;
-    fn add(self, other: Self) -> Self {
-        Self {
-            tasks: self.tasks + other.tasks,
-            sequences: self.sequences + other.sequences,
-            slots: self.slots + other.slots,
-            prefill_tokens: self.prefill_tokens + other.prefill_tokens,
-            decode_tokens: self.decode_tokens + other.decode_tokens,
-        }
-    }
-}
-
-impl std::ops::Sub for Work {
-    type Output = Self;
-    fn sub(self, other: Self) -> Self {
-        Self {
-            tasks: self.tasks - other.tasks,
-            sequences: self.sequences - other.sequences,
-            slots: self.slots - other.slots,
-            prefill_tokens: self.prefill_tokens - other.prefill_tokens,
-            decode_tokens: self.decode_tokens - other.decode_tokens,
-        }
-    }
+pub struct Ticket {
+    priority: Priority,
+    spot: Spot,
 }
 
 /// The queue takes no more; the entry comes back.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Full<T>(pub T);
 
-/// A bounded first-in-first-out queue of `T`.
+/// A bounded fair queue of `T`.
 #[derive(Debug)]
 pub struct Queue<T> {
     capacity: usize,
-    entries: BTreeMap<u64, (Work, T)>,
-    /// Sums over the numbers from `base` on.
-    sums: Sums,
-    base: u64,
-    next: u64,
+    floor: Floor,
+    interactive: Class<Arrived<T>>,
+    batch: Class<Arrived<T>>,
+    /// What batch has coming, in thousandths of a token: see [`Queue`]'s module.
+    credit: u64,
+    arrivals: u64,
+}
+
+/// An entry with its number in the order of arrival.
+#[derive(Debug)]
+struct Arrived<T> {
+    number: u64,
+    entry: T,
 }
 
 impl<T> Queue<T> {
     /// A queue of at most `capacity` entries.
-    pub fn new(capacity: usize) -> Self {
-        Self { capacity, entries: BTreeMap::new(), sums: Sums::new(capacity), base: 0, next: 0 }
+    pub fn new(capacity: usize, floor: Floor) -> Self {
+        Self { capacity, floor, interactive: Class::default(), batch: Class::default(), credit: 0, arrivals: 0 }
     }
 
     pub fn len(&self) -> usize {
-        self.entries.len()
+        usize::try_from(self.total().tasks).unwrap_or(usize::MAX)
     }
 
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.len() == 0
     }
 
-    /// Adds an entry at the end.
+    pub fn depth(&self, priority: Priority) -> u64 {
+        self.class(priority).total().work.tasks
+    }
+
+    /// Adds an entry behind those of its tenant and class.
     ///
     /// # Errors
     ///
     /// [`Full`] with the entry, at capacity.
-    pub fn push(&mut self, work: Work, entry: T) -> Result<Ticket, Full<T>> {
-        if self.entries.len() >= self.capacity {
+    pub fn push(&mut self, priority: Priority, share: &Share, work: Work, entry: T) -> Result<Ticket, Full<T>> {
+        if self.len() >= self.capacity {
             return Err(Full(entry));
         }
-        if self.next - self.base >= self.sums.span() {
-            self.renumber();
-        }
-        let number = self.next;
-        self.next += 1;
-        self.sums.add(number - self.base, work);
-        self.entries.insert(number, (work, entry));
-        Ok(Ticket(number))
+        let arrived = Arrived { number: self.arrivals, entry };
+        self.arrivals += 1;
+        let spot = self.class_mut(priority).push(share, work, arrived);
+        Ok(Ticket { priority, spot })
     }
 
     /// Looks at the entry that is next.
     pub fn peek(&self) -> Option<&T> {
-        self.entries.first_key_value().map(|(_, (_, entry))| entry)
+        let (_, arrived) = self.class(self.turn(self.credit)?).peek()?;
+        Some(&arrived.entry)
     }
 
-    /// Takes the entry that is next.
+    /// Takes the entry that is next, and charges its tenant for it.
     pub fn pop(&mut self) -> Option<T> {
-        let number = *self.entries.first_key_value()?.0;
-        self.remove(Ticket(number))
+        let priority = self.turn(self.credit)?;
+        let both = !self.interactive.is_empty() && !self.batch.is_empty();
+        let (sum, arrived) = self.class_mut(priority).pop()?;
+        if both {
+            self.credit = self.credit_after(self.credit, priority, sum.cost);
+        }
+        self.forget_credit();
+        Some(arrived.entry)
     }
 
-    /// Takes an entry from wherever it is; `None` where it has left.
+    /// Takes an entry from wherever it is; `None` where it has left. Its tenant is charged nothing.
     pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
-        let (work, entry) = self.entries.remove(&ticket.0)?;
-        self.sums.subtract(ticket.0 - self.base, work);
-        Some(entry)
+        let (_, arrived) = self.class_mut(ticket.priority).remove(ticket.spot)?;
+        self.forget_credit();
+        Some(arrived.entry)
+    }
+
+    /// A task that was popped with `expected` as its work has used `used` tokens: its tenant is charged for these instead.
+    pub fn settle(&mut self, priority: Priority, share: &Share, expected: Work, used: u64) {
+        self.class_mut(priority).settle(share, expected.cost(), used);
     }
 
     pub fn get(&self, ticket: Ticket) -> Option<&T> {
-        self.entries.get(&ticket.0).map(|(_, entry)| entry)
+        self.class(ticket.priority).get(ticket.spot).map(|arrived| &arrived.entry)
     }
 
     pub fn get_mut(&mut self, ticket: Ticket) -> Option<&mut T> {
-        self.entries.get_mut(&ticket.0).map(|(_, entry)| entry)
+        self.class_mut(ticket.priority).get_mut(ticket.spot).map(|arrived| &mut arrived.entry)
     }
 
-    /// The work of the entries before this one; `None` where it has left. Its `tasks` is the queue position.
+    /// The work that will be served before this entry if none comes and none leaves; `None` where it has left. Its `tasks`
+    /// is the queue position.
     pub fn ahead(&self, ticket: Ticket) -> Option<Work> {
-        self.entries.contains_key(&ticket.0).then(|| self.sums.before(ticket.0 - self.base))
+        let (own_class, own) = self.class(ticket.priority).before(ticket.spot)?;
+        let other_class = match ticket.priority {
+            Priority::Interactive => self.batch_before(own_class.cost),
+            // Until the interactive tasks served have earned what the batch tasks up to this one cost.
+            Priority::Batch => {
+                let missing = self.price(own_class.cost + own.cost).saturating_sub(self.credit);
+                match self.floor.0 {
+                    0 => self.interactive.total(),
+                    floor => self.interactive.costing(missing.div_ceil(floor)),
+                }
+            }
+        };
+        Some(own_class.work + other_class.work)
     }
 
     /// The work of all entries.
     pub fn total(&self) -> Work {
-        self.sums.before(self.next - self.base)
+        self.interactive.total().work + self.batch.total().work
     }
 
-    /// The entries in order.
-    pub fn iter(&self) -> impl Iterator<Item = (Ticket, &T)> {
-        self.entries.iter().map(|(number, (_, entry))| (Ticket(*number), entry))
+    /// The entries in the order in which they will be served.
+    pub fn upcoming(&self) -> impl Iterator<Item = (Ticket, &Work, &T)> {
+        let mut interactive = self.interactive.upcoming().peekable();
+        let mut batch = self.batch.upcoming().peekable();
+        let mut credit = self.credit;
+        std::iter::from_fn(move || {
+            let costs = (interactive.peek().map(|(_, sum, _)| sum.cost), batch.peek().map(|(_, sum, _)| sum.cost));
+            let both = costs.0.is_some() && costs.1.is_some();
+            let priority = self.turn_of(costs, credit)?;
+            let (spot, sum, arrived) = match priority {
+                Priority::Interactive => interactive.next()?,
+                Priority::Batch => batch.next()?,
+            };
+            if both {
+                credit = self.credit_after(credit, priority, sum.cost);
+            }
+            Some((Ticket { priority, spot }, &sum.work, &arrived.entry))
+        })
     }
 
-    /// Moves the window of the sums past the entries that have left. Amortised: at least `capacity` pushes lie between two
-    /// calls that find the window half empty.
-    fn renumber(&mut self) {
-        self.base = self.entries.first_key_value().map_or(self.next, |(number, _)| *number);
-        let live = self.next - self.base + 1;
-        self.sums = Sums::new(usize::try_from(live).unwrap_or(usize::MAX).max(self.capacity));
-        for (number, (work, _)) in &self.entries {
-            self.sums.add(number - self.base, *work);
-        }
-    }
-}
-
-/// A binary indexed tree over a window of numbers.
-#[derive(Debug)]
-struct Sums {
-    /// One-based, as the algorithm is usually written.
-    tree: Vec<Work>,
-}
-
-impl Sums {
-    /// Room for twice `capacity`, so that renumbering is rare.
-    fn new(capacity: usize) -> Self {
-        Self { tree: vec![Work::default(); capacity.saturating_mul(2).max(16) + 1] }
+    /// The entry of a class that has waited longest.
+    pub fn oldest(&self, priority: Priority) -> Option<Ticket> {
+        let oldest = self.class(priority).ends().min_by_key(|[(_, first), _]| first.number);
+        oldest.map(|[(spot, _), _]| Ticket { priority, spot })
     }
 
-    fn span(&self) -> u64 {
-        self.tree.len() as u64 - 1
+    /// The entry of a class that came last.
+    pub fn newest(&self, priority: Priority) -> Option<Ticket> {
+        let newest = self.class(priority).ends().max_by_key(|[_, (_, last)]| last.number);
+        newest.map(|[_, (spot, _)]| Ticket { priority, spot })
     }
 
-    fn add(&mut self, offset: u64, work: Work) {
-        self.update(offset, |sum| *sum = *sum + work);
-    }
-
-    fn subtract(&mut self, offset: u64, work: Work) {
-        self.update(offset, |sum| *sum = *sum - work);
-    }
-
-    fn update(&mut self, offset: u64, change: impl Fn(&mut Work)) {
-        let mut index = to_index(offset) + 1;
-        while let Some(sum) = self.tree.get_mut(index) {
-            change(sum);
-            index += index & index.wrapping_neg();
+    fn class(&self, priority: Priority) -> &Class<Arrived<T>> {
+        match priority {
+            Priority::Interactive => &self.interactive,
+            Priority::Batch => &self.batch,
         }
     }
 
-    /// The sum over the numbers below `offset`.
-    fn before(&self, offset: u64) -> Work {
-        let mut index = to_index(offset);
-        let mut sum = Work::default();
-        while index > 0 {
-            sum = sum + self.tree[index];
-            index &= index - 1;
+    fn class_mut(&mut self, priority: Priority) -> &mut Class<Arrived<T>> {
+        match priority {
+            Priority::Interactive => &mut self.interactive,
+            Priority::Batch => &mut self.batch,
         }
-        sum
     }
-}
 
-fn to_index(offset: u64) -> usize {
-    usize::try_from(offset).unwrap_or(usize::MAX)
+    fn turn(&self, credit: u64) -> Option<Priority> {
+        self.turn_of((self.interactive.peek().map(|(cost, _)| cost), self.batch.peek().map(|(cost, _)| cost)), credit)
+    }
+
+    /// Whose turn it is, given what the first of each class costs.
+    fn turn_of(&self, costs: (Option<u64>, Option<u64>), credit: u64) -> Option<Priority> {
+        match costs {
+            (None, None) => None,
+            (Some(_), None) => Some(Priority::Interactive),
+            (None, Some(_)) => Some(Priority::Batch),
+            (Some(_), Some(batch)) if self.floor.0 > 0 && credit >= self.price(batch) => Some(Priority::Batch),
+            (Some(_), Some(_)) => Some(Priority::Interactive),
+        }
+    }
+
+    /// The credit after a task of this cost was served while both classes waited.
+    fn credit_after(&self, credit: u64, served: Priority, cost: u64) -> u64 {
+        match served {
+            Priority::Interactive => credit.saturating_add(cost.saturating_mul(self.floor.0)),
+            Priority::Batch => credit.saturating_sub(self.price(cost)),
+        }
+    }
+
+    /// What batch tasks of this cost pay of their credit.
+    fn price(&self, cost: u64) -> u64 {
+        cost.saturating_mul(WHOLE - self.floor.0)
+    }
+
+    /// The batch tasks that go while interactive ones of this cost are served.
+    fn batch_before(&self, interactive_cost: u64) -> Sum {
+        if self.floor.0 == 0 {
+            return Sum::default();
+        }
+        let credit = self.credit.saturating_add(interactive_cost.saturating_mul(self.floor.0));
+        self.batch.affordable(credit / (WHOLE - self.floor.0))
+    }
+
+    /// Credit is for what waits.
+    fn forget_credit(&mut self) {
+        if self.batch.is_empty() {
+            self.credit = 0;
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn work(tokens: u64) -> Work {
-        Work { tasks: 1, sequences: 1, slots: 1, prefill_tokens: tokens, decode_tokens: 2 * tokens }
-    }
-
-    #[derive(Debug, Clone)]
-    enum Step {
-        Push(u64),
-        Pop,
-        Remove(usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        prop_oneof![3 => (0u64..100).prop_map(Step::Push), 2 => Just(Step::Pop), 2 => (0usize..64).prop_map(Step::Remove)]
-    }
-
-    proptest! {
-        /// Against the obvious model, a vector: nothing lost, nothing served twice, never over the bound, positions exact.
-        #[test]
-        fn behaves_like_a_vector(steps in proptest::collection::vec(step(), 0..400), capacity in 1usize..20) {
-            let mut queue = Queue::new(capacity);
-            let mut model: Vec<(Ticket, u64, usize)> = Vec::new();
-            for (serial, step) in steps.into_iter().enumerate() {
-                match step {
-                    Step::Push(tokens) => match queue.push(work(tokens), serial) {
-                        Ok(ticket) => model.push((ticket, tokens, serial)),
-                        Err(Full(back)) => {
-                            prop_assert_eq!(back, serial);
-                            prop_assert_eq!(model.len(), capacity);
-                        }
-                    },
-                    Step::Pop => {
-                        let expected = (!model.is_empty()).then(|| model.remove(0).2);
-                        prop_assert_eq!(queue.pop(), expected);
-                    }
-                    Step::Remove(index) if index < model.len() => {
-                        let (ticket, _, serial) = model.remove(index);
-                        prop_assert_eq!(queue.remove(ticket), Some(serial));
-                        prop_assert_eq!(queue.remove(ticket), None);
-                        prop_assert_eq!(queue.ahead(ticket), None);
-                    }
-                    Step::Remove(_) => {}
-                }
-                prop_assert_eq!(queue.len(), model.len());
-                let mut ahead = Work::default();
-                for (ticket, tokens, _) in &model {
-                    prop_assert_eq!(queue.ahead(*ticket), Some(ahead));
-                    ahead = ahead + work(*tokens);
-                }
-                prop_assert_eq!(queue.total(), ahead);
-            }
-        }
-    }
-}
+mod tests;

@@ -112,7 +112,7 @@ impl Pool {
             if let Ok(Ok(finished)) = timeout(PROBE_DEADLINE, engine.probe(prompt_tokens)).await {
                 let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
                 let tokens_in = prompt_tokens.saturating_sub(finished.cached_tokens);
-                self.lock().rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode });
+                self.lock().rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode, occupancy: 1.0 });
                 return true;
             }
             sleep(pause).await;

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::rates::Measured;
-use super::state::{Health, Slots};
+use super::state::{Health, Moment, Slots};
 use super::{Job, Pool};
 use crate::engine::{Engine, EngineError, EngineInfo, Finish, Finished, LET_GO_DEADLINE, Piece, Sink};
 use crate::tasks::{Sealed, Task, Usage};
@@ -134,6 +134,7 @@ impl Pool {
         choice: u16,
         stop: &CancellationToken,
     ) -> (u16, Result<Finished, EngineError>) {
+        let since = self.lock().moment(Instant::now());
         let mut sink = ChoiceSink { pool: self, task: &job.task, choice, index: 0, last: None };
         let generation = engine.generate(job.generation(choice, stop.clone()), &mut sink);
         let result = AssertUnwindSafe(generation).catch_unwind().await.unwrap_or_else(|_panic| {
@@ -141,21 +142,22 @@ impl Pool {
             Err(EngineError::Reset)
         });
         if let Ok(finished) = &result {
-            self.measure(job, finished);
+            self.measure(job, finished, since);
         }
         (choice, result)
     }
 
-    fn measure(&self, job: &Job, finished: &Finished) {
+    fn measure(&self, job: &Job, finished: &Finished, since: Moment) {
         if finished.tokens_out == 0 {
             return;
         }
         let tokens_in = job.task.spec.limits.prompt_tokens.saturating_sub(finished.cached_tokens);
         let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
         let mut state = self.lock();
-        state.rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode });
+        let occupancy = state.occupancy(since, Instant::now());
+        state.rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode, occupancy });
         if finished.finish != Finish::Canceled {
-            state.rates.measure_length(tokens_out);
+            state.rates.measure_length(job.task.spec.limits.max_tokens, tokens_out);
         }
     }
 

@@ -10,13 +10,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{EventLog, Progress, Registry, Seal};
-use crate::ids::{CorrelationId, PoolId, TaskId};
+use crate::ids::{CorrelationId, PoolId, TaskId, TenantId};
 
 /// What admission decided about a task. The texts of the prompt are not kept: from here on it is token ids.
 #[derive(Debug, Clone)]
 pub struct TaskSpec {
     pub id: TaskId,
     pub correlation_id: CorrelationId,
+    pub tenant_id: TenantId,
     pub session_id: Option<uuid::Uuid>,
     pub workload: Workload,
     /// As the client named it.

@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::http::StatusCode;
 use sluicegate::engine::scripted::Script;
-use sluicegate::ids::{CorrelationId, PoolId, TaskId};
+use sluicegate::ids::{CorrelationId, PoolId, TaskId, TenantId};
 use sluicegate::tasks::{Ended, Limits, Observer, Registry, Retention, Task, TaskSpec};
 use sluicegate_compat::native::{Determinism, Event, Priority, Token, TokenKind, Workload};
 use tokio::time::Instant;
@@ -62,6 +62,7 @@ fn task(registry: &Arc<Registry>) -> Arc<Task> {
     let spec = TaskSpec {
         id: TaskId::new(),
         correlation_id: CorrelationId::from("trial"),
+        tenant_id: TenantId::from("default"),
         session_id: None,
         workload: Workload::Completion,
         model_ref: "builtin".into(),

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod catalog;
+mod classes;
 mod config;
 mod engine;
 mod failures;

@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::catalog::Catalog;
-use crate::config::shape::{self, Policy};
+use crate::config::shape;
 use crate::config::{Device, Engine, Pool, Script};
 
 impl Check<'_> {
@@ -24,10 +24,8 @@ impl Check<'_> {
         let key = |name: &str| format!("pools.{index}.{name}");
         self.served(pool.replicas == 1, &key("replicas"), "one replica for each pool; more pools take more models");
         self.served(pool.remote.is_none(), &key("remote"), "engines are \"mistralrs\" and \"scripted\"");
-        let policy = pool.queue.policy == Policy::Reject;
-        self.served(policy, &key("queue.policy"), "leave it at \"reject\"");
         let floor = pool.queue.batch_floor;
-        self.ensure((0.0..=1.0).contains(&floor), &key("queue.batch_floor"), "0 to 1");
+        self.ensure((0.0..1.0).contains(&floor), &key("queue.batch_floor"), "0 to below 1");
         Pool {
             id: self.pool_id(index, pool.id.as_deref()),
             model: self.pool_model(&key("model"), &pool.model, catalog),
@@ -35,6 +33,7 @@ impl Check<'_> {
             device: self.device(&key("device"), &pool.device),
             slots: (self.count(&key("slots"), pool.slots.into(), 0, 4096) > 0).then_some(pool.slots),
             queue_capacity: self.count(&key("queue.capacity"), pool.queue.capacity, 1, 1_000_000),
+            queue_policy: pool.queue.policy,
             batch_floor: floor,
             watchdog_wall: self.ms(&key("watchdog.wall_ms"), pool.watchdog.wall_ms, 1),
             watchdog_idle: self.ms(&key("watchdog.idle_ms"), pool.watchdog.idle_ms, 1),
