@@ -246,7 +246,9 @@ fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
         Refused::BatchShed { retry_after_ms } => {
             ErrorEnvelope::rejected(PolicyLabel::QueueShedBatch, reason.to_string()).with_retry_after_ms(retry_after_ms)
         }
-        Refused::NotReady => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(1000),
+        Refused::NotReady | Refused::Draining => {
+            ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(1000)
+        }
         Refused::Exhausted => {
             ErrorEnvelope::new(ErrorCode::ReplicaExhausted, reason.to_string()).with_retry_after_ms(5000)
         }

@@ -219,6 +219,7 @@ fn build_pool(
     let spec = PoolSpec {
         id: PoolId::from(pool.id.as_str()),
         engine: load::engine_name(&pool.engine),
+        replicas: pool.replicas,
         queue_capacity: pool.queue_capacity,
         queue_policy: match pool.queue_policy {
             config::Policy::Reject => Policy::Reject,

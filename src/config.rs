@@ -91,6 +91,8 @@ pub struct Pool {
     /// Sequences at once; `None`: as many as the engine likes.
     pub slots: Option<u32>,
     /// Tasks that may wait, at least 1.
+    /// Engines, each with its own copy of the model and its slots.
+    pub replicas: usize,
     pub queue_capacity: usize,
     /// What happens to a task that comes to a full queue.
     pub queue_policy: Policy,

@@ -28,6 +28,7 @@ mod predict;
 mod queue;
 mod rates;
 mod recovery;
+mod replica;
 mod run;
 mod state;
 
@@ -36,8 +37,10 @@ pub use metrics::PoolMetrics;
 pub use predict::{Forecast, Prediction, Running};
 pub use queue::{Floor, Full, Queue, Share, Ticket, Work};
 pub use rates::{Measured, Rates};
-pub use state::{Eviction, Health, Place, Policy, Refused};
-use state::{Slots, State, Submitted};
+pub use replica::Health;
+use replica::{Replica, Slots};
+pub use state::{Eviction, Place, Policy, Refused};
+use state::{State, Submitted};
 
 /// How often waiting tasks are told their new position and prediction, where those changed.
 const POSITION_UPDATES: Duration = Duration::from_millis(500);
@@ -50,6 +53,8 @@ const POSITION_READERS: usize = 256;
 pub struct PoolSpec {
     pub id: PoolId,
     pub engine: EngineName,
+    /// Engines of their own, each with its slots.
+    pub replicas: usize,
     /// Waiting tasks at most.
     pub queue_capacity: usize,
     /// When it is full.
@@ -68,10 +73,9 @@ pub struct Watchdog {
     pub idle: Duration,
 }
 
-/// A pool with its one replica.
+/// A pool with its replicas.
 pub struct Pool {
     spec: PoolSpec,
-    replica_id: ReplicaId,
     loader: Arc<dyn Loader>,
     lifecycle: Lifecycle,
     metrics: PoolMetrics,
@@ -87,18 +91,18 @@ pub struct Pool {
 impl Pool {
     /// A pool that is starting: it has no engine and takes no tasks until [`start`](Pool::start) has loaded one.
     pub fn new(spec: PoolSpec, loader: Arc<dyn Loader>, lifecycle: Lifecycle, metrics: PoolMetrics) -> Arc<Self> {
-        let replica_id = ReplicaId::from(format!("{}-0", spec.id));
-        let state = Mutex::new(State::new(spec.queue_capacity, spec.queue_policy, spec.batch_floor));
-        metrics.add_pool(&spec, &replica_id);
+        let ids = (0..spec.replicas.max(1)).map(|number| ReplicaId::from(format!("{}-{number}", spec.id)));
+        let replicas: Vec<_> = ids.inspect(|id| metrics.add_replica(&spec, id)).map(Replica::new).collect();
+        let state = State::new(replicas, spec.queue_capacity, spec.queue_policy, spec.batch_floor);
+        metrics.add_pool(&spec);
         let inter_token_ms = metrics.inter_token(&spec);
         Arc::new(Self {
             spec,
-            replica_id,
             loader,
             lifecycle,
             metrics,
             inter_token_ms,
-            state,
+            state: Mutex::new(state),
             changed: Notify::new(),
             recovered: Notify::new(),
         })
@@ -110,8 +114,11 @@ impl Pool {
     ///
     /// In words for the operator: the model cannot be loaded, or does not answer.
     pub async fn start(self: &Arc<Self>) -> Result<(), crate::engine::LoadError> {
-        let engine = self.load_and_probe().await?;
-        self.install(engine);
+        let replicas = self.lock().replicas.len();
+        for replica in 0..replicas {
+            let engine = self.load_and_probe().await?;
+            self.install(replica, engine);
+        }
         let pool = Arc::clone(self);
         self.lifecycle.spawn("dispatcher", OnPanic::Shutdown, async move { pool.dispatch().await });
         let pool = Arc::clone(self);
@@ -127,27 +134,20 @@ impl Pool {
         &self.spec
     }
 
-    pub fn replica_id(&self) -> &ReplicaId {
-        &self.replica_id
-    }
-
-    /// The engine, once it is loaded.
+    /// An engine, once one is loaded; all of the pool have the same model.
     pub fn engine(&self) -> Option<Arc<dyn Engine>> {
-        self.lock().engine.clone()
+        self.lock().engine().cloned()
     }
 
     /// The engine to count a prompt with, where the pool takes tasks.
     ///
     /// # Errors
     ///
-    /// [`Refused::NotReady`] or [`Refused::Exhausted`].
+    /// [`Refused::NotReady`], [`Refused::Draining`] or [`Refused::Exhausted`].
     pub fn available(&self) -> Result<Arc<dyn Engine>, Refused> {
         let state = self.lock();
-        match state.health {
-            Health::Failed => Err(Refused::Exhausted),
-            Health::Starting => Err(Refused::NotReady),
-            Health::Ready | Health::Recovering => state.engine.clone().ok_or(Refused::NotReady),
-        }
+        state.open()?;
+        state.engine().cloned().ok_or(Refused::NotReady)
     }
 
     pub fn info(&self) -> Option<EngineInfo> {
@@ -156,15 +156,22 @@ impl Pool {
 
     /// Changes whenever the same seed can give other tokens: OpenAI's `system_fingerprint`. None until the engine is loaded.
     pub fn fingerprint(&self) -> Option<String> {
-        self.lock().fingerprint.clone()
+        self.lock().replicas.iter().find_map(|replica| replica.fingerprint.clone())
     }
 
+    /// What the engines do now, all together.
     pub fn stats(&self) -> EngineStats {
-        self.engine().map(|engine| engine.stats()).unwrap_or_default()
+        let engines: Vec<_> = self.lock().replicas.iter().filter_map(|replica| replica.engine.clone()).collect();
+        engines.iter().map(|engine| engine.stats()).fold(EngineStats::default(), |sum, stats| EngineStats {
+            slots: sum.slots + stats.slots,
+            running: sum.running + stats.running,
+            tokens_total: sum.tokens_total + stats.tokens_total,
+            tokens_per_s: sum.tokens_per_s + stats.tokens_per_s,
+        })
     }
 
     pub fn health(&self) -> Health {
-        self.lock().health
+        self.lock().health()
     }
 
     pub fn rates(&self) -> Rates {
@@ -179,7 +186,7 @@ impl Pool {
     /// Slots in use, and all of them.
     pub fn slots(&self) -> (u32, u32) {
         let state = self.lock();
-        (state.slots_used(), state.slots_total)
+        (state.slots_used(), state.slots_total())
     }
 
     /// Queues a task. It starts as soon as a slot is free.
@@ -245,10 +252,8 @@ impl Pool {
 
     /// Frees the engine's memory. Call once nothing runs any more.
     pub async fn unload(&self) {
-        let engine = self.lock().engine.take();
-        if let Some(engine) = engine {
-            engine.unload().await;
-        }
+        let engines: Vec<_> = self.lock().replicas.iter_mut().filter_map(|replica| replica.engine.take()).collect();
+        futures_util::future::join_all(engines.iter().map(|engine| engine.unload())).await;
     }
 
     /// Takes a task out of the queue if it is there.
@@ -281,8 +286,8 @@ impl Pool {
     }
 
     fn take_next(self: &Arc<Self>) -> Option<(Job, Slots)> {
-        let (job, count) = self.lock().take_next(Instant::now())?;
-        let slots = Slots::new(Arc::clone(self), count);
+        let (job, replica, count) = self.lock().take_next(Instant::now())?;
+        let slots = Slots::new(Arc::clone(self), replica, count);
         self.metrics.queue_changed(self);
         Some((job, slots))
     }

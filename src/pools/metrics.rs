@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry};
-use sluicegate_compat::native::{ErrorCode, Event, FinishReason, PolicyLabel, Priority};
+use sluicegate_compat::native::{ErrorCode, Event, FinishReason, PolicyLabel, Priority, Started};
 use tokio::time::Instant;
 
 use super::{Eviction, Pool, PoolSpec};
@@ -126,8 +126,8 @@ impl PoolMetrics {
     }
 
     /// Makes the series that exist from the start, at 0.
-    pub(super) fn add_pool(&self, spec: &PoolSpec, replica: &ReplicaId) {
-        let (engine, pool, replica) = (spec.engine.as_str(), spec.id.as_str(), replica.as_str());
+    pub(super) fn add_pool(&self, spec: &PoolSpec) {
+        let (engine, pool) = (spec.engine.as_str(), spec.id.as_str());
         for outcome in ["finished", "failed", "canceled"] {
             self.tasks_finished.with_label_values(&[engine, pool, outcome]);
         }
@@ -138,8 +138,6 @@ impl PoolMetrics {
             self.tasks_dropped.with_label_values(&[engine, pool, reason(eviction)]);
         }
         self.backpressure.with_label_values(&[engine, spec.queue_policy.as_str()]);
-        self.slots_active.with_label_values(&[pool, replica]);
-        self.slots_total.with_label_values(&[pool, replica]);
         self.inter_token_ms.with_label_values(&[pool]);
         self.start_error_ms.with_label_values(&[pool]);
         for priority in Priority::ALL {
@@ -147,23 +145,27 @@ impl PoolMetrics {
         }
     }
 
+    pub(super) fn add_replica(&self, spec: &PoolSpec, replica: &ReplicaId) {
+        self.slots_active.with_label_values(&[spec.id.as_str(), replica.as_str()]);
+        self.slots_total.with_label_values(&[spec.id.as_str(), replica.as_str()]);
+    }
+
     /// The series of a replica whose engine version is now known.
-    pub(super) fn add_replica(&self, pool: &Pool, info: &EngineInfo) {
+    pub(super) fn add_engine(&self, pool: &Pool, replica: &ReplicaId, info: &EngineInfo) {
         let (engine, version) = (info.engine.as_str(), info.engine_version.as_str());
-        let (id, replica) = (pool.spec.id.as_str(), pool.replica_id.as_str());
+        let (id, replica) = (pool.spec.id.as_str(), replica.as_str());
         self.slots_total.with_label_values(&[id, replica]).set(i64::from(info.slots));
         self.tokens_in.with_label_values(&[engine, version, id, replica]);
         self.tokens_out.with_label_values(&[engine, version, id, replica]);
         for priority in Priority::ALL.map(Priority::as_str) {
-            self.tasks_enqueued.with_label_values(&[engine, version, id, replica, priority]);
+            self.tasks_enqueued.with_label_values(&[engine, version, id, NONE, priority]);
             self.tasks_started.with_label_values(&[engine, version, id, replica, priority]);
             self.queue_depth.with_label_values(&[engine, version, id, priority]);
             self.first_token_ms.with_label_values(&[engine, version, id, priority]);
             self.decode_ms.with_label_values(&[engine, version, id, priority]);
         }
-        for reason in ["queued", "running"] {
-            self.tasks_canceled.with_label_values(&[engine, version, id, replica, reason]);
-        }
+        self.tasks_canceled.with_label_values(&[engine, version, id, NONE, "queued"]);
+        self.tasks_canceled.with_label_values(&[engine, version, id, replica, "running"]);
     }
 }
 
@@ -176,8 +178,9 @@ impl PoolMetrics {
 
     pub(super) fn enqueued(&self, pool: &Pool, task: &Task) {
         let version = version(pool);
-        let (id, replica, priority) = (pool.spec.id.as_str(), pool.replica_id.as_str(), task.spec.priority.as_str());
-        self.tasks_enqueued.with_label_values(&[pool.spec.engine.as_str(), &version, id, replica, priority]).inc();
+        let (id, priority) = (pool.spec.id.as_str(), task.spec.priority.as_str());
+        // Which replica will run it is not known yet.
+        self.tasks_enqueued.with_label_values(&[pool.spec.engine.as_str(), &version, id, NONE, priority]).inc();
         self.queue_changed(pool);
     }
 
@@ -206,17 +209,20 @@ impl PoolMetrics {
         let state = pool.lock();
         for priority in Priority::ALL {
             let depth = state.queue.depth(priority);
-            let gauge = self.queue_depth.with_label_values(&[engine, &state.engine_version, id, priority.as_str()]);
+            let gauge = self.queue_depth.with_label_values(&[engine, state.engine_version(), id, priority.as_str()]);
             gauge.set(i64::try_from(depth).unwrap_or(i64::MAX));
         }
-        self.slots_active.with_label_values(&[id, pool.replica_id.as_str()]).set(i64::from(state.slots_used()));
+        for replica in &state.replicas {
+            let active = i64::from(replica.slots_used());
+            self.slots_active.with_label_values(&[id, replica.id.as_str()]).set(active);
+        }
     }
 
     /// A task got its slots; `predicted` is the start that its admission foresaw.
-    pub(super) fn started(&self, pool: &Pool, task: &Task, now: Instant, predicted: Option<Instant>) {
-        let version = version(pool);
-        let (id, replica, priority) = (pool.spec.id.as_str(), pool.replica_id.as_str(), task.spec.priority.as_str());
-        self.tasks_started.with_label_values(&[pool.spec.engine.as_str(), &version, id, replica, priority]).inc();
+    pub(super) fn started(&self, pool: &Pool, task: &Task, told: &Started, now: Instant, predicted: Option<Instant>) {
+        let (id, priority) = (pool.spec.id.as_str(), task.spec.priority.as_str());
+        let labels = [told.engine.as_str(), &told.engine_version, id, &told.replica_id, priority];
+        self.tasks_started.with_label_values(&labels).inc();
         self.queue_wait_ms.with_label_values(&[id, priority]).observe(ms(now - task.created.instant));
         if let Some(predicted) = predicted {
             let error = now.saturating_duration_since(predicted).max(predicted.saturating_duration_since(now));
@@ -226,8 +232,7 @@ impl PoolMetrics {
 
     /// A task ended, in whichever way.
     pub(super) fn ended(&self, pool: &Pool, task: &Task, how: &Ended) {
-        let version = version(pool);
-        let (engine, id, replica) = (pool.spec.engine.as_str(), pool.spec.id.as_str(), pool.replica_id.as_str());
+        let (engine, id) = (pool.spec.engine.as_str(), pool.spec.id.as_str());
         let outcome = match &how.last {
             Event::Error(_) => "failed",
             Event::End(end) if end.finish_reason == FinishReason::Canceled => "canceled",
@@ -235,15 +240,19 @@ impl PoolMetrics {
         };
         self.tasks_finished.with_label_values(&[engine, id, outcome]).inc();
         if outcome == "canceled" {
-            let where_ = if how.progress.started.is_some() { "running" } else { "queued" };
-            self.tasks_canceled.with_label_values(&[engine, &version, id, replica, where_]).inc();
+            let labels = match &how.progress.started {
+                Some((_, told)) => [engine, told.engine_version.as_str(), id, &told.replica_id, "running"],
+                None => [engine, &version(pool), id, NONE, "queued"],
+            };
+            self.tasks_canceled.with_label_values(&labels).inc();
         }
-        let Some((started, _)) = &how.progress.started else { return };
+        let Some((started, told)) = &how.progress.started else { return };
+        let (version, replica) = (told.engine_version.as_str(), told.replica_id.as_str());
         let tokens_in = u64::from(task.spec.limits.prompt_tokens);
-        self.tokens_in.with_label_values(&[engine, &version, id, replica]).inc_by(tokens_in);
+        self.tokens_in.with_label_values(&[engine, version, id, replica]).inc_by(tokens_in);
         let tokens_out = if let Event::End(end) = &how.last { end.tokens_out } else { how.progress.tokens };
-        self.tokens_out.with_label_values(&[engine, &version, id, replica]).inc_by(tokens_out);
-        let labels = [engine, &version, id, task.spec.priority.as_str()];
+        self.tokens_out.with_label_values(&[engine, version, id, replica]).inc_by(tokens_out);
+        let labels = [engine, version, id, task.spec.priority.as_str()];
         if let Some(first) = how.progress.first_token {
             self.first_token_ms.with_label_values(&labels).observe(ms(first - *started));
             let ended = how.progress.ended.as_ref().map_or(first, |(at, _)| *at);
@@ -260,7 +269,7 @@ const fn reason(eviction: Eviction) -> &'static str {
 }
 
 fn version(pool: &Pool) -> String {
-    pool.lock().engine_version.clone()
+    pool.lock().engine_version().to_owned()
 }
 
 fn ms(duration: Duration) -> f64 {

@@ -10,9 +10,10 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 use super::rates::Measured;
-use super::state::{Health, fingerprint};
+use super::replica::Health;
 use super::{Pool, Refused};
 use crate::engine::{Engine, LoadError};
+use crate::ids::ReplicaId;
 use crate::lifecycle::OnPanic;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
@@ -50,53 +51,58 @@ impl Pool {
     }
 
     /// Takes a working engine into service.
-    pub(super) fn install(self: &Arc<Self>, engine: Arc<dyn Engine>) {
-        let info = engine.info();
-        {
+    pub(super) fn install(self: &Arc<Self>, replica: usize, engine: Arc<dyn Engine>) {
+        let id = {
             let mut state = self.lock();
-            state.slots_total = info.slots;
-            state.fingerprint = Some(fingerprint(info));
-            state.engine_version.clone_from(&info.engine_version);
-            state.engine = Some(Arc::clone(&engine));
-        }
-        self.metrics.add_replica(self, info);
-        self.set_health(Health::Ready);
+            let replica = &mut state.replicas[replica];
+            replica.install(Arc::clone(&engine));
+            replica.id.clone()
+        };
+        self.metrics.add_engine(self, &id, engine.info());
+        self.set_health(replica, Health::Ready);
     }
 
     /// Notes that the engine failed under a task, and starts to bring it back unless that is under way.
-    pub(super) fn engine_failed(self: &Arc<Self>) {
-        {
+    pub(super) fn engine_failed(self: &Arc<Self>, number: usize) {
+        let id = {
             let mut state = self.lock();
-            if state.health != Health::Ready {
+            let replica = &mut state.replicas[number];
+            if replica.health != Health::Ready {
                 return;
             }
-            state.health = Health::Recovering;
-        }
-        tracing::warn!(pool = %self.spec.id, replica = %self.replica_id, "the engine failed; probing it");
+            replica.health = Health::Recovering;
+            replica.last_error = Some("the engine failed under a task".to_owned());
+            replica.id.clone()
+        };
+        tracing::warn!(pool = %self.spec.id, replica = %id, "the engine failed; probing it");
         let pool = Arc::clone(self);
-        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover().await });
+        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id).await });
     }
 
-    async fn recover(self: Arc<Self>) {
-        if let Some(engine) = self.engine()
+    async fn recover(self: Arc<Self>, number: usize, id: &ReplicaId) {
+        let engine = self.lock().replicas[number].engine.clone();
+        if let Some(engine) = engine
             && self.probe(engine.as_ref(), SHORT_PROBE).await
         {
-            tracing::info!(pool = %self.spec.id, "the engine works again");
-            return self.set_health(Health::Ready);
+            tracing::info!(pool = %self.spec.id, replica = %id, "the engine works again");
+            return self.set_health(number, Health::Ready);
         }
         let mut attempt = 0;
         while !self.lifecycle.draining().is_cancelled() {
             attempt += 1;
-            self.abandon().await;
+            self.abandon(number).await;
             match self.load_and_probe().await {
                 Ok(engine) => {
-                    tracing::info!(pool = %self.spec.id, attempt, "the engine was built anew");
-                    return self.install(engine);
+                    tracing::info!(pool = %self.spec.id, replica = %id, attempt, "the engine was built anew");
+                    return self.install(number, engine);
                 }
-                Err(error) => tracing::error!(pool = %self.spec.id, attempt, %error, "the engine cannot be built anew"),
+                Err(error) => {
+                    tracing::error!(pool = %self.spec.id, replica = %id, attempt, %error, "the engine cannot be built anew");
+                    self.lock().replicas[number].last_error = Some(error.to_string());
+                }
             }
             if attempt == REBUILDS {
-                self.give_up();
+                self.give_up(number);
             }
             tokio::select! {
                 () = sleep(REBUILD_PAUSE) => {}
@@ -122,17 +128,20 @@ impl Pool {
     }
 
     /// Ends an engine that does not work, so that its memory is free before the next one is loaded.
-    async fn abandon(&self) {
-        let engine = self.lock().engine.take();
+    async fn abandon(&self, number: usize) {
+        let engine = self.lock().replicas[number].engine.take();
         if let Some(engine) = engine {
             release(engine).await;
         }
     }
 
-    /// The queue cannot be served any more.
-    fn give_up(self: &Arc<Self>) {
-        self.set_health(Health::Failed);
-        let jobs = self.lock().leave_all();
+    /// The replica has failed; with the last one the queue cannot be served any more.
+    fn give_up(self: &Arc<Self>, number: usize) {
+        self.set_health(number, Health::Failed);
+        let jobs = {
+            let mut state = self.lock();
+            if state.health() == Health::Failed { state.leave_all() } else { Vec::new() }
+        };
         self.metrics.queue_changed(self);
         for job in jobs {
             let error = ErrorEnvelope::new(ErrorCode::ReplicaExhausted, Refused::Exhausted.to_string());
@@ -140,8 +149,8 @@ impl Pool {
         }
     }
 
-    fn set_health(&self, health: Health) {
-        self.lock().health = health;
+    fn set_health(&self, number: usize, health: Health) {
+        self.lock().replicas[number].health = health;
         self.changed.notify_one();
         self.recovered.notify_waiters();
     }

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::rates::Measured;
-use super::state::{Health, Moment, Slots};
+use super::replica::{Health, Moment, Slots};
 use super::{Job, Pool};
 use crate::engine::{Engine, EngineError, EngineInfo, Finish, Finished, LET_GO_DEADLINE, Piece, Sink};
 use crate::tasks::{Sealed, Task, Usage};
@@ -40,22 +40,29 @@ impl Pool {
     /// Runs `job` to its end. The slots are held until the engine has let go of every sequence.
     pub(super) async fn run(self: Arc<Self>, job: Job, slots: Slots) {
         let unfinished = Unfinished { pool: &self, task: &job.task };
-        if self.announce(&job).is_ok() {
-            let attempt = match self.attempt(&job, &slots).await {
-                Attempt::Failed(EngineError::Reset) if self.may_retry(&job.task).await => {
-                    self.attempt(&job, &slots).await
+        let mut slots = slots;
+        if self.announce(&job, slots.replica()).is_ok() {
+            let mut attempt = self.attempt(&job, &slots).await;
+            if matches!(attempt, Attempt::Failed(EngineError::Reset)) {
+                self.engine_failed(slots.replica());
+                if let Some(again) = self.slots_again(&job.task, slots.replica()).await {
+                    slots = again.unwrap_or(slots);
+                    attempt = self.attempt(&job, &slots).await;
                 }
-                attempt => attempt,
-            };
-            self.conclude(&job.task, attempt);
+            }
+            self.conclude(&job.task, slots.replica(), attempt);
         }
         drop(unfinished);
         drop(slots);
     }
 
     /// Appends `started`, unless the task has ended while it waited.
-    fn announce(&self, job: &Job) -> Result<(), Sealed> {
-        let engine = self.engine();
+    fn announce(&self, job: &Job, replica: usize) -> Result<(), Sealed> {
+        let (replica_id, engine) = {
+            let state = self.lock();
+            let replica = &state.replicas[replica];
+            (replica.id.to_string(), replica.engine.clone())
+        };
         let info = engine.as_ref().map(|engine| engine.info());
         let text = |get: fn(&EngineInfo) -> &String| info.map(get).cloned().unwrap_or_default();
         let (position, predicted_ms) =
@@ -66,22 +73,23 @@ impl Pool {
             engine: self.spec.engine.as_str().to_owned(),
             engine_version: text(|info| &info.engine_version),
             pool_id: self.spec.id.to_string(),
-            replica_id: self.replica_id.to_string(),
+            replica_id,
             sampler_profile_version: text(|info| &info.sampler_profile_version),
             model_digest: text(|info| &info.model_digest),
         };
-        let now = Instant::now();
-        job.task.log.append(Event::Started(Arc::new(started)), now)?;
+        let (now, started) = (Instant::now(), Arc::new(started));
+        job.task.log.append(Event::Started(Arc::clone(&started)), now)?;
         let predicted = job.admitted.map(|(at, _)| at + Duration::from_millis(predicted_ms));
-        self.metrics.started(self, &job.task, now, predicted);
+        self.metrics.started(self, &job.task, &started, now, predicted);
         Ok(())
     }
 
     /// Runs all choices, as many at once as there are slots, under the watchdog.
     async fn attempt(self: &Arc<Self>, job: &Job, slots: &Slots) -> Attempt {
-        let Some(engine) = self.engine() else { return Attempt::Failed(EngineError::Reset) };
+        let engine = self.lock().replicas[slots.replica()].engine.clone();
+        let Some(engine) = engine else { return Attempt::Failed(EngineError::Reset) };
         let began = Instant::now();
-        let sequences = self.sequences(engine.as_ref(), job, slots.count());
+        let sequences = self.sequences(engine.as_ref(), job, slots);
         tokio::pin!(sequences);
         let limit = tokio::select! {
             attempt = &mut sequences => return attempt,
@@ -95,17 +103,17 @@ impl Pool {
         }
         // A task that was only long says nothing about its engine.
         if limit == Limit::Idle || !let_go {
-            self.engine_failed();
+            self.engine_failed(slots.replica());
         }
         Attempt::TimedOut(limit)
     }
 
-    async fn sequences(&self, engine: &dyn Engine, job: &Job, width: u32) -> Attempt {
+    async fn sequences(&self, engine: &dyn Engine, job: &Job, slots: &Slots) -> Attempt {
         let choices = job.task.spec.limits.choices;
         // When one choice fails the task does, and the others need not go on.
         let stop = job.task.stop.child_token();
-        let mut waiting = (0..choices).map(|choice| self.sequence(engine, job, choice, &stop));
-        let mut running: FuturesUnordered<_> = waiting.by_ref().take(width.max(1) as usize).collect();
+        let mut waiting = (0..choices).map(|choice| self.sequence(engine, job, slots.replica(), choice, &stop));
+        let mut running: FuturesUnordered<_> = waiting.by_ref().take(slots.count().max(1) as usize).collect();
         let mut done = Vec::with_capacity(usize::from(choices));
         let mut failed = None;
         while let Some((choice, result)) = running.next().await {
@@ -131,10 +139,11 @@ impl Pool {
         &self,
         engine: &dyn Engine,
         job: &Job,
+        replica: usize,
         choice: u16,
         stop: &CancellationToken,
     ) -> (u16, Result<Finished, EngineError>) {
-        let since = self.lock().moment(Instant::now());
+        let since = self.lock().replicas[replica].moment(Instant::now());
         let mut sink = ChoiceSink { pool: self, task: &job.task, choice, index: 0, last: None };
         let generation = engine.generate(job.generation(choice, stop.clone()), &mut sink);
         let result = AssertUnwindSafe(generation).catch_unwind().await.unwrap_or_else(|_panic| {
@@ -142,19 +151,19 @@ impl Pool {
             Err(EngineError::Reset)
         });
         if let Ok(finished) = &result {
-            self.measure(job, finished, since);
+            self.measure(job, finished, replica, since);
         }
         (choice, result)
     }
 
-    fn measure(&self, job: &Job, finished: &Finished, since: Moment) {
+    fn measure(&self, job: &Job, finished: &Finished, replica: usize, since: Moment) {
         if finished.tokens_out == 0 {
             return;
         }
         let tokens_in = job.task.spec.limits.prompt_tokens.saturating_sub(finished.cached_tokens);
         let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
         let mut state = self.lock();
-        let occupancy = state.occupancy(since, Instant::now());
+        let occupancy = state.replicas[replica].occupancy(since, Instant::now());
         state.rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode, occupancy });
         if finished.finish != Finish::Canceled {
             state.rates.measure_length(job.task.spec.limits.max_tokens, tokens_out);
@@ -179,34 +188,38 @@ impl Pool {
         }
     }
 
-    /// Whether a task whose engine failed can be run once more: its clients have seen nothing, and the engine works again
-    /// soon enough.
-    async fn may_retry(self: &Arc<Self>, task: &Task) -> bool {
-        self.engine_failed();
+    /// Whether a task whose engine failed can be run once more: its clients have seen nothing, and there are slots of another
+    /// replica (which come back), or its own engine works again soon enough.
+    async fn slots_again(self: &Arc<Self>, task: &Task, replica: usize) -> Option<Option<Slots>> {
         if task.log.progress().tokens > 0 {
-            return false;
+            return None;
         }
+        let elsewhere = self.lock().move_running(Instant::now(), &task.spec.limits, replica);
+        if let Some((replica, count)) = elsewhere {
+            return Some(Some(Slots::new(Arc::clone(self), replica, count)));
+        }
+        let health = || self.lock().replicas[replica].health;
         let ready = async {
             loop {
                 // Made before the look, so that no change between the two is lost.
                 let recovered = self.recovered.notified();
-                if self.health() != Health::Recovering {
+                if health() != Health::Recovering {
                     return;
                 }
                 recovered.await;
             }
         };
         let in_time = task.stop.run_until_cancelled(timeout(RETRY_WITHIN, ready)).await;
-        matches!(in_time, Some(Ok(()))) && self.health() == Health::Ready
+        (matches!(in_time, Some(Ok(()))) && health() == Health::Ready).then_some(None)
     }
 
     /// Writes the last event of a task whose sequences have ended, unless somebody else has.
-    fn conclude(self: &Arc<Self>, task: &Task, attempt: Attempt) {
+    fn conclude(self: &Arc<Self>, task: &Task, replica: usize, attempt: Attempt) {
         match attempt {
             Attempt::Done(done) => finish(task, &done),
             Attempt::Failed(error) => {
                 if error == EngineError::Reset {
-                    self.engine_failed();
+                    self.engine_failed(replica);
                 }
                 task.fail(engine_error(error).with_pool(self.spec.id.as_str()));
             }

@@ -3,16 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sha2::{Digest as _, Sha256};
 use sluicegate_compat::native::Priority;
 use tokio::time::Instant;
 
+use super::Job;
 use super::job::{slots, work};
 use super::predict::{Forecast, Prediction, Running};
 use super::queue::{Floor, Queue, Share, Ticket, Work};
 use super::rates::Rates;
-use super::{Job, Pool};
-use crate::engine::{Engine, EngineInfo};
+use super::replica::{Health, Replica};
+use crate::engine::Engine;
 use crate::ids::TaskId;
 use crate::tasks::{Limits, Task};
 
@@ -44,30 +44,6 @@ impl Policy {
     }
 }
 
-/// Whether a replica can run tasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Health {
-    /// The engine is being loaded for the first time.
-    Starting,
-    Ready,
-    /// The engine failed and is probed, or rebuilt; tasks wait.
-    Recovering,
-    /// Rebuilding failed too; tried again every so often.
-    Failed,
-}
-
-impl Health {
-    /// The word for it in answers.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Recovering => "recovering",
-            Self::Failed => "failed",
-        }
-    }
-}
-
 /// Why a pool does not take a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
@@ -83,6 +59,8 @@ pub enum Refused {
     },
     #[error("the pool is not ready")]
     NotReady,
+    #[error("the pool is draining and takes no new tasks")]
+    Draining,
     #[error("every replica of the pool has failed")]
     Exhausted,
 }
@@ -104,17 +82,11 @@ pub(super) struct State {
     pub queue: Queue<Waiting>,
     tickets: HashMap<TaskId, Ticket>,
     running: HashMap<TaskId, RunningTask>,
-    pub engine: Option<Arc<dyn Engine>>,
-    /// Of the engine: see [`fingerprint`].
-    pub fingerprint: Option<String>,
-    /// Of the engine that was loaded last; `none` before the first.
-    pub engine_version: String,
-    pub health: Health,
+    /// At least one; their number never changes.
+    pub replicas: Vec<Replica>,
     pub rates: Rates,
-    pub slots_total: u32,
-    slots_used: u32,
-    /// Slots in use, summed up over time.
-    busy: Busy,
+    /// No new tasks are taken.
+    pub draining: bool,
     capacity: usize,
     policy: Policy,
 }
@@ -153,34 +125,61 @@ pub enum Eviction {
 }
 
 impl State {
-    pub fn new(capacity: usize, policy: Policy, floor: Floor) -> Self {
+    pub fn new(replicas: Vec<Replica>, capacity: usize, policy: Policy, floor: Floor) -> Self {
         Self {
             queue: Queue::new(capacity, floor),
             tickets: HashMap::new(),
             running: HashMap::new(),
-            engine: None,
-            fingerprint: None,
-            engine_version: super::metrics::NONE.to_owned(),
-            health: Health::Starting,
+            replicas,
             rates: Rates::default(),
-            slots_total: 0,
-            slots_used: 0,
-            busy: Busy::default(),
+            draining: false,
             capacity,
             policy,
         }
     }
 
+    /// That of the replica that does best.
+    pub fn health(&self) -> Health {
+        let has = |health| self.replicas.iter().any(|replica| replica.health == health);
+        let order = [Health::Ready, Health::Recovering, Health::Starting];
+        order.into_iter().find(|health| has(*health)).unwrap_or(Health::Failed)
+    }
+
+    /// Whether the pool takes tasks.
+    pub fn open(&self) -> Result<(), Refused> {
+        match self.health() {
+            _ if self.draining => Err(Refused::Draining),
+            Health::Starting => Err(Refused::NotReady),
+            Health::Failed => Err(Refused::Exhausted),
+            Health::Ready | Health::Recovering => Ok(()),
+        }
+    }
+
+    /// An engine of the pool; they all have the same model.
+    pub fn engine(&self) -> Option<&Arc<dyn Engine>> {
+        self.replicas.iter().find_map(|replica| replica.engine.as_ref())
+    }
+
+    /// Of the engine that was loaded last; `none` before the first.
+    pub fn engine_version(&self) -> &str {
+        self.replicas.first().map_or(super::metrics::NONE, |replica| &replica.engine_version)
+    }
+
     pub fn slots_used(&self) -> u32 {
-        self.slots_used
+        self.replicas.iter().map(Replica::slots_used).sum()
+    }
+
+    pub fn slots_total(&self) -> u32 {
+        self.replicas.iter().map(|replica| replica.slots_total).sum()
+    }
+
+    /// The slots that one task can have at most.
+    fn widest(&self) -> u32 {
+        self.replicas.iter().map(|replica| replica.slots_total).max().unwrap_or(0)
     }
 
     pub fn submit(&mut self, job: Job, now: Instant) -> Result<Submitted, Refused> {
-        match self.health {
-            Health::Starting => return Err(Refused::NotReady),
-            Health::Failed => return Err(Refused::Exhausted),
-            Health::Ready | Health::Recovering => {}
-        }
+        self.open()?;
         let priority = job.task.spec.priority;
         let evicted = if self.queue.len() >= self.capacity { Some(self.make_room(priority)?) } else { None };
         let work = self.work(&job.task.spec.limits);
@@ -218,24 +217,35 @@ impl State {
         if shed { Refused::BatchShed { retry_after_ms } } else { Refused::QueueFull { retry_after_ms } }
     }
 
-    /// The next task and the slots it takes, if it can start now.
-    pub fn take_next(&mut self, now: Instant) -> Option<(Job, u32)> {
-        if self.health != Health::Ready {
-            return None;
-        }
-        let count = slots(&self.queue.peek()?.job.task.spec.limits, self.slots_total);
-        if self.slots_used + count > self.slots_total {
-            return None;
-        }
+    /// The next task, with the number of its replica and the slots that it takes there, if it can start now.
+    pub fn take_next(&mut self, now: Instant) -> Option<(Job, usize, u32)> {
+        let (replica, count) = self.room_for(&self.queue.peek()?.job.task.spec.limits)?;
         let Waiting { job, work, .. } = self.queue.pop()?;
         self.tickets.remove(&job.task.spec.id);
-        self.use_slots(now, |used| used + count);
+        self.replicas[replica].take_slots(now, count);
         let choices = u64::from(job.task.spec.limits.choices);
         let expected_tokens = u32::try_from(work.decode_tokens / choices).unwrap_or(u32::MAX);
         let task = Arc::clone(&job.task);
         let share = job.share.clone();
         self.running.insert(task.spec.id, RunningTask { task, share, work, expected_tokens, slots: count });
-        Some((job, count))
+        Some((job, replica, count))
+    }
+
+    /// The replica that a task with these limits would start on now, and the slots that it would take: of those with room
+    /// the one with the fewest slots in use, then the first.
+    fn room_for(&self, limits: &Limits) -> Option<(usize, u32)> {
+        let with_room = self.replicas.iter().enumerate().filter_map(|(number, replica)| {
+            let count = slots(limits, replica.slots_total);
+            replica.has_room(count).then(|| (replica.slots_used(), number, count))
+        });
+        with_room.min().map(|(_, number, count)| (number, count))
+    }
+
+    /// Moves a running task to another replica with room, if there is one.
+    pub fn move_running(&mut self, now: Instant, limits: &Limits, from: usize) -> Option<(usize, u32)> {
+        let (replica, count) = self.room_for(limits).filter(|(replica, _)| *replica != from)?;
+        self.replicas[replica].take_slots(now, count);
+        Some((replica, count))
     }
 
     /// Takes a task out of the queue, if it is there.
@@ -255,28 +265,6 @@ impl State {
         let Some(RunningTask { task, share, work, .. }) = self.running.remove(&id) else { return };
         let used = task.spec.limits.prompt_tokens as u64 + task.log.progress().tokens;
         self.queue.settle(task.spec.priority, &share, work, used);
-    }
-
-    pub fn free_slots(&mut self, now: Instant, count: u32) {
-        self.use_slots(now, |used| used.saturating_sub(count));
-    }
-
-    fn use_slots(&mut self, now: Instant, change: impl FnOnce(u32) -> u32) {
-        self.busy.add_up(now, self.slots_used);
-        self.slots_used = change(self.slots_used);
-    }
-
-    /// A moment from which [`occupancy`](Self::occupancy) is measured.
-    pub fn moment(&mut self, now: Instant) -> Moment {
-        self.busy.add_up(now, self.slots_used);
-        Moment { at: now, slot_seconds: self.busy.slot_seconds }
-    }
-
-    /// Slots in use since then, on average; at least 1, as the asker has one.
-    pub fn occupancy(&mut self, since: Moment, now: Instant) -> f64 {
-        let slot_seconds = self.moment(now).slot_seconds - since.slot_seconds;
-        let seconds = now.saturating_duration_since(since.at).as_secs_f64();
-        if seconds > 0.0 { (slot_seconds / seconds).max(1.0) } else { f64::from(self.slots_used).max(1.0) }
     }
 
     pub fn place(&self, id: TaskId) -> Option<Place> {
@@ -326,16 +314,16 @@ impl State {
             prediction,
             queue_depth: self.queue.len() as u64,
             backoff_ms: self.backoff_ms(),
-            waits: position > 0 || self.slots_used >= self.slots_total || self.health != Health::Ready,
+            waits: position > 0 || self.slots_used() >= self.slots_total() || self.health() != Health::Ready,
         }
     }
 
     fn work(&self, limits: &Limits) -> Work {
-        work(limits, self.slots_total, |max_tokens| self.rates.expected_tokens(max_tokens))
+        work(limits, self.widest(), |max_tokens| self.rates.expected_tokens(max_tokens))
     }
 
     fn forecast(&self) -> Forecast<'_> {
-        Forecast::new(&self.rates, self.slots_total, &self.sequences(), !self.queue.is_empty())
+        Forecast::new(&self.rates, self.slots_total(), &self.sequences(), !self.queue.is_empty())
     }
 
     /// Puts what is ahead of a task on the slots: one by one where it is little, and otherwise all at once.
@@ -375,7 +363,7 @@ impl State {
 
     /// What holds the slots now.
     fn sequences(&self) -> Vec<Running> {
-        let mut sequences = Vec::with_capacity(self.slots_used as usize);
+        let mut sequences = Vec::with_capacity(self.slots_used() as usize);
         for running in self.running.values() {
             let limits = &running.task.spec.limits;
             let progress = running.task.log.progress();
@@ -387,63 +375,7 @@ impl State {
             let sequence = Running { prefill_tokens, decode_tokens };
             sequences.extend(std::iter::repeat_n(sequence, running.slots as usize));
         }
-        sequences.truncate(self.slots_total as usize);
+        sequences.truncate(self.slots_total() as usize);
         sequences
     }
-}
-
-/// How busy the slots were, over time.
-#[derive(Debug, Default)]
-struct Busy {
-    slot_seconds: f64,
-    until: Option<Instant>,
-}
-
-/// A moment in the history of a pool's slots.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Moment {
-    at: Instant,
-    slot_seconds: f64,
-}
-
-impl Busy {
-    fn add_up(&mut self, now: Instant, used: u32) {
-        let since = self.until.replace(now).map_or(0.0, |until| now.saturating_duration_since(until).as_secs_f64());
-        self.slot_seconds += since * f64::from(used);
-    }
-}
-
-/// Slots of a pool; given back on drop.
-pub(super) struct Slots {
-    pool: Arc<Pool>,
-    count: u32,
-}
-
-impl Slots {
-    pub fn new(pool: Arc<Pool>, count: u32) -> Self {
-        Self { pool, count }
-    }
-
-    pub fn count(&self) -> u32 {
-        self.count
-    }
-}
-
-impl Drop for Slots {
-    fn drop(&mut self) {
-        self.pool.lock().free_slots(Instant::now(), self.count);
-        self.pool.metrics.queue_changed(&self.pool);
-        self.pool.changed.notify_one();
-    }
-}
-
-/// A hash of everything but the request that tokens depend on.
-pub(super) fn fingerprint(info: &EngineInfo) -> String {
-    let mut hash = Sha256::new();
-    for part in [&info.model_digest, &info.engine_version, &info.sampler_profile_version, &info.device] {
-        hash.update(part.as_bytes());
-        hash.update([0]);
-    }
-    let digest = hash.finalize();
-    format!("fp_{:02x}{:02x}{:02x}{:02x}{:02x}", digest[0], digest[1], digest[2], digest[3], digest[4])
 }

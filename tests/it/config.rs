@@ -262,7 +262,6 @@ source = "https://host/m.gguf"
 price = { engine_second = 1 }
 [[pools]]
 engine = "remote"
-replicas = 2
 remote = { base_url = "http://127.0.0.1:9000/v1" }
 "#;
     let mistakes = file(text).mistakes();
@@ -279,8 +278,7 @@ remote = { base_url = "http://127.0.0.1:9000/v1" }
     :10: catalog.models[0].source: https:// sources are not served by this version; download the file and name it with file:
     :11: catalog.models[0].price: not served by this version; leave it out
     :13: pools[0].engine: not served by this version; engines are "mistralrs" and "scripted"
-    :14: pools[0].replicas: not served by this version; one replica for each pool; more pools take more models
-    :15: pools[0].remote: not served by this version; engines are "mistralrs" and "scripted"
+    :14: pools[0].remote: not served by this version; engines are "mistralrs" and "scripted"
     "#);
 }
 

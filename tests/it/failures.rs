@@ -110,7 +110,7 @@ async fn counters_agree_with_what_clients_saw() {
     let version = env!("CARGO_PKG_VERSION");
     let replica = format!(r#"engine="scripted",engine_version="{version}",pool_id="default""#);
     let of = |name: &str, rest: &str| format!("{name}{{{replica},{rest}}}");
-    assert_eq!(gate.metric(&of("tasks_enqueued_total", r#"priority="interactive",replica_id="default-0""#)).await, 3.0);
+    assert_eq!(gate.metric(&of("tasks_enqueued_total", r#"priority="interactive",replica_id="none""#)).await, 3.0);
     // Two tokens before the failure; three and the end of the script in the second task.
     assert_eq!(gate.metric(&of("tokens_out_total", r#"replica_id="default-0""#)).await, 6.0);
     assert_eq!(gate.metric(r#"slots_total{pool_id="default",replica_id="default-0"}"#).await, 8.0);

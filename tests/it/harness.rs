@@ -47,7 +47,7 @@ impl Answer {
 
 /// Loads the scripted engine the first `good` times, and fails from then on.
 struct ScriptedLoader {
-    script: Script,
+    script: Arc<dyn Fn(u32) -> Script + Send + Sync>,
     loads: Arc<AtomicU32>,
     good: u32,
 }
@@ -55,10 +55,11 @@ struct ScriptedLoader {
 impl Loader for ScriptedLoader {
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         async {
-            if self.loads.fetch_add(1, Ordering::SeqCst) >= self.good {
+            let number = self.loads.fetch_add(1, Ordering::SeqCst);
+            if number >= self.good {
                 return Err(LoadError("the test says so".into()));
             }
-            Ok(Arc::new(ScriptedEngine::new(self.script.clone())) as Arc<dyn Engine>)
+            Ok(Arc::new(ScriptedEngine::new((self.script)(number))) as Arc<dyn Engine>)
         }
         .boxed()
     }
@@ -76,13 +77,23 @@ impl Gate {
 
     /// Whose engine can be loaded so many times.
     pub async fn build(script: Script, settings: &[(&str, &str)], good: u32) -> Self {
+        Self::per_load(move |_| script.clone(), settings, good).await
+    }
+
+    /// With a script for each engine that is loaded, by its number from 0.
+    pub async fn per_load(
+        script: impl Fn(u32) -> Script + Send + Sync + 'static,
+        settings: &[(&str, &str)],
+        good: u32,
+    ) -> Self {
+        let script: Arc<dyn Fn(u32) -> Script + Send + Sync> = Arc::new(script);
         let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let overrides = Overrides { engine: Some("scripted".into()), ..Overrides::default() };
         let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let lifecycle = Lifecycle::new();
         let loads = Arc::new(AtomicU32::new(0));
         let loader = |_: &sluicegate::config::Pool| -> Arc<dyn Loader> {
-            Arc::new(ScriptedLoader { script: script.clone(), loads: Arc::clone(&loads), good })
+            Arc::new(ScriptedLoader { script: Arc::clone(&script), loads: Arc::clone(&loads), good })
         };
         let app = App::build_with(&config, &lifecycle, loader).unwrap();
         app.start().await.unwrap();

@@ -16,4 +16,5 @@ mod native;
 mod openai_chat;
 mod openapi;
 mod outer;
+mod replicas;
 mod tidy;

@@ -5,6 +5,9 @@ use crate::catalog::Catalog;
 use crate::config::shape;
 use crate::config::{Device, Engine, Pool, Script};
 
+/// Of one pool: each is a value of the label `replica_id`, of which there are 1,024 at most.
+const MOST_REPLICAS: u64 = 64;
+
 impl Check<'_> {
     /// The pools; their models are checked where there is a catalog.
     pub(super) fn pools(&mut self, pools: &[shape::Pool], catalog: Option<&Catalog>) -> Vec<Pool> {
@@ -22,7 +25,6 @@ impl Check<'_> {
 
     fn pool(&mut self, index: usize, pool: &shape::Pool, catalog: Option<&Catalog>) -> Pool {
         let key = |name: &str| format!("pools.{index}.{name}");
-        self.served(pool.replicas == 1, &key("replicas"), "one replica for each pool; more pools take more models");
         self.served(pool.remote.is_none(), &key("remote"), "engines are \"mistralrs\" and \"scripted\"");
         let floor = pool.queue.batch_floor;
         self.ensure((0.0..1.0).contains(&floor), &key("queue.batch_floor"), "0 to below 1");
@@ -32,6 +34,7 @@ impl Check<'_> {
             engine: self.engine(index, pool),
             device: self.device(&key("device"), &pool.device),
             slots: (self.count(&key("slots"), pool.slots.into(), 0, 4096) > 0).then_some(pool.slots),
+            replicas: self.count(&key("replicas"), pool.replicas.into(), 1, MOST_REPLICAS),
             queue_capacity: self.count(&key("queue.capacity"), pool.queue.capacity, 1, 1_000_000),
             queue_policy: pool.queue.policy,
             batch_floor: floor,

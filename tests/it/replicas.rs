@@ -1,0 +1,83 @@
+//! Several engines behind one queue.
+
+use std::time::Duration;
+
+use axum::http::StatusCode;
+use sluicegate::engine::scripted::{Failure, FailureKind, Script};
+
+use crate::harness::{Gate, says};
+
+const HELLO: &str = r#"{"model_ref": "builtin", "prompt": "say it"}"#;
+const TWO: (&str, &str) = ("SLUICEGATE_POOLS__0__REPLICAS", "2");
+
+fn one_slot() -> Script {
+    Script { slots: 1, ..says(&["one ", "two ", "three"]) }
+}
+
+async fn view(gate: &Gate, id: &str) -> serde_json::Value {
+    gate.get(&format!("/v2/tasks/{id}")).await.json()
+}
+
+#[tokio::test(start_paused = true)]
+async fn replicas_share_the_queue_and_each_has_its_slots() {
+    let gate = Gate::with(one_slot(), &[TWO]).await;
+    let mut ids = Vec::new();
+    for _ in 0..3 {
+        ids.push(gate.submit(HELLO).await);
+    }
+    let states: Vec<_> = [view(&gate, &ids[0]).await, view(&gate, &ids[1]).await, view(&gate, &ids[2]).await].into();
+    assert_eq!((&states[0]["replica_id"], &states[1]["replica_id"]), (&"default-0".into(), &"default-1".into()));
+    assert_eq!(states[2]["state"], "queued");
+    for replica in ["default-0", "default-1"] {
+        assert_eq!(gate.metric(&format!(r#"slots_total{{pool_id="default",replica_id="{replica}"}}"#)).await, 1.0);
+        assert_eq!(gate.metric(&format!(r#"slots_active{{pool_id="default",replica_id="{replica}"}}"#)).await, 1.0);
+    }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_has_said_nothing_is_run_by_another_replica_when_its_own_fails() {
+    // The first engine fails every task, the second none.
+    let failure = Some(Failure { after: 0, kind: FailureKind::Reset, times: u32::MAX });
+    let script = move |load| Script { failure: failure.filter(|_| load == 0), ..one_slot() };
+    let gate = Gate::per_load(script, &[TWO], u32::MAX).await;
+    let began = tokio::time::Instant::now();
+    let events = gate.events(&gate.submit(HELLO).await).await;
+    assert!(events.contains(r#""finish_reason":"stop""#), "{events}");
+    assert_eq!(events.matches("event: started").count(), 1, "{events}");
+    assert!(began.elapsed() < Duration::from_millis(200), "it does not wait for its own: {:?}", began.elapsed());
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pool_serves_while_one_of_its_replicas_lives() {
+    // Two engines that fail once; only the second can be built again.
+    let failure = Failure { after: 1, kind: FailureKind::Death, times: 1 };
+    let script = move |load| if load == 0 { Script { failure: Some(failure), ..one_slot() } } else { one_slot() };
+    let gate = Gate::per_load(script, &[TWO], 2).await;
+    let events = gate.events(&gate.submit(HELLO).await).await;
+    assert!(events.contains("WORKER_RESET"), "{events}");
+    // Long enough for all attempts to build the first engine anew.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    for _ in 0..3 {
+        let id = gate.submit(HELLO).await;
+        let events = gate.events(&id).await;
+        assert!(events.contains(r#""finish_reason":"stop""#), "{events}");
+        assert_eq!(view(&gate, &id).await["replica_id"], "default-1");
+    }
+    assert_eq!(gate.get("/readyz").await.status, StatusCode::OK);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_strict_task_needs_a_whole_replica_and_not_the_whole_pool() {
+    let script = Script { slots: 2, ..says(&["one "]) };
+    let gate = Gate::with(script, &[TWO]).await;
+    let running = gate.submit(HELLO).await;
+    let strict = gate.submit(r#"{"model_ref": "builtin", "prompt": "say it", "determinism": "strict"}"#).await;
+    assert_eq!(view(&gate, &running).await["replica_id"], "default-0");
+    let strict = view(&gate, &strict).await;
+    assert_eq!((&strict["state"], &strict["replica_id"]), (&"running".into(), &"default-1".into()));
+    assert_eq!(gate.slots_used(), 3);
+    gate.finish().await;
+}
