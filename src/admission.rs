@@ -13,10 +13,11 @@ use sluicegate_compat::native::{
 };
 use tokio::time::Instant;
 
-use crate::engine::{Chat, Engine, Grammar, Prompt, Sampling};
+use crate::engine::{Chat, Engine, EngineInfo, Grammar, Prompt, Sampling};
 use crate::ids::{CorrelationId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
-use crate::pools::{Job, Place, Pool, PoolMetrics, Refused, Share};
+use crate::placement::{self, NoPlace};
+use crate::pools::{Job, Place, Pool, PoolMetrics, Prediction, Refused, Share};
 use crate::tasks::{Limits, Registry, Task, TaskSpec};
 
 /// Prompts of more bytes are tokenized off the reactor: at some 10 MB/s this is a few ms.
@@ -59,12 +60,42 @@ impl Admitted {
     }
 }
 
+/// The pools that there are for a request.
+pub struct Pools<'a> {
+    /// Those of its model, in the order of the configuration.
+    pub serving: &'a [Arc<Pool>],
+    /// Whether a pool of this name exists, whatever it serves.
+    pub known: &'a (dyn Fn(&str) -> bool + Sync),
+}
+
+impl Pools<'_> {
+    /// Those that may run the request, in tiers; at least one.
+    fn rank(&self, request: &TaskRequest) -> Result<Vec<Vec<Arc<Pool>>>, ErrorEnvelope> {
+        let candidates: Vec<_> = self.serving.iter().map(|pool| pool.candidate()).collect();
+        let wish = request.placement.clone().unwrap_or_default();
+        match placement::rank(&wish, request.engine, &candidates, self.known) {
+            Ok(tiers) => Ok(tiers
+                .into_iter()
+                .map(|tier| tier.into_iter().map(|at| Arc::clone(&self.serving[at])).collect())
+                .collect()),
+            // Of a single pool without a wish there is more to tell than that it is not ready.
+            Err(NoPlace::Unready { pool }) => Err(self
+                .serving
+                .iter()
+                .find(|candidate| *candidate.id() == pool)
+                .and_then(|pool| Some(refused(pool.available().err()?, pool)))
+                .unwrap_or_else(|| nowhere(NoPlace::Unready { pool }))),
+            Err(reason) => Err(nowhere(reason)),
+        }
+    }
+}
+
 impl Admission {
     pub fn new(registry: Arc<Registry>, lifecycle: Lifecycle, metrics: PoolMetrics, default_max_tokens: u32) -> Self {
         Self { registry, lifecycle, metrics, default_max_tokens }
     }
 
-    /// Lets a request into `pool`, which serves its model, or refuses it.
+    /// Lets a request into one of `pools`, which all serve its model, or refuses it.
     ///
     /// # Errors
     ///
@@ -72,13 +103,13 @@ impl Admission {
     pub async fn admit(
         &self,
         request: TaskRequest,
-        pool: &Arc<Pool>,
+        pools: &Pools<'_>,
         correlation_id: CorrelationId,
     ) -> Result<Admitted, ErrorEnvelope> {
-        let result = self.try_admit(request, pool, correlation_id).await;
+        let result = self.try_admit(request, pools, correlation_id).await;
         if let Err(error) = &result {
             let reason = error.policy_label.map_or(error.code.as_str(), PolicyLabel::as_str);
-            self.metrics.rejected(Some(pool), reason);
+            self.metrics.rejected(pools.serving.first().map(Arc::as_ref), reason);
         }
         result
     }
@@ -86,31 +117,36 @@ impl Admission {
     async fn try_admit(
         &self,
         mut request: TaskRequest,
-        pool: &Arc<Pool>,
+        pools: &Pools<'_>,
         correlation_id: CorrelationId,
     ) -> Result<Admitted, ErrorEnvelope> {
         request.check().map_err(violation)?;
-        check_served(&request, pool)?;
+        check_served(&request)?;
         if self.lifecycle.draining().is_cancelled() {
             return Err(shutting_down());
         }
+        let tiers = pools.rank(&request)?;
+        let Some(pool) = tiers.iter().flatten().next() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let engine = pool.available().map_err(|reason| refused(reason, pool))?;
+        check_engine(&request, engine.info())?;
+        // All pools of a model have its tokenizer and its context.
         let (tokens, param) = self.tokenize(&mut request, &engine).await?;
         let limits = self.limits(&request, &engine, tokens.len(), param)?;
-        check_deadline(&request, pool, limits)?;
+        let order = by_start(tiers, limits);
+        let Some((pool, first)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
+        check_deadline(&request, first.start_ms)?;
         let task = self
             .registry
-            .create(spec(&request, pool, correlation_id, limits), pool.observer())
+            .create(spec(&request, correlation_id, limits), pool.home())
             .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
         // A drain that began meanwhile may have found nothing to wait for.
         if self.lifecycle.draining().is_cancelled() {
             self.registry.withdraw(task.spec.id);
             return Err(shutting_down());
         }
-        let place = pool.submit(job(request, &task, tokens, &engine.info().sampling)).map_err(|reason| {
-            self.registry.withdraw(task.spec.id);
-            refused(reason, pool)
-        })?;
+        let job = job(request, &task, tokens, &engine.info().sampling);
+        let place =
+            submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.registry.withdraw(task.spec.id))?;
         self.watch_deadline(&task);
         Ok(Admitted { task, place })
     }
@@ -189,7 +225,7 @@ pub fn shutting_down() -> ErrorEnvelope {
 }
 
 /// What the contract names and this version does not serve: refused by name, never dropped.
-fn check_served(request: &TaskRequest, pool: &Pool) -> Result<(), ErrorEnvelope> {
+fn check_served(request: &TaskRequest) -> Result<(), ErrorEnvelope> {
     let not_yet = |param: &str| {
         let message = format!("`{param}` is not served by this version");
         Err(ErrorEnvelope::invalid(param, message).with_detail("unsupported_parameter"))
@@ -198,24 +234,22 @@ fn check_served(request: &TaskRequest, pool: &Pool) -> Result<(), ErrorEnvelope>
         let message = format!("no pool serves the workload `{}`", request.workload.as_str());
         return Err(ErrorEnvelope::invalid("workload", message).with_detail("unsupported_value"));
     }
-    if request.engine.is_some_and(|engine| engine != pool.spec().engine) {
-        return Err(ErrorEnvelope::invalid("engine", "no pool serves this model with that engine"));
-    }
     if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
         return not_yet("tools");
     }
     if request.session_id.is_some() {
         return not_yet("session_id");
     }
-    if request.placement.is_some() {
-        return not_yet("placement");
-    }
-    let profile = pool.info().map(|info| info.sampler_profile_version);
-    if request.sampler_profile_version.is_some() && request.sampler_profile_version != profile {
-        let message = format!("the pool's sampler profile is `{}`", profile.unwrap_or_default());
+    Ok(())
+}
+
+/// What the engine has to know.
+fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(), ErrorEnvelope> {
+    let (profile, vocab_size) = (&info.sampler_profile_version, info.vocab_size);
+    if request.sampler_profile_version.as_ref().is_some_and(|wanted| wanted != profile) {
+        let message = format!("the pool's sampler profile is `{profile}`");
         return Err(ErrorEnvelope::invalid("sampler_profile_version", message));
     }
-    let vocab_size = pool.info().map_or(u32::MAX, |info| info.vocab_size);
     if request.logit_bias.last_key_value().is_some_and(|(token, _)| *token >= vocab_size) {
         return Err(ErrorEnvelope::invalid("logit_bias", format!("token ids are below {vocab_size}")));
     }
@@ -223,14 +257,51 @@ fn check_served(request: &TaskRequest, pool: &Pool) -> Result<(), ErrorEnvelope>
 }
 
 /// Refuses what is already known to come too late.
-fn check_deadline(request: &TaskRequest, pool: &Pool, limits: Limits) -> Result<(), ErrorEnvelope> {
+fn check_deadline(request: &TaskRequest, start_ms: u64) -> Result<(), ErrorEnvelope> {
     let Some(deadline_ms) = request.deadline_ms else { return Ok(()) };
-    let start_ms = pool.foresee(limits).start_ms;
     if start_ms < deadline_ms {
         return Ok(());
     }
     let message = format!("it would start in about {start_ms} ms, after its deadline of {deadline_ms} ms");
     Err(ErrorEnvelope { param: Some("deadline_ms".into()), ..ErrorEnvelope::new(ErrorCode::DeadlineUnmet, message) })
+}
+
+/// The pools of each tier in the order in which they would start the task, the tiers one after the other.
+fn by_start(tiers: Vec<Vec<Arc<Pool>>>, limits: Limits) -> Vec<(Arc<Pool>, Prediction)> {
+    let sorted = tiers.into_iter().flat_map(|tier| {
+        let mut tier: Vec<_> = tier.into_iter().map(|pool| (pool.foresee(limits), pool)).collect();
+        tier.sort_by_key(|(prediction, _)| prediction.start_ms);
+        tier.into_iter().map(|(prediction, pool)| (pool, prediction))
+    });
+    sorted.collect()
+}
+
+/// Queues a task in the first of `pools` that takes it.
+fn submit<'a>(mut job: Job, pools: impl Iterator<Item = &'a Arc<Pool>>) -> Result<Place, ErrorEnvelope> {
+    let mut refusal = None;
+    for pool in pools {
+        job.task.move_to(pool.home());
+        match pool.submit(job) {
+            Ok(place) => return Ok(place),
+            Err(rejected) => {
+                // The best pool's reason is the one to tell.
+                refusal.get_or_insert_with(|| refused(rejected.reason, pool));
+                job = rejected.job;
+            }
+        }
+    }
+    Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
+}
+
+fn nowhere(reason: NoPlace) -> ErrorEnvelope {
+    let message = reason.to_string();
+    match reason {
+        NoPlace::Invalid { param, .. } => ErrorEnvelope::invalid(param, message),
+        NoPlace::Unready { pool } => {
+            ErrorEnvelope::new(ErrorCode::PoolUnready, message).with_pool(pool.as_str()).with_retry_after_ms(1000)
+        }
+        NoPlace::Unavailable(_) => ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000),
+    }
 }
 
 fn violation(violation: Violation) -> ErrorEnvelope {
@@ -299,7 +370,7 @@ fn bytes_of(message: &Message) -> usize {
         + 16
 }
 
-fn spec(request: &TaskRequest, pool: &Pool, correlation_id: CorrelationId, limits: Limits) -> TaskSpec {
+fn spec(request: &TaskRequest, correlation_id: CorrelationId, limits: Limits) -> TaskSpec {
     TaskSpec {
         id: request.task_id.map_or_else(TaskId::new, TaskId),
         correlation_id,
@@ -307,7 +378,6 @@ fn spec(request: &TaskRequest, pool: &Pool, correlation_id: CorrelationId, limit
         session_id: request.session_id,
         workload: request.workload,
         model_ref: request.model_ref.clone(),
-        pool_id: pool.id().clone(),
         priority: request.priority,
         determinism: request.determinism,
         metadata: request.metadata.clone(),

@@ -20,6 +20,7 @@ mod metrics;
 mod native;
 mod openai;
 mod path;
+mod pools;
 mod sse;
 
 pub use metrics::HttpMetrics;
@@ -48,6 +49,10 @@ pub fn router(api: Api) -> Router {
         .route("/v2/tasks/{id}", get(native::view))
         .route("/v2/tasks/{id}/events", get(native::events))
         .route("/v2/tasks/{id}/cancel", post(native::cancel))
+        .route("/v2/pools", get(pools::list))
+        .route("/v2/pools/{id}/health", get(pools::health))
+        .route("/v2/pools/{id}/drain", post(pools::drain))
+        .route("/v2/pools/{id}/resume", post(pools::resume))
         .route("/v2/meta/version", get(meta::version))
         .route("/v2/meta/capabilities", get(meta::capabilities))
         .route("/v1/chat/completions", post(openai::chat_completions))

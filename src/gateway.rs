@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest, TaskView, Workload, detail};
+use sluicegate_compat::native::{
+    ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, TaskRequest, TaskView, Workload, detail,
+};
 
-use crate::admission::{Admission, Admitted};
+use crate::admission::{Admission, Admitted, Pools};
 use crate::catalog::Catalog;
 use crate::ids::{CorrelationId, ModelId, TaskId};
 use crate::lifecycle::Lifecycle;
-use crate::pools::{Health, Pool, PoolMetrics};
+use crate::pools::{Health, Pool, PoolMetrics, PoolStatus};
 use crate::tasks::{Reader, Registry, Task};
 
 /// The gateway without its protocols. Built once.
@@ -19,8 +22,8 @@ pub struct Gateway {
     catalog: Catalog,
     /// In the order of the configuration, each with its model.
     pools: Vec<(ModelId, Arc<Pool>)>,
-    /// The first pool of each model.
-    serving: HashMap<ModelId, Arc<Pool>>,
+    /// The pools of each model, in the order of the configuration.
+    serving: HashMap<ModelId, Vec<Arc<Pool>>>,
     admission: Admission,
     registry: Arc<Registry>,
     metrics: PoolMetrics,
@@ -48,9 +51,9 @@ pub struct ServedModel {
 impl Gateway {
     pub fn new(parts: Parts) -> Self {
         let Parts { lifecycle, catalog, pools, admission, registry, metrics, started_unix_s } = parts;
-        let mut serving = HashMap::new();
+        let mut serving: HashMap<ModelId, Vec<Arc<Pool>>> = HashMap::new();
         for (model, pool) in &pools {
-            serving.entry(model.clone()).or_insert_with(|| Arc::clone(pool));
+            serving.entry(model.clone()).or_default().push(Arc::clone(pool));
         }
         Self { lifecycle, catalog, pools, serving, admission, registry, metrics, started_unix_s }
     }
@@ -61,9 +64,10 @@ impl Gateway {
     ///
     /// What the client is told, but for the correlation id.
     pub async fn submit(&self, request: TaskRequest, correlation: &CorrelationId) -> Result<Admitted, ErrorEnvelope> {
-        let pool =
-            self.pool_for(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
-        self.admission.admit(request, &pool, correlation.clone()).await
+        let serving =
+            self.serving(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
+        let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
+        self.admission.admit(request, &Pools { serving, known: &known }, correlation.clone()).await
     }
 
     /// Cancels a task. Idempotent; once this returns, its log takes no more tokens.
@@ -116,9 +120,55 @@ impl Gateway {
     ///
     /// NOT_FOUND.
     pub fn model(&self, reference: &str) -> Result<ServedModel, ErrorEnvelope> {
-        let pool = self.pool_for(reference)?;
-        let model = self.pools.iter().find(|(_, other)| Arc::ptr_eq(other, &pool)).map(|(model, _)| model);
-        model.map(|model| self.served(model, &pool)).ok_or_else(|| no_such_model(reference))
+        let pool = self.serving(reference)?.first();
+        let found = self.pools.iter().find(|(_, other)| pool.is_some_and(|pool| Arc::ptr_eq(other, pool)));
+        found.map(|(model, pool)| self.served(model, pool)).ok_or_else(|| no_such_model(reference))
+    }
+
+    /// Every pool, in the order of the configuration.
+    pub fn pools(&self) -> PoolList {
+        PoolList { pools: self.pools.iter().map(|(model, pool)| pool_view(model, pool)).collect() }
+    }
+
+    /// One pool.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn pool(&self, id: &str) -> Result<PoolView, ErrorEnvelope> {
+        let (model, pool) = self.pool_named(id)?;
+        Ok(pool_view(model, pool))
+    }
+
+    /// Stops admitting to a pool. What waits there goes to other pools of its model that take tasks, as far as they have
+    /// room; the rest is served until the deadline, and then cancelled.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn drain(&self, id: &str, deadline: Duration) -> Result<PoolView, ErrorEnvelope> {
+        let (model, pool) = self.pool_named(id)?;
+        pool.drain(deadline);
+        let others = self.pools.iter().filter(|(theirs, other)| theirs == model && other.id() != pool.id());
+        pool.hand_on(&others.map(|(_, other)| Arc::clone(other)).collect::<Vec<_>>());
+        Ok(pool_view(model, pool))
+    }
+
+    /// Takes a pool back into service.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn resume(&self, id: &str) -> Result<PoolView, ErrorEnvelope> {
+        let (model, pool) = self.pool_named(id)?;
+        pool.resume();
+        Ok(pool_view(model, pool))
+    }
+
+    fn pool_named(&self, id: &str) -> Result<(&ModelId, &Arc<Pool>), ErrorEnvelope> {
+        let found = self.pools.iter().find(|(_, pool)| pool.id().as_str() == id);
+        let unknown = || ErrorEnvelope::new(ErrorCode::NotFound, "there is no such pool");
+        found.map(|(model, pool)| (model, pool)).ok_or_else(unknown)
     }
 
     /// Unix time in s of the start.
@@ -151,18 +201,44 @@ impl Gateway {
     }
 
     fn pool_of(&self, task: &Task) -> Option<&Arc<Pool>> {
-        self.pools.iter().map(|(_, pool)| pool).find(|pool| *pool.id() == task.spec.pool_id)
+        self.pools.iter().map(|(_, pool)| pool).find(|pool| *pool.id() == task.pool_id())
     }
 
-    fn pool_for(&self, reference: &str) -> Result<Arc<Pool>, ErrorEnvelope> {
+    /// The pools of a model, by any of its names; at least one.
+    fn serving(&self, reference: &str) -> Result<&[Arc<Pool>], ErrorEnvelope> {
         let entry = self
             .catalog
             .resolve(reference)
             .map_err(|unknown| ErrorEnvelope { message: unknown.to_string(), ..no_such_model(reference) })?;
-        self.serving.get(&ModelId::from(entry.id.as_str())).cloned().ok_or_else(|| {
+        self.serving.get(&ModelId::from(entry.id.as_str())).map(Vec::as_slice).ok_or_else(|| {
             let message = format!("no pool serves the model {:?}", entry.id);
             ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000)
         })
+    }
+}
+
+fn pool_view(model: &ModelId, pool: &Pool) -> PoolView {
+    let PoolStatus { health, draining, queue_depth, replicas } = pool.status();
+    let (rates, stats) = (pool.rates(), pool.stats());
+    PoolView {
+        pool_id: pool.id().to_string(),
+        live: health != Health::Failed,
+        ready: health == Health::Ready && !draining,
+        draining,
+        reloading: false,
+        engine: pool.spec().engine,
+        model_ref: model.to_string(),
+        model_digest: pool.info().map(|info| info.model_digest),
+        last_error: replicas.iter().find_map(|replica| replica.last_error.clone()),
+        metrics: PoolFigures {
+            queue_depth,
+            slots_total: replicas.iter().map(|replica| replica.slots_total).sum(),
+            slots_active: replicas.iter().map(|replica| replica.slots_active).sum(),
+            prefill_tokens_per_s: rates.prefill_tokens_per_s(),
+            decode_tokens_per_s: rates.decode_tokens_per_s(),
+            tokens_per_s: stats.tokens_per_s,
+        },
+        replicas,
     }
 }
 

@@ -34,6 +34,7 @@
 //! | 1 | [`tasks`] | a task, its event log, the ways it can end, the registry and its retention |
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `scripted`, and the text machinery |
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk or a hub, with digests |
+//! | 1 | [`placement`] | which pools may run a task, and in which order to try them; pure |
 //! | 2 | [`pools`] | queue, slots, dispatcher, measured rates, predictions, recovery, watchdog |
 //! | 3 | [`admission`] | the checks in order; from a request to a task in a queue |
 //! | 4 | [`gateway`] | the use cases |
@@ -59,6 +60,7 @@ pub mod engine;
 pub mod gateway;
 pub mod ids;
 pub mod lifecycle;
+pub mod placement;
 pub mod pools;
 pub mod tasks;
 pub mod telemetry;

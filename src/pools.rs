@@ -13,15 +13,17 @@
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use sluicegate_compat::native::{EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, PolicyLabel};
+use sluicegate_compat::native::{EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, PolicyLabel, ReplicaView};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::engine::{Engine, EngineInfo, EngineStats, Loader};
 use crate::ids::{PoolId, ReplicaId};
 use crate::lifecycle::{Lifecycle, OnPanic};
-use crate::tasks::{Ended, Observer, Task};
+use crate::placement::Candidate;
+use crate::tasks::{Ended, Home, Observer, Task};
 
+mod drain;
 mod job;
 mod metrics;
 mod predict;
@@ -39,7 +41,7 @@ pub use queue::{Floor, Full, Queue, Share, Ticket, Work};
 pub use rates::{Measured, Rates};
 pub use replica::Health;
 use replica::{Replica, Slots};
-pub use state::{Eviction, Place, Policy, Refused};
+pub use state::{Eviction, Place, Policy, Refused, Rejected};
 use state::{State, Submitted};
 
 /// How often waiting tasks are told their new position and prediction, where those changed.
@@ -71,6 +73,15 @@ pub struct Watchdog {
     pub wall: Duration,
     /// Without a token.
     pub idle: Duration,
+}
+
+/// A look at a pool.
+#[derive(Debug, Clone)]
+pub struct PoolStatus {
+    pub health: Health,
+    pub draining: bool,
+    pub queue_depth: u64,
+    pub replicas: Vec<ReplicaView>,
 }
 
 /// A pool with its replicas.
@@ -174,6 +185,29 @@ impl Pool {
         self.lock().health()
     }
 
+    /// What placement looks at.
+    pub fn candidate(&self) -> Candidate {
+        let state = self.lock();
+        let devices = state.replicas.iter().filter_map(|replica| Some(replica.engine.as_ref()?.info().device.clone()));
+        Candidate {
+            id: self.spec.id.clone(),
+            engine: self.spec.engine,
+            devices: devices.collect(),
+            open: state.open().is_ok() && state.engine().is_some(),
+        }
+    }
+
+    /// How it stands, all of one moment.
+    pub fn status(&self) -> PoolStatus {
+        let state = self.lock();
+        PoolStatus {
+            health: state.health(),
+            draining: state.draining.is_some(),
+            queue_depth: state.queue.total().tasks,
+            replicas: state.replicas.iter().map(Replica::view).collect(),
+        }
+    }
+
     pub fn rates(&self) -> Rates {
         self.lock().rates
     }
@@ -193,32 +227,39 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Refused`]: the queue is full, or the pool cannot run anything now.
-    pub fn submit(self: &Arc<Self>, job: Job) -> Result<Place, Refused> {
+    /// [`Rejected`], with the task: the queue is full, or the pool cannot run anything now.
+    pub fn submit(self: &Arc<Self>, job: Job) -> Result<Place, Box<Rejected>> {
         let task = Arc::clone(&job.task);
         let submitted = self.lock().submit(job, Instant::now());
-        if matches!(
-            submitted,
-            Ok(Submitted { evicted: Some(_), .. }) | Err(Refused::QueueFull { .. } | Refused::BatchShed { .. })
-        ) {
+        let was_full = match &submitted {
+            Ok(submitted) => submitted.evicted.is_some(),
+            Err(rejected) => matches!(rejected.reason, Refused::QueueFull { .. } | Refused::BatchShed { .. }),
+        };
+        if was_full {
             self.metrics.full(self);
         }
-        let Submitted { place, evicted } = submitted?;
+        let submitted = submitted?;
+        let place = submitted.place;
+        self.queued(&task, submitted);
+        Ok(place)
+    }
+
+    /// What follows once a task is in the queue.
+    fn queued(self: &Arc<Self>, task: &Arc<Task>, Submitted { place, evicted }: Submitted) {
         if let Some((evicted, eviction)) = evicted {
             self.metrics.dropped(self, eviction);
             evicted.fail(self.evicted(eviction));
         }
-        self.metrics.enqueued(self, &task);
+        self.metrics.enqueued(self, task);
         if place.waits {
-            tell(&task, &place);
+            tell(task, &place);
         }
         // Here and not by the dispatcher, so that a free slot is taken before the next submission looks at the queue.
         self.start_ready();
         // A task that was cancelled between its creation and now has told its observer too early.
         if task.log.is_sealed() {
-            self.forget(&task);
+            self.forget(task);
         }
-        Ok(place)
     }
 
     /// What a task is told that had to leave the queue.
@@ -245,9 +286,9 @@ impl Pool {
         self.lock().foresee(limits)
     }
 
-    /// What tells this pool that one of its tasks has ended.
-    pub fn observer(self: &Arc<Self>) -> Arc<dyn Observer> {
-        Arc::new(PoolObserver(Arc::downgrade(self)))
+    /// This pool as the home of a task: it is told when the task has ended.
+    pub fn home(self: &Arc<Self>) -> Home {
+        Home { pool_id: self.spec.id.clone(), observer: Arc::new(PoolObserver(Arc::downgrade(self))) }
     }
 
     /// Frees the engine's memory. Call once nothing runs any more.

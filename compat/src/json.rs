@@ -42,9 +42,34 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), Error
     Ok((value, ignored(body, &unknown)?))
 }
 
+/// Reads `body` as [`parse`] does, and refuses the first field that `T` does not know.
+///
+/// # Errors
+///
+/// INVALID_PARAMS, as [`parse`], or with the field that is not known.
+pub fn parse_known<T: DeserializeOwned>(body: &[u8]) -> Result<T, ErrorEnvelope> {
+    let (value, unknown) = parse(body)?;
+    match unknown.into_iter().next() {
+        None => Ok(value),
+        Some(field) => {
+            let message = format!("`{field}` is not a field of the contract");
+            Err(ErrorEnvelope::invalid(field, message))
+        }
+    }
+}
+
 /// A JSON object. A derived struct alone would also take an array, field by field.
 #[derive(Debug)]
 pub struct Object<T>(pub T);
+
+/// An object or null, for a field.
+///
+/// # Errors
+///
+/// Where it is anything else, or `T` does not take it.
+pub fn object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    Ok(Option::<Object<T>>::deserialize(deserializer)?.map(|Object(value)| value))
+}
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -4,6 +4,7 @@ mod admission;
 mod chat;
 mod error;
 mod event;
+mod pool;
 mod request;
 mod view;
 
@@ -14,6 +15,7 @@ pub use event::{
     ChoiceEnd, End, Event, FinishReason, Metrics, Started, Token, TokenKind, TokenLogprobs, TopLogprob, encode,
     encode_verbose,
 };
+pub use pool::{DrainRequest, PoolFigures, PoolList, PoolView, ReplicaView};
 pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
     Violation, Workload,

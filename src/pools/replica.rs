@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
+use sluicegate_compat::native::ReplicaView;
 use tokio::time::Instant;
 
 use super::Pool;
@@ -72,6 +73,17 @@ impl Replica {
         self.fingerprint = Some(fingerprint(info));
         self.engine_version.clone_from(&info.engine_version);
         self.engine = Some(engine);
+    }
+
+    pub fn view(&self) -> ReplicaView {
+        ReplicaView {
+            replica_id: self.id.to_string(),
+            state: self.health.as_str(),
+            device: self.engine.as_ref().map(|engine| engine.info().device.clone()),
+            slots_total: self.slots_total,
+            slots_active: self.slots_used,
+            last_error: self.last_error.clone(),
+        }
     }
 
     pub fn slots_used(&self) -> u32 {

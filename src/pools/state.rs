@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use sluicegate_compat::native::Priority;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::Job;
 use super::job::{slots, work};
 use super::predict::{Forecast, Prediction, Running};
-use super::queue::{Floor, Queue, Share, Ticket, Work};
+use super::queue::{Floor, Full, Queue, Share, Ticket, Work};
 use super::rates::Rates;
 use super::replica::{Health, Replica};
 use crate::engine::Engine;
@@ -85,8 +86,8 @@ pub(super) struct State {
     /// At least one; their number never changes.
     pub replicas: Vec<Replica>,
     pub rates: Rates,
-    /// No new tasks are taken.
-    pub draining: bool,
+    /// While no new tasks are taken: cancelled when that ends.
+    pub draining: Option<CancellationToken>,
     capacity: usize,
     policy: Policy,
 }
@@ -115,6 +116,12 @@ pub(super) struct Submitted {
     pub evicted: Option<(Arc<Task>, Eviction)>,
 }
 
+/// A task that a pool does not take, and why.
+pub struct Rejected {
+    pub reason: Refused,
+    pub job: Job,
+}
+
 /// Why a waiting task had to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Eviction {
@@ -132,7 +139,7 @@ impl State {
             running: HashMap::new(),
             replicas,
             rates: Rates::default(),
-            draining: false,
+            draining: None,
             capacity,
             policy,
         }
@@ -148,7 +155,7 @@ impl State {
     /// Whether the pool takes tasks.
     pub fn open(&self) -> Result<(), Refused> {
         match self.health() {
-            _ if self.draining => Err(Refused::Draining),
+            _ if self.draining.is_some() => Err(Refused::Draining),
             Health::Starting => Err(Refused::NotReady),
             Health::Failed => Err(Refused::Exhausted),
             Health::Ready | Health::Recovering => Ok(()),
@@ -178,14 +185,25 @@ impl State {
         self.replicas.iter().map(|replica| replica.slots_total).max().unwrap_or(0)
     }
 
-    pub fn submit(&mut self, job: Job, now: Instant) -> Result<Submitted, Refused> {
-        self.open()?;
+    pub fn submit(&mut self, job: Job, now: Instant) -> Result<Submitted, Box<Rejected>> {
+        match self.open() {
+            Ok(()) => self.enqueue(job, now),
+            Err(reason) => Err(Box::new(Rejected { reason, job })),
+        }
+    }
+
+    /// Queues a task whether or not the pool takes new ones.
+    pub fn enqueue(&mut self, job: Job, now: Instant) -> Result<Submitted, Box<Rejected>> {
         let priority = job.task.spec.priority;
-        let evicted = if self.queue.len() >= self.capacity { Some(self.make_room(priority)?) } else { None };
+        let evicted = match self.make_room(priority) {
+            Ok(evicted) => evicted,
+            Err(reason) => return Err(Box::new(Rejected { reason, job })),
+        };
         let work = self.work(&job.task.spec.limits);
         let (id, share) = (job.task.spec.id, job.share.clone());
-        let Ok(ticket) = self.queue.push(priority, &share, work, Waiting { job, work, told: u64::MAX }) else {
-            return Err(self.full(false));
+        let ticket = match self.queue.push(priority, &share, work, Waiting { job, work, told: u64::MAX }) {
+            Ok(ticket) => ticket,
+            Err(Full(Waiting { job, .. })) => return Err(Box::new(Rejected { reason: self.full(false), job })),
         };
         self.tickets.insert(id, ticket);
         let place = self.place_at(ticket);
@@ -196,8 +214,11 @@ impl State {
         Ok(Submitted { place, evicted })
     }
 
-    /// Takes a task out of the full queue for one of `priority`, where the policy has one that may go.
-    fn make_room(&mut self, priority: Priority) -> Result<(Arc<Task>, Eviction), Refused> {
+    /// Takes a task out of the queue for one of `priority` where the queue is full and the policy has one that may go.
+    fn make_room(&mut self, priority: Priority) -> Result<Option<(Arc<Task>, Eviction)>, Refused> {
+        if self.queue.len() < self.capacity {
+            return Ok(None);
+        }
         let batch_waits = self.queue.depth(Priority::Batch) > 0;
         let (ticket, eviction) = match (self.policy, priority) {
             (Policy::DropLru, _) if batch_waits => (self.queue.oldest(Priority::Batch), Eviction::DropLru),
@@ -209,7 +230,7 @@ impl State {
         };
         let Some(waiting) = ticket.and_then(|ticket| self.queue.remove(ticket)) else { return Err(self.full(false)) };
         self.tickets.remove(&waiting.job.task.spec.id);
-        Ok((waiting.job.task, eviction))
+        Ok(Some((waiting.job.task, eviction)))
     }
 
     fn full(&self, shed: bool) -> Refused {
@@ -254,10 +275,32 @@ impl State {
         Some(self.queue.remove(ticket)?.job)
     }
 
+    /// Whether a task would be taken, and nobody would have to go for it.
+    pub fn has_place(&self) -> bool {
+        self.open().is_ok() && self.queue.len() < self.capacity
+    }
+
+    /// All tasks that wait or run.
+    pub fn tasks(&self) -> Vec<Arc<Task>> {
+        let waiting = self.queue.upcoming().map(|(_, _, waiting)| Arc::clone(&waiting.job.task));
+        waiting.chain(self.running.values().map(|running| Arc::clone(&running.task))).collect()
+    }
+
+    /// Takes the task out of the queue that is next.
+    pub fn leave_first(&mut self) -> Option<Job> {
+        let (ticket, _, _) = self.queue.upcoming().next()?;
+        let job = self.queue.remove(ticket)?.job;
+        self.tickets.remove(&job.task.spec.id);
+        Some(job)
+    }
+
     /// Takes every task out of the queue.
+    ///
+    /// In the order in which they would have been served.
     pub fn leave_all(&mut self) -> Vec<Job> {
-        let tickets = std::mem::take(&mut self.tickets);
-        tickets.into_values().filter_map(|ticket| self.queue.remove(ticket)).map(|waiting| waiting.job).collect()
+        self.tickets.clear();
+        let upcoming: Vec<_> = self.queue.upcoming().map(|(ticket, _, _)| ticket).collect();
+        upcoming.into_iter().filter_map(|ticket| self.queue.remove(ticket)).map(|waiting| waiting.job).collect()
     }
 
     /// Notes that a running task holds its slots no longer, and what it has used.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Observer, Task, TaskSpec};
+use super::{Home, Task, TaskSpec};
 use crate::ids::TaskId;
 
 /// How long, and in how much memory, ended tasks are kept.
@@ -51,12 +51,12 @@ impl Registry {
     /// # Errors
     ///
     /// [`Conflict`] where a task with this id is still known.
-    pub fn create(self: &Arc<Self>, spec: TaskSpec, observer: Arc<dyn Observer>) -> Result<Arc<Task>, Conflict> {
+    pub fn create(self: &Arc<Self>, spec: TaskSpec, home: Home) -> Result<Arc<Task>, Conflict> {
         use std::collections::hash_map::Entry;
         let mut state = self.lock();
         let task = match state.tasks.entry(spec.id) {
             Entry::Occupied(_) => return Err(Conflict),
-            Entry::Vacant(vacant) => Arc::clone(vacant.insert(Task::new(spec, observer, Arc::downgrade(self)))),
+            Entry::Vacant(vacant) => Arc::clone(vacant.insert(Task::new(spec, home, Arc::downgrade(self)))),
         };
         state.live += 1;
         Ok(task)

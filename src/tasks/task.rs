@@ -1,6 +1,6 @@
 //! One task: its request, its log, and the ways it can end.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{
@@ -22,7 +22,6 @@ pub struct TaskSpec {
     pub workload: Workload,
     /// As the client named it.
     pub model_ref: String,
-    pub pool_id: PoolId,
     pub priority: Priority,
     pub determinism: Determinism,
     pub metadata: std::collections::BTreeMap<String, String>,
@@ -71,6 +70,13 @@ impl Clock {
     }
 }
 
+/// The pool that a task is in, and who hears of its end there.
+#[derive(Clone)]
+pub struct Home {
+    pub pool_id: PoolId,
+    pub observer: Arc<dyn Observer>,
+}
+
 /// Told once when a task has ended, by whichever way.
 pub trait Observer: Send + Sync {
     fn ended(&self, task: &Task, how: &Ended);
@@ -90,14 +96,29 @@ pub struct Task {
     pub log: Arc<EventLog>,
     /// Cancelled when the task has ended, by whichever way: then its engine stops, and nobody waits for its deadline.
     pub stop: CancellationToken,
-    observer: Arc<dyn Observer>,
+    /// Changes when a draining pool hands it on. A plain mutex, held to copy or to replace it.
+    home: Mutex<Home>,
     registry: Weak<Registry>,
 }
 
 impl Task {
-    pub(super) fn new(spec: TaskSpec, observer: Arc<dyn Observer>, registry: Weak<Registry>) -> Arc<Self> {
-        let created = Clock::now();
-        Arc::new(Self { spec, created, log: EventLog::new(), stop: CancellationToken::new(), observer, registry })
+    pub(super) fn new(spec: TaskSpec, home: Home, registry: Weak<Registry>) -> Arc<Self> {
+        let (created, log, stop) = (Clock::now(), EventLog::new(), CancellationToken::new());
+        Arc::new(Self { spec, created, log, stop, home: Mutex::new(home), registry })
+    }
+
+    /// The pool that it is in.
+    pub fn pool_id(&self) -> PoolId {
+        self.home().pool_id
+    }
+
+    /// Hands a waiting task on to another pool.
+    pub fn move_to(&self, home: Home) {
+        *self.home.lock().unwrap_or_else(PoisonError::into_inner) = home;
+    }
+
+    fn home(&self) -> Home {
+        self.home.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends the task as cancelled. Once this returns no token is appended any more. Does nothing where it has ended.
@@ -152,7 +173,7 @@ impl Task {
         let now = Instant::now();
         progress.ended = Some((now, last.clone()));
         // Before the event, so that whoever has seen the end finds the counters settled.
-        self.observer.ended(self, &Ended { last: last.clone(), progress });
+        self.home().observer.ended(self, &Ended { last: last.clone(), progress });
         seal.end(last, now);
         if let Some(registry) = self.registry.upgrade() {
             registry.ended(self.spec.id);
@@ -190,7 +211,7 @@ impl Task {
             priority: self.spec.priority,
             workload: self.spec.workload,
             model_ref: self.spec.model_ref.clone(),
-            pool_id: Some(self.spec.pool_id.to_string()),
+            pool_id: Some(self.pool_id().to_string()),
             replica_id: progress.started.as_ref().map(|(_, started)| started.replica_id.clone()),
             queue_position: waiting.map(|(position, _)| position),
             predicted_start_ms: waiting.map(|(_, start)| start),

@@ -16,7 +16,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use sluicegate::engine::scripted::Script;
 use sluicegate::ids::{CorrelationId, PoolId, TaskId, TenantId};
-use sluicegate::tasks::{Ended, Limits, Observer, Registry, Retention, Task, TaskSpec};
+use sluicegate::tasks::{Ended, Home, Limits, Observer, Registry, Retention, Task, TaskSpec};
 use sluicegate_compat::native::{Determinism, Event, Priority, Token, TokenKind, Workload};
 use tokio::time::Instant;
 
@@ -66,13 +66,12 @@ fn task(registry: &Arc<Registry>) -> Arc<Task> {
         session_id: None,
         workload: Workload::Completion,
         model_ref: "builtin".into(),
-        pool_id: PoolId::from("default"),
         priority: Priority::Interactive,
         determinism: Determinism::BestEffort,
         metadata: Default::default(),
         limits,
     };
-    registry.create(spec, Arc::new(Nobody)).unwrap()
+    registry.create(spec, Home { pool_id: PoolId::from("default"), observer: Arc::new(Nobody) }).unwrap()
 }
 
 fn token(index: u32) -> Event {

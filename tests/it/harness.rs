@@ -18,6 +18,7 @@ use sluicegate::config::{Config, Overrides};
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
 use sluicegate::engine::{Engine, LoadError, Loader};
 use sluicegate::lifecycle::Lifecycle;
+use sluicegate::pools::Pool;
 use tower::ServiceExt as _;
 
 /// A gateway with one pool, `default`.
@@ -88,7 +89,9 @@ impl Gate {
     ) -> Self {
         let script: Arc<dyn Fn(u32) -> Script + Send + Sync> = Arc::new(script);
         let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let overrides = Overrides { engine: Some("scripted".into()), ..Overrides::default() };
+        // Where a test writes pools of its own it says their engine too.
+        let engine = settings.iter().all(|(name, _)| *name != "SLUICEGATE_POOLS").then(|| "scripted".to_owned());
+        let overrides = Overrides { engine, ..Overrides::default() };
         let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let lifecycle = Lifecycle::new();
         let loads = Arc::new(AtomicU32::new(0));
@@ -152,8 +155,8 @@ impl Gate {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        let pool = &self.app.pools[0];
-        panic!("left: {} tasks, {:?} slots, {} queued", self.app.live_tasks(), pool.slots(), pool.queue_depth());
+        let pools: Vec<_> = self.app.pools.iter().map(|pool| (pool.id(), pool.slots(), pool.queue_depth())).collect();
+        panic!("left: {} tasks; slots and queues: {pools:?}", self.app.live_tasks());
     }
 
     /// Waits (in virtual time) until the pool is ready again.
@@ -168,8 +171,8 @@ impl Gate {
     }
 
     pub fn is_idle(&self) -> bool {
-        let pool = &self.app.pools[0];
-        self.app.live_tasks() == 0 && pool.slots().0 == 0 && pool.queue_depth() == 0 && pool.stats().running == 0
+        let idle = |pool: &Arc<Pool>| pool.slots().0 == 0 && pool.queue_depth() == 0 && pool.stats().running == 0;
+        self.app.live_tasks() == 0 && self.app.pools.iter().all(idle)
     }
 }
 

@@ -100,7 +100,7 @@ pub struct TaskRequest {
     pub json_schema: Option<serde_json::Value>,
     #[serde(default)]
     pub kv_hint: Option<KvHint>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "crate::json::object")]
     pub placement: Option<Placement>,
     /// At most 16 pairs, echoed.
     #[serde(default)]
@@ -163,14 +163,7 @@ impl TaskRequest {
     ///
     /// INVALID_PARAMS with the path of the field, or with none where the body is not JSON at all.
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
-        let (request, unknown) = crate::json::parse(body)?;
-        match unknown.into_iter().next() {
-            None => Ok(request),
-            Some(field) => {
-                let message = format!("`{field}` is not a field of the contract");
-                Err(ErrorEnvelope::invalid(field, message))
-            }
-        }
+        crate::json::parse_known(body)
     }
 
     /// The checks that need only the request itself: ranges, sizes, fields that exclude or need each other.

@@ -50,13 +50,16 @@ async fn examples_succeed(witness: &mut Witness) {
     let mut bodies = Vec::new();
     for operation in witness.documents.iter().flat_map(Document::operations) {
         let named = operation.request_examples();
-        bodies.extend(named.map(|(name, body)| (operation.path.to_owned(), name.clone(), body.to_string())));
+        let path = operation.path.replace("/pools/{id}/", "/pools/default/");
+        bodies.extend(named.map(|(name, body)| (path.clone(), name.clone(), body.to_string())));
     }
     assert!(bodies.len() > 10, "{bodies:?}");
     for (path, name, body) in bodies {
         let (answer, _) = witness.post(&gate, &path, &body).await;
         assert!(answer.status.is_success(), "{path}, {name}: {}", answer.body);
-        if answer.status == StatusCode::ACCEPTED {
+        if path == "/v2/pools/default/drain" {
+            witness.post(&gate, "/v2/pools/default/resume", "").await;
+        } else if answer.status == StatusCode::ACCEPTED {
             let task = format!("/v2/tasks/{}", answer.json()["task_id"].as_str().unwrap());
             let (_, events) = witness.get(&gate, &format!("{task}/events")).await;
             assert!(events.contains_key("end"), "{name}: {events:?}");
@@ -103,6 +106,11 @@ async fn requests_that_fit_nothing(witness: &mut Witness) {
         assert_eq!(witness.get(&gate, path).await.0.status, StatusCode::NOT_FOUND, "{path}");
     }
     assert_eq!(witness.post(&gate, &format!("{task}/cancel"), "").await.0.status, StatusCode::NOT_FOUND);
+    assert_eq!(witness.get(&gate, "/v2/pools/nowhere/health").await.0.status, StatusCode::NOT_FOUND);
+    for operation in ["drain", "resume"] {
+        let path = format!("/v2/pools/nowhere/{operation}");
+        assert_eq!(witness.post(&gate, &path, "{}").await.0.status, StatusCode::NOT_FOUND);
+    }
     gate.finish().await;
 }
 
@@ -139,6 +147,10 @@ async fn malformed_requests(witness: &mut Witness) {
         let (answer, _) = witness.post(&gate, path, &good.replace("builtin", "gpt-9")).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
     }
+    for body in ["", "{}", r#"{"deadline_ms": -1}"#, r#"{"deadline_ms": 1, "why": 1}"#] {
+        let (answer, _) = witness.post(&gate, "/v2/pools/default/drain", body).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}: {}", answer.body);
+    }
     let id = gate.submit(TASK).await;
     let mut resumed = request("GET", &format!("/v2/tasks/{id}/events"), Body::empty());
     resumed.headers_mut().insert("last-event-id", "x".parse().unwrap());
@@ -150,7 +162,7 @@ async fn malformed_requests(witness: &mut Witness) {
 
 async fn bodies_that_are_refused(witness: &mut Witness) {
     let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
-    for (path, body) in SUBMIT {
+    for (path, body) in SUBMIT.into_iter().chain([("/v2/pools/default/drain", "{}")]) {
         let (answer, _) = witness.post(&gate, path, &" ".repeat(2001)).await;
         assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
         let mut form = request("POST", path, Body::from(body));

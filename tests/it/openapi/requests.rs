@@ -156,14 +156,13 @@ fn samples() -> [Value; 11] {
 
 /// What the documents allow and the gateway refuses: fields that go with others, that depend on the pool, or that are
 /// not served yet.
-const SCHEMAS_CANNOT_SAY: [&str; 9] = [
+const SCHEMAS_CANNOT_SAY: [&str; 8] = [
     "query",
     "tools",
     "chat_template_kwargs",
     "sampler_profile_version",
     "top_logprobs",
     "json_schema",
-    "placement",
     "top_logprobs",
     "stream_options",
 ];

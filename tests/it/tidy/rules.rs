@@ -6,6 +6,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("lifecycle", 0),
     ("catalog", 1),
     ("engine", 1),
+    ("placement", 1),
     ("tasks", 1),
     ("pools", 2),
     ("admission", 3),

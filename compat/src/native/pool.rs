@@ -1,0 +1,78 @@
+//! Pools as clients and operators see them.
+
+use serde::{Deserialize, Serialize};
+
+use super::{EngineName, ErrorEnvelope};
+
+/// The body of `GET /v2/pools`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PoolList {
+    pub pools: Vec<PoolView>,
+}
+
+/// The body of `GET /v2/pools/{id}/health`, and of every answer to an operation on a pool.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PoolView {
+    pub pool_id: String,
+    /// At least one replica has not failed.
+    pub live: bool,
+    /// It takes tasks.
+    pub ready: bool,
+    /// It takes no new tasks; what it has is served until the deadline of the drain.
+    pub draining: bool,
+    /// A new model is being loaded beside the one that is served.
+    pub reloading: bool,
+    pub engine: EngineName,
+    pub model_ref: String,
+    /// Null until an engine is loaded.
+    pub model_digest: Option<String>,
+    /// What went wrong last, in words for the operator.
+    pub last_error: Option<String>,
+    pub metrics: PoolFigures,
+    pub replicas: Vec<ReplicaView>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PoolFigures {
+    /// Tasks that wait.
+    pub queue_depth: u64,
+    /// Sequences that run at once at most, over all replicas.
+    pub slots_total: u32,
+    pub slots_active: u32,
+    /// Of one sequence, for the prompts that go best; 0 while nothing was measured.
+    pub prefill_tokens_per_s: f64,
+    /// Of all sequences of a replica, at the occupancy that goes best; 0 while nothing was measured.
+    pub decode_tokens_per_s: f64,
+    /// Sampled in the last seconds, over all replicas.
+    pub tokens_per_s: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReplicaView {
+    pub replica_id: String,
+    /// `starting`, `ready`, `recovering` or `failed`.
+    pub state: &'static str,
+    /// `cpu`, `cuda:0`, …; null until its engine is loaded.
+    pub device: Option<String>,
+    pub slots_total: u32,
+    pub slots_active: u32,
+    pub last_error: Option<String>,
+}
+
+/// The body of `POST /v2/pools/{id}/drain`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub struct DrainRequest {
+    /// From now, in ms; then what is left is cancelled.
+    pub deadline_ms: u64,
+}
+
+impl DrainRequest {
+    /// Reads a body. A field that the contract does not have is refused by name.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        crate::json::parse_known(body)
+    }
+}

@@ -1,0 +1,37 @@
+//! Pools: how they stand, and taking them out of service and back.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use sluicegate_compat::native::DrainRequest;
+
+use super::Api;
+use super::body::Json;
+use super::errors::Failure;
+use super::path::Parameter;
+
+/// `GET /v2/pools`.
+pub async fn list(State(api): State<Api>) -> Response {
+    axum::Json(api.gateway.pools()).into_response()
+}
+
+/// `GET /v2/pools/{id}/health`.
+pub async fn health(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
+    Ok(axum::Json(api.gateway.pool(&id)?).into_response())
+}
+
+/// `POST /v2/pools/{id}/drain`: 202 with the pool as it is now; its health shows how the drain goes.
+pub async fn drain(State(api): State<Api>, Parameter(id): Parameter, Json(body): Json) -> Result<Response, Failure> {
+    // An unknown pool is said first, whatever the body.
+    api.gateway.pool(&id)?;
+    let DrainRequest { deadline_ms } = DrainRequest::parse(&body)?;
+    let pool = api.gateway.drain(&id, Duration::from_millis(deadline_ms))?;
+    Ok((StatusCode::ACCEPTED, axum::Json(pool)).into_response())
+}
+
+/// `POST /v2/pools/{id}/resume`: 202 with the pool as it is now.
+pub async fn resume(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
+    Ok((StatusCode::ACCEPTED, axum::Json(api.gateway.resume(&id)?)).into_response())
+}

@@ -1,0 +1,227 @@
+//! Which pools may run a task, and in which order to try them. Pure: facts in, an order or a refusal out.
+//!
+//! ```text
+//! pools of the model -> engine asked for -> device mask -> pin, or: preferred, then others, then avoided ones
+//! ```
+//!
+//! A pin is never given up for another pool. Without `allow_fallback` neither is a preference or an avoidance.
+
+use sluicegate_compat::native::{EngineName, Placement, PlacementMode};
+
+use crate::ids::PoolId;
+
+/// A pool that serves the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    pub id: PoolId,
+    pub engine: EngineName,
+    /// Where its replicas run: `cpu`, `cuda:0`, …; empty while none is loaded.
+    pub devices: Vec<String>,
+    /// It takes tasks now.
+    pub open: bool,
+}
+
+/// Why a task can be placed nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoPlace {
+    /// The wish itself is wrong.
+    #[error("{message}")]
+    Invalid { param: String, message: String },
+    /// A pool that would do takes no tasks now.
+    #[error("the pool {pool:?} takes no tasks now")]
+    Unready { pool: PoolId },
+    /// No pool of the model will do, ready or not.
+    #[error("{0}")]
+    Unavailable(&'static str),
+}
+
+/// Ranks `candidates`: those in one tier are as good as each other, and each tier is better than the next. The numbers are
+/// places in `candidates`; there is at least one.
+///
+/// # Errors
+///
+/// [`NoPlace`]. `known` says whether a pool of that name exists, whatever it serves.
+pub fn rank(
+    wish: &Placement,
+    engine: Option<EngineName>,
+    candidates: &[Candidate],
+    known: impl Fn(&str) -> bool,
+) -> Result<Vec<Vec<usize>>, NoPlace> {
+    check(wish, known)?;
+    let with_engine = |at: &usize| engine.is_none_or(|engine| candidates[*at].engine == engine);
+    let mut fitting: Vec<usize> = (0..candidates.len()).filter(with_engine).collect();
+    if fitting.is_empty() && !candidates.is_empty() {
+        return Err(invalid("engine", "no pool serves this model with that engine"));
+    }
+    if let Some(mask) = &wish.require_device_mask {
+        fitting.retain(|at| devices(mask).any(|device| candidates[*at].devices.iter().any(|its| its == device)));
+        if fitting.is_empty() {
+            return Err(NoPlace::Unavailable("no pool serves this model on a device of the mask"));
+        }
+    }
+    let at = |id: &str| fitting.iter().copied().find(|at| candidates[*at].id.as_str() == id);
+    if let (PlacementMode::Pin, Some(pin)) = (wish.mode, &wish.pin_pool_id) {
+        let pinned = at(pin).ok_or_else(|| invalid("placement.pin_pool_id", "this pool does not serve the task"))?;
+        return if candidates[pinned].open { Ok(vec![vec![pinned]]) } else { Err(unready(&candidates[pinned])) };
+    }
+    let preferred: Vec<usize> = wish.prefer_pools.iter().filter_map(|id| at(id)).collect();
+    let is_avoided = |at: &usize| wish.avoid_pools.iter().any(|id| *id == candidates[*at].id.as_str());
+    let (avoided, others): (Vec<usize>, Vec<usize>) =
+        fitting.iter().copied().filter(|at| !preferred.contains(at)).partition(is_avoided);
+    let fallback = wish.allow_fallback.unwrap_or(true);
+    let mut tiers: Vec<Vec<usize>> = preferred.into_iter().map(|at| vec![at]).collect();
+    if fallback || tiers.is_empty() {
+        tiers.push(others);
+    }
+    if fallback {
+        tiers.push(avoided);
+    }
+    let wanted = tiers.iter().flatten().next().copied();
+    tiers.iter_mut().for_each(|tier| tier.retain(|at| candidates[*at].open));
+    tiers.retain(|tier| !tier.is_empty());
+    match wanted {
+        None => Err(NoPlace::Unavailable("no pool of this model is left, and the task allows no fallback")),
+        Some(wanted) if tiers.is_empty() => Err(unready(&candidates[wanted])),
+        Some(_) => Ok(tiers),
+    }
+}
+
+/// The wish by itself.
+fn check(wish: &Placement, known: impl Fn(&str) -> bool) -> Result<(), NoPlace> {
+    match (wish.mode, &wish.pin_pool_id) {
+        (PlacementMode::Pin, None) => return Err(invalid("placement.pin_pool_id", "the mode `pin` needs a pool")),
+        (PlacementMode::Pin, Some(pin)) if !known(pin) => {
+            return Err(invalid("placement.pin_pool_id", "there is no such pool"));
+        }
+        (PlacementMode::Prefer | PlacementMode::Auto, Some(_)) => {
+            return Err(invalid("placement.pin_pool_id", "only the mode `pin` takes it"));
+        }
+        _ => {}
+    }
+    if wish.mode == PlacementMode::Prefer && wish.prefer_pools.is_empty() {
+        return Err(invalid("placement.prefer_pools", "the mode `prefer` needs at least one pool"));
+    }
+    for (param, pools) in [("prefer_pools", &wish.prefer_pools), ("avoid_pools", &wish.avoid_pools)] {
+        if let Some(at) = pools.iter().position(|pool| !known(pool)) {
+            return Err(invalid(&format!("placement.{param}[{at}]"), "there is no such pool"));
+        }
+    }
+    let names_a_device = |device: &str| {
+        let ordinal = device.strip_prefix("cuda:").map(|ordinal| ordinal.parse::<u16>().is_ok());
+        matches!(device, "cpu" | "none") || ordinal == Some(true)
+    };
+    match &wish.require_device_mask {
+        Some(mask) if !devices(mask).all(names_a_device) => Err(invalid(
+            "placement.require_device_mask",
+            "devices with commas between them, such as `cpu` or `cuda:0,cuda:1`",
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn devices(mask: &str) -> impl Iterator<Item = &str> {
+    mask.split(',').map(str::trim)
+}
+
+fn invalid(param: &str, message: &str) -> NoPlace {
+    NoPlace::Invalid { param: param.to_owned(), message: message.to_owned() }
+}
+
+fn unready(candidate: &Candidate) -> NoPlace {
+    NoPlace::Unready { pool: candidate.id.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(id: &str, device: &str, open: bool) -> Candidate {
+        Candidate { id: id.into(), engine: EngineName::Scripted, devices: vec![device.into()], open }
+    }
+
+    fn pools() -> [Candidate; 4] {
+        [pool("a", "cpu", true), pool("b", "cuda:0", true), pool("c", "cuda:1", false), pool("d", "cpu", true)]
+    }
+
+    fn ranked(wish: Placement) -> Result<Vec<Vec<usize>>, String> {
+        let known = |id: &str| ["a", "b", "c", "d", "elsewhere"].contains(&id);
+        rank(&wish, None, &pools(), known).map_err(|error| match error {
+            NoPlace::Invalid { param, message } => format!("{param}: {message}"),
+            NoPlace::Unready { pool } => format!("unready: {pool}"),
+            NoPlace::Unavailable(_) => "unavailable".to_owned(),
+        })
+    }
+
+    fn names(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    fn pin(id: &str) -> Placement {
+        Placement { mode: PlacementMode::Pin, pin_pool_id: Some(id.into()), ..Placement::default() }
+    }
+
+    #[test]
+    fn without_a_wish_every_open_pool_is_as_good_as_any_other() {
+        assert_eq!(ranked(Placement::default()), Ok(vec![vec![0, 1, 3]]));
+    }
+
+    #[test]
+    fn a_pin_is_that_pool_or_nothing() {
+        assert_eq!(ranked(pin("b")), Ok(vec![vec![1]]));
+        assert_eq!(ranked(pin("c")), Err("unready: c".into()));
+        assert_eq!(ranked(pin("x")), Err("placement.pin_pool_id: there is no such pool".into()));
+        assert_eq!(ranked(pin("elsewhere")), Err("placement.pin_pool_id: this pool does not serve the task".into()));
+        let nowhere = Placement { pin_pool_id: None, ..pin("a") };
+        assert_eq!(ranked(nowhere), Err("placement.pin_pool_id: the mode `pin` needs a pool".into()));
+        let beside = Placement { mode: PlacementMode::Auto, ..pin("a") };
+        assert_eq!(ranked(beside), Err("placement.pin_pool_id: only the mode `pin` takes it".into()));
+    }
+
+    #[test]
+    fn preferred_pools_come_first_in_their_order_and_avoided_ones_last() {
+        let wish =
+            Placement { prefer_pools: names(&["d", "c", "b"]), avoid_pools: names(&["a"]), ..Placement::default() };
+        assert_eq!(ranked(wish.clone()), Ok(vec![vec![3], vec![1], vec![0]]));
+        let strict = Placement { allow_fallback: Some(false), ..wish };
+        assert_eq!(ranked(strict), Ok(vec![vec![3], vec![1]]));
+    }
+
+    #[test]
+    fn without_fallback_a_wish_that_cannot_be_met_is_refused() {
+        let prefer = |pool: &str| Placement {
+            mode: PlacementMode::Prefer,
+            prefer_pools: names(&[pool]),
+            allow_fallback: Some(false),
+            ..Placement::default()
+        };
+        assert_eq!(ranked(prefer("c")), Err("unready: c".into()));
+        assert_eq!(ranked(prefer("x")), Err("placement.prefer_pools[0]: there is no such pool".into()));
+        let all = names(&["a", "b", "c", "d"]);
+        let avoid = Placement { avoid_pools: all, allow_fallback: Some(false), ..Placement::default() };
+        assert_eq!(ranked(avoid.clone()), Err("unavailable".into()));
+        assert_eq!(ranked(Placement { allow_fallback: None, ..avoid }), Ok(vec![vec![0, 1, 3]]));
+        let none = Placement { mode: PlacementMode::Prefer, ..Placement::default() };
+        assert_eq!(ranked(none), Err("placement.prefer_pools: the mode `prefer` needs at least one pool".into()));
+    }
+
+    #[test]
+    fn a_device_mask_leaves_the_pools_on_its_devices() {
+        let mask = |mask: &str| Placement { require_device_mask: Some(mask.into()), ..Placement::default() };
+        assert_eq!(ranked(mask("cpu")), Ok(vec![vec![0, 3]]));
+        assert_eq!(ranked(mask("cuda:0, cuda:1")), Ok(vec![vec![1]]));
+        assert_eq!(ranked(mask("cuda:1")), Err("unready: c".into()));
+        assert_eq!(ranked(mask("cuda:7")), Err("unavailable".into()));
+        for nonsense in ["", "gpu", "cuda:", "cuda:x", "cpu,"] {
+            assert!(ranked(mask(nonsense)).is_err_and(|error| error.starts_with("placement.require_device_mask")));
+        }
+        let pinned = Placement { require_device_mask: Some("cuda:0".into()), ..pin("a") };
+        assert!(ranked(pinned).is_err());
+    }
+
+    #[test]
+    fn an_engine_that_is_asked_for_is_the_one_that_runs_it() {
+        let none = rank(&Placement::default(), Some(EngineName::Mistralrs), &pools(), |_| true);
+        assert!(matches!(none, Err(NoPlace::Invalid { param, .. }) if param == "engine"));
+        assert!(rank(&Placement::default(), Some(EngineName::Scripted), &pools(), |_| true).is_ok());
+    }
+}
