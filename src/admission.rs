@@ -17,7 +17,7 @@ use crate::engine::{Chat, Engine, EngineInfo, Grammar, Prompt, Sampling};
 use crate::ids::{CorrelationId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
-use crate::pools::{Job, Place, Pool, PoolMetrics, Prediction, Refused, Share};
+use crate::pools::{Job, Place, Pool, PoolMetrics, Refused, Share};
 use crate::tasks::{Limits, Registry, Task, TaskSpec};
 
 /// Prompts of more bytes are tokenized off the reactor: at some 10 MB/s this is a few ms.
@@ -58,6 +58,17 @@ impl Admitted {
             preparation: Preparation::default(),
         }
     }
+}
+
+/// A request that only its place in a queue is missing.
+struct Checked {
+    /// Without the texts of its prompt.
+    request: TaskRequest,
+    tokens: Arc<[u32]>,
+    limits: Limits,
+    engine: Arc<dyn Engine>,
+    /// The pools that may run it, the best first, with the place that it would have.
+    order: Vec<(Arc<Pool>, Result<Place, Refused>)>,
 }
 
 /// The pools that there are for a request.
@@ -116,25 +127,12 @@ impl Admission {
 
     async fn try_admit(
         &self,
-        mut request: TaskRequest,
+        request: TaskRequest,
         pools: &Pools<'_>,
         correlation_id: CorrelationId,
     ) -> Result<Admitted, ErrorEnvelope> {
-        request.check().map_err(violation)?;
-        check_served(&request)?;
-        if self.lifecycle.draining().is_cancelled() {
-            return Err(shutting_down());
-        }
-        let tiers = pools.rank(&request)?;
-        let Some(pool) = tiers.iter().flatten().next() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
-        let engine = pool.available().map_err(|reason| refused(reason, pool))?;
-        check_engine(&request, engine.info())?;
-        // All pools of a model have its tokenizer and its context.
-        let (tokens, param) = self.tokenize(&mut request, &engine).await?;
-        let limits = self.limits(&request, &engine, tokens.len(), param)?;
-        let order = by_start(tiers, limits);
-        let Some((pool, first)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
-        check_deadline(&request, first.start_ms)?;
+        let Checked { request, tokens, limits, engine, order, .. } = self.check(request, pools).await?;
+        let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let task = self
             .registry
             .create(spec(&request, correlation_id, limits), pool.home())
@@ -149,6 +147,42 @@ impl Admission {
             submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.registry.withdraw(task.spec.id))?;
         self.watch_deadline(&task);
         Ok(Admitted { task, place })
+    }
+
+    /// The same checks and the same prediction as [`admit`](Self::admit), with nothing queued.
+    ///
+    /// # Errors
+    ///
+    /// As [`admit`](Self::admit), but for an id that is taken.
+    pub async fn preview(&self, request: TaskRequest, pools: &Pools<'_>) -> Result<(Arc<Pool>, Place), ErrorEnvelope> {
+        let checked = self.check(request, pools).await?;
+        let mut refusal = None;
+        for (pool, place) in checked.order {
+            match place {
+                Ok(place) => return Ok((pool, place)),
+                Err(reason) => _ = refusal.get_or_insert_with(|| refused(reason, &pool)),
+            }
+        }
+        Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
+    }
+
+    /// Every check that comes before the queue.
+    async fn check(&self, mut request: TaskRequest, pools: &Pools<'_>) -> Result<Checked, ErrorEnvelope> {
+        request.check().map_err(violation)?;
+        check_served(&request)?;
+        if self.lifecycle.draining().is_cancelled() {
+            return Err(shutting_down());
+        }
+        let tiers = pools.rank(&request)?;
+        let Some(pool) = tiers.iter().flatten().next() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
+        let engine = pool.available().map_err(|reason| refused(reason, pool))?;
+        check_engine(&request, engine.info())?;
+        // All pools of a model have its tokenizer and its context.
+        let (tokens, param) = self.tokenize(&mut request, &engine).await?;
+        let limits = self.limits(&request, &engine, tokens.len(), param)?;
+        let order = by_start(tiers, &request, &limits);
+        check_deadline(&request, &order)?;
+        Ok(Checked { request, tokens, limits, engine, order })
     }
 
     /// The prompt in the model's own tokens; the request's texts are moved out of it.
@@ -257,8 +291,14 @@ fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(), ErrorEnv
 }
 
 /// Refuses what is already known to come too late.
-fn check_deadline(request: &TaskRequest, start_ms: u64) -> Result<(), ErrorEnvelope> {
-    let Some(deadline_ms) = request.deadline_ms else { return Ok(()) };
+fn check_deadline(request: &TaskRequest, order: &[(Arc<Pool>, Result<Place, Refused>)]) -> Result<(), ErrorEnvelope> {
+    // A full queue takes nothing before its next task starts.
+    let earliest = order.iter().filter_map(|(_, place)| match place {
+        Ok(place) => Some(place.prediction.start_ms),
+        Err(Refused::QueueFull { retry_after_ms } | Refused::BatchShed { retry_after_ms }) => Some(*retry_after_ms),
+        Err(_) => None,
+    });
+    let Some((deadline_ms, start_ms)) = request.deadline_ms.zip(earliest.min()) else { return Ok(()) };
     if start_ms < deadline_ms {
         return Ok(());
     }
@@ -267,13 +307,24 @@ fn check_deadline(request: &TaskRequest, start_ms: u64) -> Result<(), ErrorEnvel
 }
 
 /// The pools of each tier in the order in which they would start the task, the tiers one after the other.
-fn by_start(tiers: Vec<Vec<Arc<Pool>>>, limits: Limits) -> Vec<(Arc<Pool>, Prediction)> {
+fn by_start(
+    tiers: Vec<Vec<Arc<Pool>>>,
+    request: &TaskRequest,
+    limits: &Limits,
+) -> Vec<(Arc<Pool>, Result<Place, Refused>)> {
+    let share = share();
     let sorted = tiers.into_iter().flat_map(|tier| {
-        let mut tier: Vec<_> = tier.into_iter().map(|pool| (pool.foresee(limits), pool)).collect();
-        tier.sort_by_key(|(prediction, _)| prediction.start_ms);
-        tier.into_iter().map(|(prediction, pool)| (pool, prediction))
+        let foresee = |pool: Arc<Pool>| (pool.foresee(request.priority, &share, limits), pool);
+        let mut tier: Vec<_> = tier.into_iter().map(foresee).collect();
+        tier.sort_by_key(|(place, _)| place.as_ref().map_or(u64::MAX, |place| place.prediction.start_ms));
+        tier.into_iter().map(|(place, pool)| (pool, place))
     });
     sorted.collect()
+}
+
+/// Everybody's, while there are no keys.
+fn share() -> Share {
+    Share { tenant: TenantId::from(DEFAULT_TENANT), weight: NonZeroU32::MIN }
 }
 
 /// Queues a task in the first of `pools` that takes it.
@@ -406,7 +457,7 @@ fn job(request: TaskRequest, task: &Arc<Task>, prompt: Arc<[u32]>, plain: &Sampl
     };
     Job {
         task: Arc::clone(task),
-        share: Share { tenant: task.spec.tenant_id.clone(), weight: NonZeroU32::MIN },
+        share: share(),
         prompt,
         sampling,
         stop: request.stop,

@@ -45,7 +45,8 @@ pub struct Settings {
 pub fn router(api: Api) -> Router {
     let Settings { compression, max_body_bytes } = api.settings;
     let routes = Router::new()
-        .route("/v2/tasks", post(native::submit))
+        .route("/v2/tasks", post(native::submit).get(native::list))
+        .route("/v2/tasks/preview", post(native::preview))
         .route("/v2/tasks/{id}", get(native::view))
         .route("/v2/tasks/{id}/events", get(native::events))
         .route("/v2/tasks/{id}/cancel", post(native::cancel))

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 use sluicegate_compat::native::{
-    ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, TaskRequest, TaskView, Workload, detail,
+    ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, PreviewResponse, TaskList, TaskRequest, TaskState,
+    TaskView, Workload, detail,
 };
+use uuid::Uuid;
 
 use crate::admission::{Admission, Admitted, Pools};
 use crate::catalog::Catalog;
@@ -41,6 +43,29 @@ pub struct Parts {
     pub started_unix_s: u64,
 }
 
+/// Tasks that are looked at under one hold of the registry's lock.
+const LIST_CHUNK: usize = 256;
+
+/// Which tasks a list has.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    pub state: Option<TaskState>,
+    pub session_id: Option<Uuid>,
+    pub pool_id: Option<String>,
+    /// Tasks of a page, at least 1.
+    pub limit: usize,
+    /// Those made before the task with this number.
+    pub before: Option<u64>,
+}
+
+impl TaskFilter {
+    fn fits(&self, task: &Task) -> bool {
+        self.session_id.is_none_or(|session| task.spec.session_id == Some(session))
+            && self.pool_id.as_ref().is_none_or(|pool| task.pool_id().as_str() == pool)
+            && self.state.is_none_or(|state| task.state(&task.log.progress()) == state)
+    }
+}
+
 /// A model with the pool that serves it.
 pub struct ServedModel {
     pub id: ModelId,
@@ -70,6 +95,56 @@ impl Gateway {
         self.admission.admit(request, &Pools { serving, known: &known }, correlation.clone()).await
     }
 
+    /// What would become of a request, with nothing queued.
+    pub async fn preview(&self, request: TaskRequest, correlation: &CorrelationId) -> PreviewResponse {
+        let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
+        let admission = &self.admission;
+        let foreseen = match self.serving(&request.model_ref) {
+            Ok(serving) => admission.preview(request, &Pools { serving, known: &known }).await,
+            Err(error) => Err(error),
+        };
+        match foreseen {
+            Ok((pool, place)) => PreviewResponse {
+                feasible: true,
+                error: None,
+                queue_position: Some(place.position),
+                predicted_start_ms: Some(place.prediction.start_ms),
+                predicted_end_ms: Some(place.prediction.end_ms),
+                pool_id: Some(pool.id().to_string()),
+            },
+            Err(error) => PreviewResponse {
+                feasible: false,
+                queue_position: None,
+                predicted_start_ms: None,
+                predicted_end_ms: None,
+                pool_id: error.pool_id.clone(),
+                error: Some(error.with_correlation_id(correlation.as_str())),
+            },
+        }
+    }
+
+    /// A page of tasks, newest first.
+    pub fn list(&self, filter: &TaskFilter) -> TaskList {
+        let mut tasks = Vec::new();
+        let mut before = filter.before;
+        loop {
+            let chunk = self.registry.made_before(before, LIST_CHUNK);
+            let Some(last) = chunk.last() else { return TaskList { tasks, next_cursor: None } };
+            before = Some(last.number);
+            for task in chunk {
+                if !filter.fits(&task) {
+                    continue;
+                }
+                if tasks.len() == filter.limit {
+                    // There is at least this one more.
+                    let next_cursor = Some((task.number + 1).to_string());
+                    return TaskList { tasks, next_cursor };
+                }
+                tasks.push(task.summary(self.waiting(&task)));
+            }
+        }
+    }
+
     /// Cancels a task. Idempotent; once this returns, its log takes no more tokens.
     ///
     /// # Errors
@@ -87,8 +162,13 @@ impl Gateway {
     /// NOT_FOUND.
     pub fn view(&self, id: Option<TaskId>) -> Result<TaskView, ErrorEnvelope> {
         let task = self.task(id)?;
-        let place = self.pool_of(&task).and_then(|pool| pool.place(&task));
-        Ok(task.view(place.map(|place| (place.position, place.prediction.start_ms))))
+        Ok(task.view(self.waiting(&task)))
+    }
+
+    /// The position and the predicted start in ms of a task that waits.
+    fn waiting(&self, task: &Task) -> Option<(u64, u64)> {
+        let place = self.pool_of(task)?.place(task)?;
+        Some((place.position, place.prediction.start_ms))
     }
 
     /// A task with a reader of its events after the one with id `after`.

@@ -13,7 +13,9 @@
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use sluicegate_compat::native::{EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, PolicyLabel, ReplicaView};
+use sluicegate_compat::native::{
+    EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, PolicyLabel, Priority, ReplicaView,
+};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -21,7 +23,7 @@ use crate::engine::{Engine, EngineInfo, EngineStats, Loader};
 use crate::ids::{PoolId, ReplicaId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::placement::Candidate;
-use crate::tasks::{Ended, Home, Observer, Task};
+use crate::tasks::{Ended, Home, Limits, Observer, Task};
 
 mod drain;
 mod job;
@@ -281,9 +283,13 @@ impl Pool {
         self.lock().place(task.spec.id)
     }
 
-    /// When a task with these limits would start and end if it were queued now.
-    pub fn foresee(&self, limits: crate::tasks::Limits) -> Prediction {
-        self.lock().foresee(limits)
+    /// Where a task would stand, and when it would start and end, if it were queued now.
+    ///
+    /// # Errors
+    ///
+    /// [`Refused`], as [`submit`](Self::submit).
+    pub fn foresee(&self, priority: Priority, share: &Share, limits: &Limits) -> Result<Place, Refused> {
+        self.lock().foresee(priority, share, limits)
     }
 
     /// This pool as the home of a task: it is told when the task has ended.

@@ -8,7 +8,7 @@ mod pool;
 mod request;
 mod view;
 
-pub use admission::{AdmissionResponse, Preparation, Streams};
+pub use admission::{AdmissionResponse, Preparation, PreviewResponse, Streams};
 pub use chat::{Content, ContentPart, FunctionCall, FunctionDefinition, Message, Role, Tool, ToolCall, ToolChoice};
 pub use error::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
 pub use event::{
@@ -20,4 +20,4 @@ pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
     Violation, Workload,
 };
-pub use view::{TaskState, TaskView};
+pub use view::{TaskList, TaskState, TaskSummary, TaskView};

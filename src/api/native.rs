@@ -8,7 +8,8 @@ use axum::extract::{Query, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest, TaskState};
+use uuid::Uuid;
 
 use super::Api;
 use super::access::About;
@@ -16,7 +17,12 @@ use super::body::Json;
 use super::errors::Failure;
 use super::path::Parameter;
 use super::sse::{EventStream, Native};
+use crate::gateway::TaskFilter;
 use crate::ids::{CorrelationId, TaskId};
+
+/// Tasks of a page, where the client does not say.
+const PAGE: usize = 50;
+const MOST_OF_A_PAGE: usize = 500;
 
 /// `POST /v2/tasks`: 202 with the place in the queue.
 pub async fn submit(State(api): State<Api>, correlation: CorrelationId, Json(body): Json) -> Result<Response, Failure> {
@@ -25,6 +31,21 @@ pub async fn submit(State(api): State<Api>, correlation: CorrelationId, Json(bod
     let mut response = (StatusCode::ACCEPTED, axum::Json(admitted.response())).into_response();
     response.extensions_mut().insert(About(admitted.task.spec.id));
     Ok(response)
+}
+
+/// `POST /v2/tasks/preview`: 200 with what would become of the task, feasible or not.
+pub async fn preview(
+    State(api): State<Api>,
+    correlation: CorrelationId,
+    Json(body): Json,
+) -> Result<Response, Failure> {
+    let request = TaskRequest::parse(&body)?;
+    Ok(axum::Json(api.gateway.preview(request, &correlation).await).into_response())
+}
+
+/// `GET /v2/tasks`: a page of tasks, newest first.
+pub async fn list(State(api): State<Api>, query: Parameters) -> Result<Response, Failure> {
+    Ok(axum::Json(api.gateway.list(&filter(query)?)).into_response())
 }
 
 /// `GET /v2/tasks/{id}`.
@@ -42,7 +63,7 @@ pub async fn cancel(State(api): State<Api>, Parameter(id): Parameter) -> Result<
 pub async fn events(
     State(api): State<Api>,
     Parameter(id): Parameter,
-    query: Result<Query<HashMap<String, String>>, QueryRejection>,
+    query: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let verbose = verbose(query)?;
@@ -65,8 +86,42 @@ pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Res
     response
 }
 
-fn verbose(query: Result<Query<HashMap<String, String>>, QueryRejection>) -> Result<bool, ErrorEnvelope> {
-    let query = query.map_err(|_| ErrorEnvelope::new(ErrorCode::InvalidParams, "the query of the URL is malformed"))?;
+/// The query of a URL.
+type Parameters = Result<Query<HashMap<String, String>>, QueryRejection>;
+
+fn parameters(query: Parameters) -> Result<HashMap<String, String>, ErrorEnvelope> {
+    let malformed = |_| ErrorEnvelope::new(ErrorCode::InvalidParams, "the query of the URL is malformed");
+    query.map(|Query(parameters)| parameters).map_err(malformed)
+}
+
+fn filter(query: Parameters) -> Result<TaskFilter, ErrorEnvelope> {
+    let mut filter = TaskFilter { limit: PAGE, ..TaskFilter::default() };
+    for (name, value) in parameters(query)? {
+        let invalid = |message: &str| ErrorEnvelope::invalid(name.clone(), format!("`{name}` {message}"));
+        match name.as_str() {
+            "state" => {
+                let state = TaskState::ALL.into_iter().find(|state| state.as_str() == value);
+                let states = TaskState::ALL.map(TaskState::as_str).join(", ");
+                filter.state = Some(state.ok_or_else(|| invalid(&format!("is one of {states}")))?);
+            }
+            "session_id" => {
+                let session = Uuid::try_parse(&value).map_err(|_| invalid("is a UUID"))?;
+                filter.session_id = Some(session);
+            }
+            "pool_id" => filter.pool_id = Some(value),
+            "limit" => {
+                let limit = value.parse().ok().filter(|limit| (1..=MOST_OF_A_PAGE).contains(limit));
+                filter.limit = limit.ok_or_else(|| invalid(&format!("is 1 to {MOST_OF_A_PAGE}")))?;
+            }
+            "cursor" => filter.before = Some(value.parse().map_err(|_| invalid("is the `next_cursor` of a page"))?),
+            _ => return Err(invalid("is not a parameter of this list")),
+        }
+    }
+    Ok(filter)
+}
+
+fn verbose(query: Parameters) -> Result<bool, ErrorEnvelope> {
+    let query = parameters(query)?;
     match query.get("verbose").map(String::as_str) {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1" | "") => Ok(true),

@@ -137,18 +137,28 @@ impl<T> Queue<T> {
     /// is the queue position.
     pub fn ahead(&self, ticket: Ticket) -> Option<Work> {
         let (own_class, own) = self.class(ticket.priority).before(ticket.spot)?;
-        let other_class = match ticket.priority {
+        Some(self.ahead_in_both(ticket.priority, own_class, own.cost))
+    }
+
+    /// As [`ahead`](Self::ahead), for an entry that is not there: if it came now.
+    pub fn ahead_of_new(&self, priority: Priority, share: &Share, work: Work) -> Work {
+        self.ahead_in_both(priority, self.class(priority).before_new(share), work.cost())
+    }
+
+    /// What is ahead in its class, and what the other class has meanwhile.
+    fn ahead_in_both(&self, priority: Priority, own_class: Sum, own_cost: u64) -> Work {
+        let other_class = match priority {
             Priority::Interactive => self.batch_before(own_class.cost),
             // Until the interactive tasks served have earned what the batch tasks up to this one cost.
             Priority::Batch => {
-                let missing = self.price(own_class.cost + own.cost).saturating_sub(self.credit);
+                let missing = self.price(own_class.cost + own_cost).saturating_sub(self.credit);
                 match self.floor.0 {
                     0 => self.interactive.total(),
                     floor => self.interactive.costing(missing.div_ceil(floor)),
                 }
             }
         };
-        Some(own_class.work + other_class.work)
+        own_class.work + other_class.work
     }
 
     /// The work of all entries.

@@ -219,6 +219,14 @@ impl State {
         if self.queue.len() < self.capacity {
             return Ok(None);
         }
+        let (ticket, eviction) = self.who_goes_for(priority)?;
+        let Some(waiting) = self.queue.remove(ticket) else { return Err(self.full(false)) };
+        self.tickets.remove(&waiting.job.task.spec.id);
+        Ok(Some((waiting.job.task, eviction)))
+    }
+
+    /// The task that leaves a full queue for one of `priority`, by the policy.
+    fn who_goes_for(&self, priority: Priority) -> Result<(Ticket, Eviction), Refused> {
         let batch_waits = self.queue.depth(Priority::Batch) > 0;
         let (ticket, eviction) = match (self.policy, priority) {
             (Policy::DropLru, _) if batch_waits => (self.queue.oldest(Priority::Batch), Eviction::DropLru),
@@ -228,9 +236,7 @@ impl State {
             }
             (policy, priority) => return Err(self.full(policy == Policy::ShedBatch && priority == Priority::Batch)),
         };
-        let Some(waiting) = ticket.and_then(|ticket| self.queue.remove(ticket)) else { return Err(self.full(false)) };
-        self.tickets.remove(&waiting.job.task.spec.id);
-        Ok(Some((waiting.job.task, eviction)))
+        ticket.map(|ticket| (ticket, eviction)).ok_or_else(|| self.full(false))
     }
 
     fn full(&self, shed: bool) -> Refused {
@@ -315,11 +321,21 @@ impl State {
         Some(self.place_at(ticket))
     }
 
-    /// When a task with these limits would start and end if it came last.
-    pub fn foresee(&self, limits: Limits) -> Prediction {
+    /// Where a task would stand if it came now, and when it would start and end.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit).
+    pub fn foresee(&self, priority: Priority, share: &Share, limits: &Limits) -> Result<Place, Refused> {
+        self.open()?;
+        if self.queue.len() >= self.capacity {
+            self.who_goes_for(priority)?;
+        }
+        let work = self.work(limits);
+        let ahead = self.queue.ahead_of_new(priority, share, work);
         let mut forecast = self.forecast();
-        self.fast_forward(&mut forecast, self.queue.total());
-        forecast.next(self.work(&limits))
+        self.fast_forward(&mut forecast, ahead);
+        Ok(self.place_without(ahead.tasks, forecast.next(work)))
     }
 
     /// The first waiting tasks whose position is not the one they were told.

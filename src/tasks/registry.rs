@@ -1,6 +1,6 @@
 //! All tasks that can be asked about, and for how long.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ pub struct Registry {
 #[derive(Default)]
 struct State {
     tasks: HashMap<TaskId, Arc<Task>>,
+    /// In the order in which they were made, by a number that is never used twice.
+    made: BTreeMap<u64, TaskId>,
+    next_number: u64,
     /// Ended tasks in the order they ended, with the bytes of each.
     ended: VecDeque<(Instant, TaskId, usize)>,
     ended_bytes: usize,
@@ -54,10 +57,13 @@ impl Registry {
     pub fn create(self: &Arc<Self>, spec: TaskSpec, home: Home) -> Result<Arc<Task>, Conflict> {
         use std::collections::hash_map::Entry;
         let mut state = self.lock();
-        let task = match state.tasks.entry(spec.id) {
+        let (id, number) = (spec.id, state.next_number);
+        let task = match state.tasks.entry(id) {
             Entry::Occupied(_) => return Err(Conflict),
-            Entry::Vacant(vacant) => Arc::clone(vacant.insert(Task::new(spec, home, Arc::downgrade(self)))),
+            Entry::Vacant(vacant) => Arc::clone(vacant.insert(Task::new(spec, number, home, Arc::downgrade(self)))),
         };
+        state.made.insert(number, id);
+        state.next_number += 1;
         state.live += 1;
         Ok(task)
     }
@@ -66,12 +72,19 @@ impl Registry {
         self.lock().tasks.get(&id).cloned()
     }
 
+    /// Up to `at_most` tasks that were made before the one with number `before` (all, where that is `None`), newest first.
+    pub fn made_before(&self, before: Option<u64>, at_most: usize) -> Vec<Arc<Task>> {
+        let state = self.lock();
+        let made = state.made.range(..before.unwrap_or(u64::MAX)).rev().take(at_most);
+        made.filter_map(|(_, id)| state.tasks.get(id).cloned()).collect()
+    }
+
     /// Forgets a task that was never let in.
     pub fn withdraw(&self, id: TaskId) {
         let mut state = self.lock();
         // One that was cancelled in the meantime has ended like any other, and stays for its retention.
         if state.tasks.get(&id).is_some_and(|task| !task.log.is_sealed()) {
-            state.tasks.remove(&id);
+            state.forget(id);
             self.one_less(&mut state);
         }
     }
@@ -145,6 +158,12 @@ impl State {
     fn drop_oldest(&mut self) -> Option<Arc<Task>> {
         let (_, id, bytes) = self.ended.pop_front()?;
         self.ended_bytes -= bytes;
-        self.tasks.remove(&id)
+        self.forget(id)
+    }
+
+    fn forget(&mut self, id: TaskId) -> Option<Arc<Task>> {
+        let task = self.tasks.remove(&id)?;
+        self.made.remove(&task.number);
+        Some(task)
     }
 }

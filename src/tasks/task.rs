@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{
-    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Priority, TaskState, TaskView, Workload,
+    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Priority, TaskState, TaskSummary, TaskView,
+    Workload,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -92,6 +93,8 @@ pub struct Ended {
 /// One task, from admission to the end of its retention.
 pub struct Task {
     pub spec: TaskSpec,
+    /// Counts the tasks of this process.
+    pub number: u64,
     pub created: Clock,
     pub log: Arc<EventLog>,
     /// Cancelled when the task has ended, by whichever way: then its engine stops, and nobody waits for its deadline.
@@ -102,9 +105,9 @@ pub struct Task {
 }
 
 impl Task {
-    pub(super) fn new(spec: TaskSpec, home: Home, registry: Weak<Registry>) -> Arc<Self> {
+    pub(super) fn new(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>) -> Arc<Self> {
         let (created, log, stop) = (Clock::now(), EventLog::new(), CancellationToken::new());
-        Arc::new(Self { spec, created, log, stop, home: Mutex::new(home), registry })
+        Arc::new(Self { spec, number, created, log, stop, home: Mutex::new(home), registry })
     }
 
     /// The pool that it is in.
@@ -192,6 +195,17 @@ impl Task {
 
     /// The task as clients see it. `waiting` is its queue position and predicted start in ms, while it is queued.
     pub fn view(&self, waiting: Option<(u64, u64)>) -> TaskView {
+        let summary = self.summary(waiting);
+        let outputs = self.outputs();
+        TaskView {
+            summary,
+            output: outputs.first().cloned().unwrap_or_default(),
+            outputs: if outputs.len() > 1 { outputs } else { Vec::new() },
+        }
+    }
+
+    /// As [`view`](Self::view), without the text.
+    pub fn summary(&self, waiting: Option<(u64, u64)>) -> TaskSummary {
         let now = Instant::now();
         let progress = self.log.progress();
         let at = |instant: Instant| self.created.unix_ms_at(instant);
@@ -203,8 +217,7 @@ impl Task {
             Some((_, Event::Error(error))) => (None, Some(error.as_ref().clone()), None),
             _ => (None, None, None),
         };
-        let outputs = self.outputs();
-        TaskView {
+        TaskSummary {
             task_id: self.spec.id.0,
             session_id: self.spec.session_id,
             state: self.state(&progress),
@@ -225,8 +238,6 @@ impl Task {
             tokens_out: end.map_or(progress.tokens, |end| end.tokens_out),
             finish_reason,
             error,
-            output: outputs.first().cloned().unwrap_or_default(),
-            outputs: if outputs.len() > 1 { outputs } else { Vec::new() },
             metadata: self.spec.metadata.clone(),
         }
     }

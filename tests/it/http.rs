@@ -23,7 +23,7 @@ async fn failures_are_told_in_the_dialect_of_the_path() {
     let get = |path: &str| request("GET", path, Body::empty());
     assert_snapshot!(sent(&gate, get("/v2/nothing"), &[]).await.body, @r#"{"code":"NOT_FOUND","message":"there is no /v2/nothing","retriable":false,"correlation_id":"c-1"}"#);
     assert_snapshot!(sent(&gate, get("/v1/nothing"), &[]).await.body, @r#"{"error":{"message":"there is no /v1/nothing","type":"invalid_request_error","param":null,"code":"not_found"}}"#);
-    assert_snapshot!(sent(&gate, get("/v2/tasks"), &[]).await.body, @r#"{"code":"METHOD_NOT_ALLOWED","message":"/v2/tasks does not take GET","retriable":false,"correlation_id":"c-1"}"#);
+    assert_snapshot!(sent(&gate, get("/v2/tasks/preview"), &[]).await.body, @r#"{"code":"METHOD_NOT_ALLOWED","message":"/v2/tasks/preview does not take GET","retriable":false,"correlation_id":"c-1"}"#);
     let wrong_method = sent(&gate, get("/v1/chat/completions"), &[]).await;
     assert_eq!((wrong_method.status, wrong_method.header("allow")), (StatusCode::METHOD_NOT_ALLOWED, "POST"));
     assert_snapshot!(wrong_method.body, @r#"{"error":{"message":"/v1/chat/completions does not take GET","type":"invalid_request_error","param":null,"code":"method_not_allowed"}}"#);

@@ -13,6 +13,7 @@ mod failures;
 mod harness;
 mod http;
 mod interleavings;
+mod listing;
 mod native;
 mod openai_chat;
 mod openapi;

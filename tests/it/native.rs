@@ -49,7 +49,7 @@ async fn a_task_is_admitted_run_and_told_event_by_event() {
     data: {"tokens_in":2,"tokens_out":4,"queue_ms":0,"first_token_ms":20,"decode_ms":30,"finish_reason":"stop"}
     "#);
     let view = gate.get(&format!("/v2/tasks/{id}")).await;
-    assert_snapshot!(masked(&view.body), @r#"{"task_id":"<uuid>","session_id":null,"state":"finished","priority":"interactive","workload":"completion","model_ref":"builtin","pool_id":"default","replica_id":"default-0","queue_position":null,"predicted_start_ms":null,"created_at_ms":<time>,"started_at_ms":<time>,"first_token_at_ms":<time>,"ended_at_ms":<time>,"queue_ms":0,"decode_ms":30,"tokens_in":2,"tokens_out":4,"finish_reason":"stop","error":null,"output":"one two three","metadata":{}}"#);
+    assert_snapshot!(masked(&view.body), @r#"{"task_id":"<uuid>","session_id":null,"state":"finished","priority":"interactive","workload":"completion","model_ref":"builtin","pool_id":"default","replica_id":"default-0","queue_position":null,"predicted_start_ms":null,"created_at_ms":<time>,"started_at_ms":<time>,"first_token_at_ms":<time>,"ended_at_ms":<time>,"queue_ms":0,"decode_ms":30,"tokens_in":2,"tokens_out":4,"finish_reason":"stop","error":null,"metadata":{},"output":"one two three"}"#);
     gate.finish().await;
 }
 

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::ErrorEnvelope;
+
 /// The body of the 202 that `POST /v2/tasks` answers with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AdmissionResponse {
@@ -15,6 +17,23 @@ pub struct AdmissionResponse {
     pub backoff_ms: u64,
     pub streams: Streams,
     pub preparation: Preparation,
+}
+
+/// The body of the answer to `POST /v2/tasks/preview`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PreviewResponse {
+    /// Whether the task would be admitted now.
+    pub feasible: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorEnvelope>,
+    /// Null where it would not be admitted, as are the predictions.
+    pub queue_position: Option<u64>,
+    pub predicted_start_ms: Option<u64>,
+    pub predicted_end_ms: Option<u64>,
+    /// The pool that it would go to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pool_id: Option<String>,
 }
 
 /// Where to read the task's events, as paths on the same host.

@@ -25,8 +25,47 @@ impl TaskState {
     }
 }
 
+impl TaskState {
+    pub const ALL: [TaskState; 6] =
+        [Self::Queued, Self::Preparing, Self::Running, Self::Finished, Self::Failed, Self::Canceled];
+
+    /// The name on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Failed => "failed",
+            Self::Canceled => "canceled",
+        }
+    }
+}
+
+/// The body of `GET /v2/tasks`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskList {
+    /// Newest first.
+    pub tasks: Vec<TaskSummary>,
+    /// For the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// A task and its text.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TaskView {
+    #[serde(flatten)]
+    pub summary: TaskSummary,
+    /// The text of the first choice so far; all of it once the task has ended.
+    pub output: String,
+    /// The texts of all choices, only where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outputs: Vec<String>,
+}
+
+/// A task as lists show it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskSummary {
     pub task_id: Uuid,
     pub session_id: Option<Uuid>,
     pub state: TaskState,
@@ -52,10 +91,5 @@ pub struct TaskView {
     pub tokens_out: u64,
     pub finish_reason: Option<FinishReason>,
     pub error: Option<ErrorEnvelope>,
-    /// The text of the first choice so far; all of it once the task has ended.
-    pub output: String,
-    /// The texts of all choices, only where there are several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub outputs: Vec<String>,
     pub metadata: BTreeMap<String, String>,
 }

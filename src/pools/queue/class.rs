@@ -146,10 +146,24 @@ impl<T> Class<T> {
         let own = self.tenants.get(&spot.tenant)?;
         let (sum, _) = own.line.get(spot.number)?;
         let ahead = own.line.before(spot.number);
-        let begins = (own.counter + ahead.charge, spot.tenant);
-        let others = self.order.keys().filter(|(_, number)| *number != spot.tenant);
-        let before = others.fold(ahead, |before, (_, number)| before + self.of_tenant_before(*number, begins));
-        Some((before, *sum))
+        Some((self.others_before(spot.tenant, own.counter + ahead.charge, ahead), *sum))
+    }
+
+    /// `ahead` of the tenant's own, and what the others have before an entry of it that begins at `counter`.
+    fn others_before(&self, tenant: u64, counter: u64, ahead: Sum) -> Before {
+        let others = self.order.keys().filter(|(_, number)| *number != tenant);
+        others.fold(ahead, |before, (_, number)| before + self.of_tenant_before(*number, (counter, tenant)))
+    }
+
+    /// What would be served before an entry that came now.
+    pub fn before_new(&self, share: &Share) -> Before {
+        let number = self.numbers.get(&share.tenant).copied();
+        let (number, counter, ahead) = match number.and_then(|number| Some((number, self.tenants.get(&number)?))) {
+            Some((number, own)) if own.line.is_empty() => (number, own.counter.max(self.now), Sum::default()),
+            Some((number, own)) => (number, own.counter, own.line.total()),
+            None => (self.next_number, self.now, Sum::default()),
+        };
+        self.others_before(number, counter + ahead.charge, ahead)
     }
 
     /// The longest beginning of the order of service that costs at most `most`.

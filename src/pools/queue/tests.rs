@@ -73,8 +73,12 @@ proptest! {
         for (serial, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Push { priority, tenant, tokens } => {
+                    let foretold = queue.ahead_of_new(priority, &share(tenant, weights[usize::from(tenant)]), work(tokens));
                     match queue.push(priority, &share(tenant, weights[usize::from(tenant)]), work(tokens), serial) {
-                        Ok(ticket) => prop_assert!(known.insert(ticket, (priority, tenant, tokens, serial)).is_none()),
+                        Ok(ticket) => {
+                            prop_assert_eq!(queue.ahead(ticket), Some(foretold));
+                            prop_assert!(known.insert(ticket, (priority, tenant, tokens, serial)).is_none());
+                        }
                         Err(Full(back)) => {
                             prop_assert_eq!(back, serial);
                             prop_assert_eq!(known.len(), capacity);

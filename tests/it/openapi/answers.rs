@@ -59,6 +59,8 @@ async fn examples_succeed(witness: &mut Witness) {
         assert!(answer.status.is_success(), "{path}, {name}: {}", answer.body);
         if path == "/v2/pools/default/drain" {
             witness.post(&gate, "/v2/pools/default/resume", "").await;
+        } else if path == "/v2/tasks/preview" {
+            assert_eq!(answer.json()["feasible"], true);
         } else if answer.status == StatusCode::ACCEPTED {
             let task = format!("/v2/tasks/{}", answer.json()["task_id"].as_str().unwrap());
             let (_, events) = witness.get(&gate, &format!("{task}/events")).await;
@@ -147,6 +149,13 @@ async fn malformed_requests(witness: &mut Witness) {
         let (answer, _) = witness.post(&gate, path, &good.replace("builtin", "gpt-9")).await;
         assert_eq!(answer.status, StatusCode::NOT_FOUND);
     }
+    assert_eq!(witness.post(&gate, "/v2/tasks/preview", "{").await.0.status, StatusCode::BAD_REQUEST);
+    let (infeasible, _) = witness.post(&gate, "/v2/tasks/preview", &with(TASK, "temperature", "3")).await;
+    assert_eq!(infeasible.json()["error"]["param"], "temperature");
+    for query in ["state=lost", "limit=0", "limit=x", "limit=501", "cursor=-1", "session_id=1", "colour=red"] {
+        let (answer, _) = witness.get(&gate, &format!("/v2/tasks?{query}")).await;
+        assert_eq!(answer.json()["param"], query.split('=').next().unwrap(), "{}", answer.body);
+    }
     for body in ["", "{}", r#"{"deadline_ms": -1}"#, r#"{"deadline_ms": 1, "why": 1}"#] {
         let (answer, _) = witness.post(&gate, "/v2/pools/default/drain", body).await;
         assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{body}: {}", answer.body);
@@ -162,7 +171,8 @@ async fn malformed_requests(witness: &mut Witness) {
 
 async fn bodies_that_are_refused(witness: &mut Witness) {
     let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
-    for (path, body) in SUBMIT.into_iter().chain([("/v2/pools/default/drain", "{}")]) {
+    let others = [("/v2/pools/default/drain", "{}"), ("/v2/tasks/preview", TASK)];
+    for (path, body) in SUBMIT.into_iter().chain(others) {
         let (answer, _) = witness.post(&gate, path, &" ".repeat(2001)).await;
         assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);
         let mut form = request("POST", path, Body::from(body));

@@ -57,7 +57,9 @@ impl Witness {
         let document = &self.documents[usize::from(path.starts_with("/v1/"))];
         let operation = document.operation("POST", path).unwrap();
         let schema = operation.value.pointer("/requestBody/content/application~1json/schema");
-        if let Some(schema) = schema.filter(|_| answer.status.is_success()) {
+        // A preview answers 200 to what a submission would refuse.
+        let taken = answer.status.is_success() && !answer.body.starts_with(r#"{"feasible":false"#);
+        if let Some(schema) = schema.filter(|_| taken) {
             let mistakes = document.mistakes(schema, &serde_json::from_str(body).unwrap());
             assert!(mistakes.is_empty(), "{path} takes {body}: {mistakes:#?}");
         }
