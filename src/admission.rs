@@ -27,7 +27,7 @@ const INLINE_PROMPT_BYTES: usize = 32 * 1024;
 const MOST_BYTES_PER_TOKEN: usize = 64;
 
 /// Whose every request is while there are no keys.
-const DEFAULT_TENANT: &str = "default";
+pub const DEFAULT_TENANT: &str = "default";
 
 /// Decides what is let in. Built once.
 pub struct Admission {
@@ -44,10 +44,17 @@ pub struct Admitted {
     pub place: Place,
 }
 
-impl Admitted {
+/// The id of a task that was let in, with the place that it had then.
+#[derive(Debug, Clone, Copy)]
+pub struct Accepted {
+    pub id: TaskId,
+    pub place: Place,
+}
+
+impl Accepted {
     /// The body of a 202.
     pub fn response(&self) -> AdmissionResponse {
-        let id = self.task.spec.id.0;
+        let id = self.id.0;
         AdmissionResponse {
             task_id: id,
             queue_position: self.place.position,

@@ -141,6 +141,7 @@ impl App {
             pools: pools.clone(),
             admission,
             registry: Arc::clone(&tasks),
+            idempotency_ttl: config.admission.idempotency_ttl,
             metrics: pool_metrics,
             started_unix_s: Clock::now().unix_ms / 1000,
         }));

@@ -1,7 +1,7 @@
 //! The use cases, whichever dialect a client speaks: submit, look, follow, cancel, discover. Each fits on a screen.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -11,12 +11,17 @@ use sluicegate_compat::native::{
 };
 use uuid::Uuid;
 
-use crate::admission::{Admission, Admitted, Pools};
+use crate::admission::{Accepted, Admission, Admitted, DEFAULT_TENANT, Pools};
 use crate::catalog::Catalog;
-use crate::ids::{CorrelationId, ModelId, TaskId};
+use crate::ids::{CorrelationId, ModelId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Health, Pool, PoolMetrics, PoolStatus};
-use crate::tasks::{Reader, Registry, Task};
+use crate::tasks::{Owner, Reader, Registry, Task};
+
+mod idempotency;
+
+pub use idempotency::Once;
+use idempotency::{First, Idempotency};
 
 /// The gateway without its protocols. Built once.
 pub struct Gateway {
@@ -28,6 +33,7 @@ pub struct Gateway {
     serving: HashMap<ModelId, Vec<Arc<Pool>>>,
     admission: Admission,
     registry: Arc<Registry>,
+    idempotency: Idempotency,
     metrics: PoolMetrics,
     started_unix_s: u64,
 }
@@ -39,8 +45,17 @@ pub struct Parts {
     pub pools: Vec<(ModelId, Arc<Pool>)>,
     pub admission: Admission,
     pub registry: Arc<Registry>,
+    /// How long a request's key is remembered.
+    pub idempotency_ttl: Duration,
     pub metrics: PoolMetrics,
     pub started_unix_s: u64,
+}
+
+/// A task that ends when nobody holds its owner any more.
+pub struct Owned {
+    pub task: Arc<Task>,
+    /// `None` where it has ended already.
+    pub owner: Option<Arc<Owner>>,
 }
 
 /// Tasks that are looked at under one hold of the registry's lock.
@@ -75,12 +90,13 @@ pub struct ServedModel {
 
 impl Gateway {
     pub fn new(parts: Parts) -> Self {
-        let Parts { lifecycle, catalog, pools, admission, registry, metrics, started_unix_s } = parts;
+        let Parts { lifecycle, catalog, pools, admission, registry, idempotency_ttl, metrics, started_unix_s } = parts;
+        let idempotency = Idempotency::new(idempotency_ttl);
         let mut serving: HashMap<ModelId, Vec<Arc<Pool>>> = HashMap::new();
         for (model, pool) in &pools {
             serving.entry(model.clone()).or_default().push(Arc::clone(pool));
         }
-        Self { lifecycle, catalog, pools, serving, admission, registry, metrics, started_unix_s }
+        Self { lifecycle, catalog, pools, serving, admission, registry, idempotency, metrics, started_unix_s }
     }
 
     /// Lets a task in, or refuses it.
@@ -93,6 +109,68 @@ impl Gateway {
             self.serving(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
         let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
         self.admission.admit(request, &Pools { serving, known: &known }, correlation.clone()).await
+    }
+
+    /// Lets a task in that lives on its own, or says again what was said of it before.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit`](Self::submit); CONFLICT where the key was used for another request.
+    pub async fn submit_once(
+        &self,
+        once: Option<Once>,
+        request: TaskRequest,
+        correlation: &CorrelationId,
+    ) -> Result<Accepted, ErrorEnvelope> {
+        let accepted = |admitted: &Admitted| Accepted { id: admitted.task.spec.id, place: admitted.place };
+        let Some(once) = once else { return Ok(accepted(&self.submit(request, correlation).await?)) };
+        let entry = self.idempotency.entry(&TenantId::from(DEFAULT_TENANT), once)?;
+        let mut first = entry.lock().await;
+        if let Some(First { id, place, .. }) = *first {
+            return Ok(Accepted { id, place });
+        }
+        let Accepted { id, place } = accepted(&self.submit(request, correlation).await?);
+        *first = Some(First { id, place, owner: None });
+        Ok(Accepted { id, place })
+    }
+
+    /// Lets a task in that ends when its clients hang up, or joins the one that was let in before.
+    ///
+    /// # Errors
+    ///
+    /// As [`submit_once`](Self::submit_once); also CONFLICT where the task's retention has ended.
+    pub async fn submit_owned(
+        &self,
+        once: Option<Once>,
+        request: TaskRequest,
+        correlation: &CorrelationId,
+    ) -> Result<Owned, ErrorEnvelope> {
+        let owned = |task: Arc<Task>| Owned { owner: Some(Owner::of(Arc::clone(&task))), task };
+        let Some(once) = once else { return Ok(owned(self.submit(request, correlation).await?.task)) };
+        let entry = self.idempotency.entry(&TenantId::from(DEFAULT_TENANT), once)?;
+        let mut first = entry.lock().await;
+        if let Some(first) = first.as_ref()
+            && let Some(owned) = self.join(first)?
+        {
+            return Ok(owned);
+        }
+        let Admitted { task, place } = self.submit(request, correlation).await?;
+        let owner = Owner::of(Arc::clone(&task));
+        *first = Some(First { id: task.spec.id, place, owner: Some(Arc::downgrade(&owner)) });
+        Ok(Owned { task, owner: Some(owner) })
+    }
+
+    /// Another client of a task; `None` where its clients have hung up and it was cancelled for that.
+    fn join(&self, first: &First) -> Result<Option<Owned>, ErrorEnvelope> {
+        let gone = || {
+            let message = "the answer to this `Idempotency-Key` is no longer kept; take a new key";
+            ErrorEnvelope::new(ErrorCode::Conflict, message).with_detail(detail::IDEMPOTENCY_CONFLICT)
+        };
+        let task = self.registry.get(first.id).ok_or_else(gone)?;
+        let owner = first.owner.as_ref().and_then(Weak::upgrade);
+        let ended_well = matches!(task.state(&task.log.progress()), TaskState::Finished | TaskState::Failed);
+        let abandoned = owner.is_none() && !ended_well;
+        Ok((!abandoned).then_some(Owned { task, owner }))
     }
 
     /// What would become of a request, with nothing queued.

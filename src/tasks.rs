@@ -14,4 +14,4 @@ mod task;
 pub use log::{EventLog, Read, Reader, Seal, Sealed};
 pub use progress::Progress;
 pub use registry::{Conflict, Registry, Retention};
-pub use task::{Clock, Ended, Home, Limits, Observer, Task, TaskSpec, Usage};
+pub use task::{Clock, Ended, Home, Limits, Observer, Owner, Task, TaskSpec, Usage};

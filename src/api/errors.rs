@@ -73,7 +73,7 @@ pub async fn render(correlation: CorrelationId, request: Request, next: Next) ->
 
 fn body_of(envelope: &ErrorEnvelope, dialect: Dialect) -> Response {
     let (status, body) = match dialect {
-        Dialect::Native => (envelope.code.http_status(), serde_json::to_vec(envelope)),
+        Dialect::Native => (envelope.http_status(), serde_json::to_vec(envelope)),
         Dialect::OpenAi => (openai::status(envelope), serde_json::to_vec(&openai::ErrorBody::from(envelope))),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);

@@ -17,7 +17,7 @@ use super::body::Json;
 use super::errors::Failure;
 use super::path::Parameter;
 use super::sse::{EventStream, Native};
-use crate::gateway::TaskFilter;
+use crate::gateway::{Once, TaskFilter};
 use crate::ids::{CorrelationId, TaskId};
 
 /// Tasks of a page, where the client does not say.
@@ -25,12 +25,23 @@ const PAGE: usize = 50;
 const MOST_OF_A_PAGE: usize = 500;
 
 /// `POST /v2/tasks`: 202 with the place in the queue.
-pub async fn submit(State(api): State<Api>, correlation: CorrelationId, Json(body): Json) -> Result<Response, Failure> {
+pub async fn submit(
+    State(api): State<Api>,
+    correlation: CorrelationId,
+    headers: HeaderMap,
+    Json(body): Json,
+) -> Result<Response, Failure> {
     let request = TaskRequest::parse(&body)?;
-    let admitted = api.gateway.submit(request, &correlation).await?;
-    let mut response = (StatusCode::ACCEPTED, axum::Json(admitted.response())).into_response();
-    response.extensions_mut().insert(About(admitted.task.spec.id));
+    let once = once(&headers, "tasks", &body)?;
+    let accepted = api.gateway.submit_once(once, request, &correlation).await?;
+    let mut response = (StatusCode::ACCEPTED, axum::Json(accepted.response())).into_response();
+    response.extensions_mut().insert(About(accepted.id));
     Ok(response)
+}
+
+/// What the header `Idempotency-Key` makes of a request.
+pub(super) fn once(headers: &HeaderMap, operation: &str, body: &[u8]) -> Result<Option<Once>, ErrorEnvelope> {
+    headers.get("idempotency-key").map(|key| Once::new(key.as_bytes(), operation, body)).transpose()
 }
 
 /// `POST /v2/tasks/preview`: 200 with what would become of the task, feasible or not.

@@ -1,5 +1,7 @@
 //! The OpenAI API: translation in, the same gateway, translation out.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
@@ -11,13 +13,12 @@ use super::Api;
 use super::access::About;
 use super::body::Json;
 use super::errors::Failure;
-use super::native::event_stream;
+use super::native::{event_stream, once};
 use super::path::Parameter;
-use super::sse::{CancelOnDrop, EventStream};
-use crate::admission::Admitted;
-use crate::gateway::ServedModel;
+use super::sse::EventStream;
+use crate::gateway::{Owned, ServedModel};
 use crate::ids::CorrelationId;
-use crate::tasks::Read;
+use crate::tasks::{Owner, Read, Task};
 
 const TASK_ID: HeaderName = HeaderName::from_static("x-task-id");
 const QUEUE_WAIT: HeaderName = HeaderName::from_static("x-queue-wait-ms");
@@ -27,34 +28,34 @@ const IGNORED: HeaderName = HeaderName::from_static("x-sluicegate-ignored");
 pub async fn chat_completions(
     State(api): State<Api>,
     correlation: CorrelationId,
+    headers: HeaderMap,
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (request, context) = chat::parse(&body)?.into_task();
+    let once = once(&headers, "chat completions", &body)?;
     drop(body);
-    let admitted = api.gateway.submit(request, &correlation).await.map_err(|error| context.rename(error))?;
-    let owner = CancelOnDrop(admitted.task.clone());
-    let meta =
-        ChunkMeta::new(admitted.task.spec.id.0, admitted.task.created.unix_ms / 1000, fingerprint(&api, &context));
+    let submitted = api.gateway.submit_owned(once, request, &correlation).await;
+    let Owned { task, owner } = submitted.map_err(|error| context.rename(error))?;
+    let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, fingerprint(&api, &context));
     let mut response = if context.stream {
-        let reader = admitted.task.log.reader(0);
-        event_stream(EventStream::new(reader, ChunkEncoder::new(&context, meta), Some(owner)))
+        event_stream(EventStream::new(task.log.reader(0), ChunkEncoder::new(&context, meta), owner))
     } else {
-        let answer = whole(&admitted, &context, meta, owner).await;
+        let answer = whole(&task, &context, meta, owner).await;
         answer.unwrap_or_else(|error| Failure::from(error).into_response())
     };
-    response.headers_mut().extend(headers(&admitted, &context));
-    response.extensions_mut().insert(About(admitted.task.spec.id));
+    response.headers_mut().extend(told(&task, &context));
+    response.extensions_mut().insert(About(task.spec.id));
     Ok(response)
 }
 
 /// Waits for the end of the task; its owner's drop cancels it where the client does not wait as long.
 async fn whole(
-    admitted: &Admitted,
+    task: &Arc<Task>,
     context: &ChatContext,
     meta: ChunkMeta,
-    _owner: CancelOnDrop,
+    _owner: Option<Arc<Owner>>,
 ) -> Result<Response, ErrorEnvelope> {
-    let mut reader = admitted.task.log.reader(0);
+    let mut reader = task.log.reader(0);
     let mut answer = Answer::new(context, meta);
     let mut queue_ms = None;
     let mut events = Vec::new();
@@ -73,9 +74,9 @@ async fn whole(
     Ok(response)
 }
 
-fn headers(admitted: &Admitted, context: &ChatContext) -> HeaderMap {
+fn told(task: &Task, context: &ChatContext) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    if let Ok(id) = HeaderValue::from_str(&admitted.task.spec.id.to_string()) {
+    if let Ok(id) = HeaderValue::from_str(&task.spec.id.to_string()) {
         headers.insert(TASK_ID, id);
     }
     if !context.ignored.is_empty()

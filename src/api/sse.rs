@@ -16,7 +16,7 @@ use sluicegate_compat::openai::chat::ChunkEncoder;
 use sluicegate_compat::sse::KEEP_ALIVE;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::tasks::{Read, Reader, Task};
+use crate::tasks::{Owner, Read, Reader};
 
 /// A comment is sent after so much silence.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(15);
@@ -45,15 +45,6 @@ impl Encode for ChunkEncoder {
     }
 }
 
-/// Cancels a task when dropped before the task has ended: for requests that own their task.
-pub struct CancelOnDrop(pub Arc<Task>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
-}
-
 /// The body of an event stream.
 pub struct EventStream<E> {
     reader: Reader,
@@ -64,11 +55,11 @@ pub struct EventStream<E> {
     buffer: BytesMut,
     silence: Pin<Box<Sleep>>,
     ended: bool,
-    _owner: Option<CancelOnDrop>,
+    _owner: Option<Arc<Owner>>,
 }
 
 impl<E: Encode> EventStream<E> {
-    pub fn new(reader: Reader, encoder: E, owner: Option<CancelOnDrop>) -> Self {
+    pub fn new(reader: Reader, encoder: E, owner: Option<Arc<Owner>>) -> Self {
         Self {
             reader,
             encoder,

@@ -78,6 +78,22 @@ pub struct Home {
     pub observer: Arc<dyn Observer>,
 }
 
+/// Cancels its task when dropped before the task has ended: for requests whose task is theirs alone.
+#[derive(Debug)]
+pub struct Owner(Arc<Task>);
+
+impl Owner {
+    pub fn of(task: Arc<Task>) -> Arc<Self> {
+        Arc::new(Self(task))
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
 /// Told once when a task has ended, by whichever way.
 pub trait Observer: Send + Sync {
     fn ended(&self, task: &Task, how: &Ended);
@@ -88,6 +104,12 @@ pub trait Observer: Send + Sync {
 pub struct Ended {
     pub last: Event,
     pub progress: Progress,
+}
+
+impl std::fmt::Debug for Task {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Task").field("id", &self.spec.id).finish_non_exhaustive()
+    }
 }
 
 /// One task, from admission to the end of its retention.

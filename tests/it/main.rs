@@ -12,6 +12,7 @@ mod engine;
 mod failures;
 mod harness;
 mod http;
+mod idempotency;
 mod interleavings;
 mod listing;
 mod native;

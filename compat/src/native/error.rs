@@ -242,6 +242,15 @@ impl ErrorEnvelope {
         }
     }
 
+    /// The HTTP status of an answer that fails like this: that of the code, but for a clash of idempotency keys, because
+    /// OpenAI's clients retry a 409, which can never help there.
+    pub fn http_status(&self) -> u16 {
+        match self.code {
+            ErrorCode::Conflict if self.detail == Some(detail::IDEMPOTENCY_CONFLICT) => 422,
+            code => code.http_status(),
+        }
+    }
+
     pub fn with_detail(mut self, detail: &'static str) -> Self {
         self.detail = Some(detail);
         self

@@ -42,9 +42,7 @@ impl<'a> From<&'a ErrorEnvelope> for ErrorBody<'a> {
 pub fn status(envelope: &ErrorEnvelope) -> u16 {
     match envelope.code {
         ErrorCode::ModelDeprecated => 404,
-        // OpenAI's clients retry a 409, which can never help here.
-        ErrorCode::Conflict if envelope.detail == Some(detail::IDEMPOTENCY_CONFLICT) => 422,
-        code => code.http_status(),
+        _ => envelope.http_status(),
     }
 }
 
@@ -68,6 +66,7 @@ fn type_and_code(envelope: &ErrorEnvelope) -> (&'static str, Option<&'static str
         ErrorCode::NotFound if is_about_a_model(envelope) => (INVALID, Some(detail::MODEL_NOT_FOUND)),
         ErrorCode::NotFound => (INVALID, exact("not_found")),
         ErrorCode::MethodNotAllowed => (INVALID, Some("method_not_allowed")),
+        ErrorCode::Conflict if envelope.http_status() == 422 => (INVALID, Some("conflict")),
         ErrorCode::Conflict => (INVALID, exact("conflict")),
         ErrorCode::PayloadTooLarge => (INVALID, Some("payload_too_large")),
         ErrorCode::UnsupportedMediaType => (INVALID, Some("unsupported_media_type")),

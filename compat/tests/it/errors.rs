@@ -95,7 +95,7 @@ fn details_and_fields_make_it_exact() {
     NOT_FOUND                                 404 invalid_request_error model_not_found model
     NOT_FOUND                                 404 invalid_request_error model_not_found model
     NOT_FOUND                                 404 invalid_request_error not_found null
-    CONFLICT                                  422 invalid_request_error idempotency_conflict null
+    CONFLICT                                  422 invalid_request_error conflict null
     ADMISSION_REJECT        rate.tokens       429 tokens rate_limit_exceeded null no retry
     "#);
 }

@@ -196,6 +196,14 @@ async fn conflicts(witness: &mut Witness) {
     {
         assert_eq!(witness.post(&gate, path, &body).await.0.status, StatusCode::CONFLICT);
     }
+    for (path, body) in SUBMIT {
+        for (body, status) in [(body, None), (&with(body, "seed", "1"), Some(StatusCode::UNPROCESSABLE_ENTITY))] {
+            let mut keyed = request("POST", path, Body::from(body.to_owned()));
+            keyed.headers_mut().insert("idempotency-key", path.parse().unwrap());
+            let answer = witness.send(&gate, keyed).await.0;
+            assert!(status.map_or(answer.status.is_success(), |status| answer.status == status), "{}", answer.body);
+        }
+    }
     gate.finish().await;
 }
 

@@ -1,0 +1,160 @@
+//! A request that is sent again with the same key gets what the first one got, and there is no second task.
+//!
+//! Only what was admitted is remembered: a request that was refused had no effect, and may succeed the next time. Of two
+//! that come at once the second waits for the first. A task that was cancelled because its only client hung up is not
+//! held against a client that comes back for it: it is run anew.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use sha2::{Digest as _, Sha256};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, detail};
+use tokio::time::Instant;
+
+use crate::ids::{TaskId, TenantId};
+use crate::pools::Place;
+use crate::tasks::Owner;
+
+/// Keys that are remembered at most; beyond them the oldest are forgotten before their time.
+const MOST: usize = 100_000;
+
+/// Characters of a key at most.
+const LONGEST: usize = 128;
+
+/// What makes a request the same as another: its key, and what it asks for.
+#[derive(Debug, Clone)]
+pub struct Once {
+    key: Box<str>,
+    fingerprint: [u8; 32],
+}
+
+impl Once {
+    /// From the header's value, the operation, and the body.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS where the key is not 1 to 128 visible ASCII characters.
+    pub fn new(key: &[u8], operation: &str, body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        let fits = (1..=LONGEST).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic);
+        let Some(key) = std::str::from_utf8(key).ok().filter(|_| fits) else {
+            let message = "`Idempotency-Key` is 1 to 128 visible ASCII characters";
+            return Err(ErrorEnvelope::invalid("Idempotency-Key", message));
+        };
+        let hash = Sha256::new().chain_update(operation).chain_update([0]).chain_update(body);
+        Ok(Self { key: key.into(), fingerprint: hash.finalize().into() })
+    }
+}
+
+/// What a first request got.
+#[derive(Debug, Clone)]
+pub struct First {
+    pub id: TaskId,
+    pub place: Place,
+    /// Of a task that ends when its clients hang up.
+    pub owner: Option<Weak<Owner>>,
+}
+
+/// Locked while the first request is admitted.
+pub type Entry = tokio::sync::Mutex<Option<First>>;
+
+/// The keys of late.
+pub struct Idempotency {
+    ttl: Duration,
+    state: Mutex<State>,
+}
+
+type Name = (TenantId, Box<str>);
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<Name, ([u8; 32], Arc<Entry>)>,
+    /// In the order of their coming.
+    order: VecDeque<(Instant, Name)>,
+}
+
+impl Idempotency {
+    pub fn new(ttl: Duration) -> Self {
+        Self { ttl, state: Mutex::default() }
+    }
+
+    /// The entry of a key, which is new where it was not used within the time that keys are remembered.
+    ///
+    /// # Errors
+    ///
+    /// CONFLICT where the key was used for something else.
+    pub fn entry(&self, tenant: &TenantId, once: Once) -> Result<Arc<Entry>, ErrorEnvelope> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        while let Some((since, _)) = state.order.front()
+            && (now.saturating_duration_since(*since) >= self.ttl || state.order.len() > MOST)
+        {
+            if let Some((_, name)) = state.order.pop_front() {
+                state.entries.remove(&name);
+            }
+        }
+        let name = (tenant.clone(), once.key);
+        if let Some((fingerprint, entry)) = state.entries.get(&name) {
+            return if *fingerprint == once.fingerprint {
+                Ok(Arc::clone(entry))
+            } else {
+                Err(used_for_something_else())
+            };
+        }
+        let entry = Arc::new(Entry::default());
+        state.entries.insert(name.clone(), (once.fingerprint, Arc::clone(&entry)));
+        state.order.push_back((now, name));
+        Ok(entry)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn used_for_something_else() -> ErrorEnvelope {
+    let message = "this `Idempotency-Key` was used with another body; take a new key for a new request";
+    ErrorEnvelope::new(ErrorCode::Conflict, message).with_detail(detail::IDEMPOTENCY_CONFLICT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn once(key: &str, body: &str) -> Once {
+        Once::new(key.as_bytes(), "operation", body.as_bytes()).expect("a key")
+    }
+
+    fn tenant(name: &str) -> TenantId {
+        TenantId::from(name)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_key_is_of_one_tenant_for_one_body_and_for_a_time() {
+        let keys = Idempotency::new(Duration::from_secs(60));
+        let first = keys.entry(&tenant("a"), once("k", "body")).expect("new");
+        assert!(Arc::ptr_eq(&first, &keys.entry(&tenant("a"), once("k", "body")).expect("known")));
+        assert!(!Arc::ptr_eq(&first, &keys.entry(&tenant("b"), once("k", "other")).expect("another's")));
+        assert_eq!(keys.entry(&tenant("a"), once("k", "other")).map_err(|error| error.http_status()).err(), Some(422));
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(keys.entry(&tenant("a"), once("k", "other")).is_ok());
+        assert_eq!(keys.lock().entries.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_bounded_in_number() {
+        let keys = Idempotency::new(Duration::from_secs(60));
+        for number in 0..MOST + 10 {
+            keys.entry(&tenant("a"), once(&number.to_string(), "body")).expect("new");
+        }
+        assert!(keys.lock().entries.len() <= MOST + 1);
+    }
+
+    #[test]
+    fn a_key_that_no_header_should_carry_is_refused() {
+        let long = "k".repeat(129);
+        for key in ["", "with blank", "é", long.as_str()] {
+            assert_eq!(Once::new(key.as_bytes(), "o", b"").expect_err(key).param.as_deref(), Some("Idempotency-Key"));
+        }
+    }
+}
