@@ -5,6 +5,7 @@ use std::hint::black_box;
 use std::num::NonZeroU32;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use sluicegate::admission::Caller;
 use sluicegate::engine::scripted::{Failure, FailureKind, Script};
 use sluicegate::gateway::Gateway;
 use sluicegate::ids::{CorrelationId, TaskId, TenantId};
@@ -66,8 +67,8 @@ fn request() -> TaskRequest {
     serde_json::from_value(body).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn submit(runtime: &Runtime, gateway: &Gateway, request: TaskRequest, correlation: &CorrelationId) -> TaskId {
-    let admitted = runtime.block_on(gateway.submit(request, correlation));
+fn submit(runtime: &Runtime, gateway: &Gateway, request: TaskRequest, caller: &Caller) -> TaskId {
+    let admitted = runtime.block_on(gateway.submit(request, caller));
     admitted.unwrap_or_else(|error| panic!("{error:?}")).task.spec.id
 }
 
@@ -84,20 +85,20 @@ fn gateway(criterion: &mut Criterion) {
     ];
     let app = runtime.block_on(gate::start(script, &settings));
     let gateway = &app.gateway;
-    let correlation = CorrelationId::from("bench");
+    let caller = Caller::local(CorrelationId::from("bench"));
     let request = request();
-    let ids: Vec<TaskId> = (0..=WAITING).map(|_| submit(&runtime, gateway, request.clone(), &correlation)).collect();
+    let ids: Vec<TaskId> = (0..=WAITING).map(|_| submit(&runtime, gateway, request.clone(), &caller)).collect();
     let cancel = |id| gateway.cancel(Some(id)).unwrap_or_else(|error| panic!("{error:?}"));
     let view = |id| gateway.view(Some(id)).unwrap_or_else(|error| panic!("{error:?}"));
 
     let mut group = criterion.benchmark_group("gateway with 100,000 waiting tasks");
     group.bench_function("look at one in the middle", |bencher| bencher.iter(|| view(ids[WAITING / 2])));
     group.bench_function("submit and cancel", |bencher| {
-        bencher.iter(|| cancel(submit(&runtime, gateway, request.clone(), &correlation)));
+        bencher.iter(|| cancel(submit(&runtime, gateway, request.clone(), &caller)));
     });
     group.bench_function("submit, look, cancel", |bencher| {
         bencher.iter(|| {
-            let id = submit(&runtime, gateway, request.clone(), &correlation);
+            let id = submit(&runtime, gateway, request.clone(), &caller);
             let position = view(id).queue_position;
             cancel(id);
             position

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sluicegate_compat::native::{
     AdmissionResponse, Determinism, ErrorCode, ErrorEnvelope, KvHint, Message, OutputMode, PolicyLabel, Preparation,
-    Streams, TaskRequest, Violation, Workload,
+    Priority, Streams, TaskRequest, Violation, Workload,
 };
 use tokio::time::Instant;
 
@@ -27,7 +27,22 @@ const INLINE_PROMPT_BYTES: usize = 32 * 1024;
 const MOST_BYTES_PER_TOKEN: usize = 64;
 
 /// Whose every request is while there are no keys.
-pub const DEFAULT_TENANT: &str = "default";
+const DEFAULT_TENANT: &str = "default";
+
+/// Who asks.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    pub correlation_id: CorrelationId,
+    /// The tenant, and its weight beside others.
+    pub share: Share,
+}
+
+impl Caller {
+    /// Everybody, while there are no keys.
+    pub fn local(correlation_id: CorrelationId) -> Self {
+        Self { correlation_id, share: Share { tenant: TenantId::from(DEFAULT_TENANT), weight: NonZeroU32::MIN } }
+    }
+}
 
 /// Decides what is let in. Built once.
 pub struct Admission {
@@ -122,9 +137,9 @@ impl Admission {
         &self,
         request: TaskRequest,
         pools: &Pools<'_>,
-        correlation_id: CorrelationId,
+        caller: &Caller,
     ) -> Result<Admitted, ErrorEnvelope> {
-        let result = self.try_admit(request, pools, correlation_id).await;
+        let result = self.try_admit(request, pools, caller).await;
         if let Err(error) = &result {
             let reason = error.policy_label.map_or(error.code.as_str(), PolicyLabel::as_str);
             self.metrics.rejected(pools.serving.first().map(Arc::as_ref), reason);
@@ -136,20 +151,20 @@ impl Admission {
         &self,
         request: TaskRequest,
         pools: &Pools<'_>,
-        correlation_id: CorrelationId,
+        caller: &Caller,
     ) -> Result<Admitted, ErrorEnvelope> {
-        let Checked { request, tokens, limits, engine, order, .. } = self.check(request, pools).await?;
+        let Checked { request, tokens, limits, engine, order, .. } = self.check(request, pools, caller).await?;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let task = self
             .registry
-            .create(spec(&request, correlation_id, limits), pool.home())
+            .create(spec(&request, caller, limits), pool.home())
             .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
         // A drain that began meanwhile may have found nothing to wait for.
         if self.lifecycle.draining().is_cancelled() {
             self.registry.withdraw(task.spec.id);
             return Err(shutting_down());
         }
-        let job = job(request, &task, tokens, &engine.info().sampling);
+        let job = job(request, &task, caller, tokens, &engine.info().sampling);
         let place =
             submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.registry.withdraw(task.spec.id))?;
         self.watch_deadline(&task);
@@ -161,8 +176,13 @@ impl Admission {
     /// # Errors
     ///
     /// As [`admit`](Self::admit), but for an id that is taken.
-    pub async fn preview(&self, request: TaskRequest, pools: &Pools<'_>) -> Result<(Arc<Pool>, Place), ErrorEnvelope> {
-        let checked = self.check(request, pools).await?;
+    pub async fn preview(
+        &self,
+        request: TaskRequest,
+        pools: &Pools<'_>,
+        caller: &Caller,
+    ) -> Result<(Arc<Pool>, Place), ErrorEnvelope> {
+        let checked = self.check(request, pools, caller).await?;
         let mut refusal = None;
         for (pool, place) in checked.order {
             match place {
@@ -174,7 +194,12 @@ impl Admission {
     }
 
     /// Every check that comes before the queue.
-    async fn check(&self, mut request: TaskRequest, pools: &Pools<'_>) -> Result<Checked, ErrorEnvelope> {
+    async fn check(
+        &self,
+        mut request: TaskRequest,
+        pools: &Pools<'_>,
+        caller: &Caller,
+    ) -> Result<Checked, ErrorEnvelope> {
         request.check().map_err(violation)?;
         check_served(&request)?;
         if self.lifecycle.draining().is_cancelled() {
@@ -187,7 +212,7 @@ impl Admission {
         // All pools of a model have its tokenizer and its context.
         let (tokens, param) = self.tokenize(&mut request, &engine).await?;
         let limits = self.limits(&request, &engine, tokens.len(), param)?;
-        let order = by_start(tiers, &request, &limits);
+        let order = by_start(tiers, request.priority, &caller.share, &limits);
         check_deadline(&request, &order)?;
         Ok(Checked { request, tokens, limits, engine, order })
     }
@@ -316,22 +341,17 @@ fn check_deadline(request: &TaskRequest, order: &[(Arc<Pool>, Result<Place, Refu
 /// The pools of each tier in the order in which they would start the task, the tiers one after the other.
 fn by_start(
     tiers: Vec<Vec<Arc<Pool>>>,
-    request: &TaskRequest,
+    priority: Priority,
+    share: &Share,
     limits: &Limits,
 ) -> Vec<(Arc<Pool>, Result<Place, Refused>)> {
-    let share = share();
     let sorted = tiers.into_iter().flat_map(|tier| {
-        let foresee = |pool: Arc<Pool>| (pool.foresee(request.priority, &share, limits), pool);
+        let foresee = |pool: Arc<Pool>| (pool.foresee(priority, share, limits), pool);
         let mut tier: Vec<_> = tier.into_iter().map(foresee).collect();
         tier.sort_by_key(|(place, _)| place.as_ref().map_or(u64::MAX, |place| place.prediction.start_ms));
         tier.into_iter().map(|(place, pool)| (pool, place))
     });
     sorted.collect()
-}
-
-/// Everybody's, while there are no keys.
-fn share() -> Share {
-    Share { tenant: TenantId::from(DEFAULT_TENANT), weight: NonZeroU32::MIN }
 }
 
 /// Queues a task in the first of `pools` that takes it.
@@ -428,11 +448,11 @@ fn bytes_of(message: &Message) -> usize {
         + 16
 }
 
-fn spec(request: &TaskRequest, correlation_id: CorrelationId, limits: Limits) -> TaskSpec {
+fn spec(request: &TaskRequest, caller: &Caller, limits: Limits) -> TaskSpec {
     TaskSpec {
         id: request.task_id.map_or_else(TaskId::new, TaskId),
-        correlation_id,
-        tenant_id: TenantId::from(DEFAULT_TENANT),
+        correlation_id: caller.correlation_id.clone(),
+        tenant_id: caller.share.tenant.clone(),
         session_id: request.session_id,
         workload: request.workload,
         model_ref: request.model_ref.clone(),
@@ -443,7 +463,7 @@ fn spec(request: &TaskRequest, correlation_id: CorrelationId, limits: Limits) ->
     }
 }
 
-fn job(request: TaskRequest, task: &Arc<Task>, prompt: Arc<[u32]>, plain: &Sampling) -> Job {
+fn job(request: TaskRequest, task: &Arc<Task>, caller: &Caller, prompt: Arc<[u32]>, plain: &Sampling) -> Job {
     let strict = request.determinism == Determinism::Strict;
     let sampling = Sampling {
         temperature: request.temperature.unwrap_or(plain.temperature),
@@ -464,7 +484,7 @@ fn job(request: TaskRequest, task: &Arc<Task>, prompt: Arc<[u32]>, plain: &Sampl
     };
     Job {
         task: Arc::clone(task),
-        share: share(),
+        share: caller.share.clone(),
         prompt,
         sampling,
         stop: request.stop,

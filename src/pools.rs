@@ -86,6 +86,13 @@ pub struct PoolStatus {
     pub replicas: Vec<ReplicaView>,
 }
 
+impl PoolStatus {
+    /// Whether the pool takes tasks.
+    pub fn is_ready(&self) -> bool {
+        self.health == Health::Ready && !self.draining
+    }
+}
+
 /// A pool with its replicas.
 pub struct Pool {
     spec: PoolSpec,

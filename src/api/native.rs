@@ -17,6 +17,7 @@ use super::body::Json;
 use super::errors::Failure;
 use super::path::Parameter;
 use super::sse::{EventStream, Native};
+use crate::admission::Caller;
 use crate::gateway::{Once, TaskFilter};
 use crate::ids::{CorrelationId, TaskId};
 
@@ -33,7 +34,7 @@ pub async fn submit(
 ) -> Result<Response, Failure> {
     let request = TaskRequest::parse(&body)?;
     let once = once(&headers, "tasks", &body)?;
-    let accepted = api.gateway.submit_once(once, request, &correlation).await?;
+    let accepted = api.gateway.submit_once(once, request, &Caller::local(correlation)).await?;
     let mut response = (StatusCode::ACCEPTED, axum::Json(accepted.response())).into_response();
     response.extensions_mut().insert(About(accepted.id));
     Ok(response)
@@ -51,7 +52,7 @@ pub async fn preview(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let request = TaskRequest::parse(&body)?;
-    Ok(axum::Json(api.gateway.preview(request, &correlation).await).into_response())
+    Ok(axum::Json(api.gateway.preview(request, &Caller::local(correlation)).await).into_response())
 }
 
 /// `GET /v2/tasks`: a page of tasks, newest first.

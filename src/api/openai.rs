@@ -16,6 +16,7 @@ use super::errors::Failure;
 use super::native::{event_stream, once};
 use super::path::Parameter;
 use super::sse::EventStream;
+use crate::admission::Caller;
 use crate::gateway::{Owned, ServedModel};
 use crate::ids::CorrelationId;
 use crate::tasks::{Owner, Read, Task};
@@ -34,7 +35,7 @@ pub async fn chat_completions(
     let (request, context) = chat::parse(&body)?.into_task();
     let once = once(&headers, "chat completions", &body)?;
     drop(body);
-    let submitted = api.gateway.submit_owned(once, request, &correlation).await;
+    let submitted = api.gateway.submit_owned(once, request, &Caller::local(correlation)).await;
     let Owned { task, owner } = submitted.map_err(|error| context.rename(error))?;
     let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, fingerprint(&api, &context));
     let mut response = if context.stream {

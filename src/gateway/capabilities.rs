@@ -1,0 +1,94 @@
+//! What the gateway can do, per pool.
+
+use serde::Serialize;
+use sluicegate_compat::native::Workload;
+
+use super::Gateway;
+use crate::ids::ModelId;
+use crate::pools::Pool;
+
+/// The body of `GET /v2/meta/capabilities`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Capabilities {
+    pub api_version: &'static str,
+    pub gateway_version: &'static str,
+    pub pools: Vec<PoolCapabilities>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolCapabilities {
+    pub pool_id: String,
+    pub model_ref: String,
+    pub engine: &'static str,
+    pub health: &'static str,
+    pub workloads: [Workload; 1],
+    /// What a task may use of the contract's optional features.
+    pub features: [&'static str; 9],
+    pub queue_capacity: usize,
+    /// Absent until the engine is loaded.
+    #[serde(flatten)]
+    pub engine_facts: Option<EngineFacts>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineFacts {
+    pub engine_version: String,
+    pub sampler_profile_version: String,
+    pub model_digest: String,
+    pub device: String,
+    pub context_length: u32,
+    /// Output tokens at most: the context less one token of prompt.
+    pub max_output_tokens: u32,
+    pub slots: u32,
+    /// Per sequence, measured; 0 while nothing was.
+    pub prefill_tokens_per_s: f64,
+    pub decode_tokens_per_s: f64,
+}
+
+impl PoolCapabilities {
+    fn of(model: &ModelId, pool: &Pool) -> Self {
+        let rates = pool.rates();
+        let engine_facts = pool.info().map(|info| EngineFacts {
+            max_output_tokens: info.context_length.saturating_sub(1),
+            engine_version: info.engine_version,
+            sampler_profile_version: info.sampler_profile_version,
+            model_digest: info.model_digest,
+            device: info.device,
+            context_length: info.context_length,
+            slots: info.slots,
+            prefill_tokens_per_s: rates.prefill_tokens_per_s(),
+            decode_tokens_per_s: rates.decode_tokens_per_s(),
+        });
+        Self {
+            pool_id: pool.id().to_string(),
+            model_ref: model.to_string(),
+            engine: pool.spec().engine.as_str(),
+            health: pool.health().as_str(),
+            workloads: [Workload::Completion],
+            features: [
+                "sse",
+                "resume",
+                "cancel",
+                "seed",
+                "strict_determinism",
+                "logprobs",
+                "choices",
+                "json_output",
+                "deadline",
+            ],
+            queue_capacity: pool.spec().queue_capacity,
+            engine_facts,
+        }
+    }
+}
+
+impl Gateway {
+    /// What the gateway can do, per pool.
+    pub fn capabilities(&self, api_version: &'static str) -> Capabilities {
+        Capabilities {
+            api_version,
+            gateway_version: env!("CARGO_PKG_VERSION"),
+            pools: self.pools.iter().map(|(model, pool)| PoolCapabilities::of(model, pool)).collect(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Looking at tasks, following them, and cancelling them.
+
+use std::sync::Arc;
+
+use sluicegate_compat::native::{ErrorEnvelope, TaskList, TaskState, TaskView};
+use uuid::Uuid;
+
+use super::Gateway;
+use crate::ids::TaskId;
+use crate::tasks::{Reader, Task};
+
+/// Tasks that are looked at under one hold of the registry's lock.
+const LIST_CHUNK: usize = 256;
+
+/// Which tasks a list has.
+#[derive(Debug, Clone, Default)]
+pub struct TaskFilter {
+    pub state: Option<TaskState>,
+    pub session_id: Option<Uuid>,
+    pub pool_id: Option<String>,
+    /// Tasks of a page, at least 1.
+    pub limit: usize,
+    /// Those made before the task with this number.
+    pub before: Option<u64>,
+}
+
+impl TaskFilter {
+    fn fits(&self, task: &Task) -> bool {
+        self.session_id.is_none_or(|session| task.spec.session_id == Some(session))
+            && self.pool_id.as_ref().is_none_or(|pool| task.pool_id().as_str() == pool)
+            && self.state.is_none_or(|state| task.state(&task.log.progress()) == state)
+    }
+}
+
+impl Gateway {
+    /// A page of tasks, newest first.
+    pub fn list(&self, filter: &TaskFilter) -> TaskList {
+        let mut tasks = Vec::new();
+        let mut before = filter.before;
+        loop {
+            let chunk = self.registry.made_before(before, LIST_CHUNK);
+            let Some(last) = chunk.last() else { return TaskList { tasks, next_cursor: None } };
+            before = Some(last.number);
+            for task in chunk {
+                if !filter.fits(&task) {
+                    continue;
+                }
+                if tasks.len() == filter.limit {
+                    // There is at least this one more.
+                    let next_cursor = Some((task.number + 1).to_string());
+                    return TaskList { tasks, next_cursor };
+                }
+                tasks.push(task.summary(self.waiting(&task)));
+            }
+        }
+    }
+
+    /// Cancels a task. Idempotent; once this returns, its log takes no more tokens.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn cancel(&self, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
+        self.task(id)?.cancel();
+        Ok(())
+    }
+
+    /// A task as clients see it.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn view(&self, id: Option<TaskId>) -> Result<TaskView, ErrorEnvelope> {
+        let task = self.task(id)?;
+        Ok(task.view(self.waiting(&task)))
+    }
+
+    /// The position and the predicted start in ms of a task that waits.
+    fn waiting(&self, task: &Task) -> Option<(u64, u64)> {
+        let place = self.pool_of(task)?.place(task)?;
+        Some((place.position, place.prediction.start_ms))
+    }
+
+    /// A task with a reader of its events after the one with id `after`.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn follow(&self, id: Option<TaskId>, after: u64) -> Result<(Arc<Task>, Reader), ErrorEnvelope> {
+        let task = self.task(id)?;
+        let reader = task.log.reader(after);
+        Ok((task, reader))
+    }
+
+    /// Tasks waiting in the pool of `task`.
+    pub fn queue_depth(&self, task: &Task) -> usize {
+        self.pool_of(task).map_or(0, |pool| pool.queue_depth())
+    }
+}
