@@ -5,9 +5,10 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::{ErrorEnvelope, Event, Workload};
+use sluicegate_compat::native::{ErrorEnvelope, Event, Priority, TaskRequest, Workload};
 use sluicegate_compat::openai::chat::{self, Answer, ChatContext, ChunkEncoder, ChunkMeta};
 use sluicegate_compat::openai::{Model, ModelFacts, ModelList};
+use uuid::Uuid;
 
 use super::Api;
 use super::access::About;
@@ -32,7 +33,8 @@ pub async fn chat_completions(
     headers: HeaderMap,
     Json(body): Json,
 ) -> Result<Response, Failure> {
-    let (request, context) = chat::parse(&body)?.into_task();
+    let (mut request, context) = chat::parse(&body)?.into_task();
+    wishes(&headers, &mut request)?;
     let once = once(&headers, "chat completions", &body)?;
     drop(body);
     let submitted = api.gateway.submit_owned(once, request, &Caller::local(correlation)).await;
@@ -47,6 +49,27 @@ pub async fn chat_completions(
     response.headers_mut().extend(told(&task, &context));
     response.extensions_mut().insert(About(task.spec.id));
     Ok(response)
+}
+
+/// What headers say that the body may say as well, in its `sluicegate` object: the headers win, since whoever stands
+/// between a client and the gateway can set them.
+fn wishes(headers: &HeaderMap, request: &mut TaskRequest) -> Result<(), ErrorEnvelope> {
+    let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(""));
+    if let Some(word) = text("x-priority") {
+        let priority = Priority::ALL.into_iter().find(|priority| priority.as_str() == word);
+        let unknown = || ErrorEnvelope::invalid("X-Priority", "`X-Priority` is `interactive` or `batch`");
+        request.priority = priority.ok_or_else(unknown)?;
+    }
+    if let Some(number) = text("x-deadline-ms") {
+        let deadline_ms = number.parse().ok().filter(|ms| *ms > 0);
+        let no_number = || ErrorEnvelope::invalid("X-Deadline-Ms", "`X-Deadline-Ms` is a whole number of ms above 0");
+        request.deadline_ms = Some(deadline_ms.ok_or_else(no_number)?);
+    }
+    if let Some(id) = text("x-session-id") {
+        let no_id = |_| ErrorEnvelope::invalid("X-Session-Id", "`X-Session-Id` is a UUID");
+        request.session_id = Some(Uuid::try_parse(id).map_err(no_id)?);
+    }
+    Ok(())
 }
 
 /// Waits for the end of the task; its owner's drop cancels it where the client does not wait as long.

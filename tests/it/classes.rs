@@ -1,10 +1,11 @@
 //! The two classes and the policies of a full queue, as clients see them.
 
-use axum::http::StatusCode;
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Value, json};
 use sluicegate::engine::scripted::Script;
 
-use crate::harness::{Answer, Gate, says};
+use crate::harness::{Answer, Gate, read, request, says};
 
 /// One slot, a few words for each task: what is submitted second waits.
 async fn gate(settings: &[(&str, &str)]) -> Gate {
@@ -49,6 +50,34 @@ async fn interactive_tasks_go_before_batch_tasks_and_the_positions_say_so() {
         assert_eq!(last_event(&gate, id).await["finish_reason"], "stop");
     }
     assert!(started_at(&gate, &interactive).await < started_at(&gate, &batch).await);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn headers_say_on_the_openai_api_what_its_body_cannot() {
+    let gate = gate(&[]).await;
+    let chat = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "sluicegate": {"priority": "interactive"}}"#;
+    let with = |name: &'static str, value: &'static str| {
+        let mut request = request("POST", "/v1/chat/completions", Body::from(chat));
+        request.headers_mut().insert(name.parse::<HeaderName>().unwrap(), HeaderValue::from_static(value));
+        async { read(gate.send(request).await).await }
+    };
+    let batch = with("x-priority", "batch").await;
+    let id = batch.header("x-task-id").to_owned();
+    assert_eq!(gate.get(&format!("/v2/tasks/{id}")).await.json()["priority"], "batch");
+    for (name, bad) in
+        [("X-Priority", "urgent"), ("X-Deadline-Ms", "0"), ("X-Deadline-Ms", "soon"), ("X-Session-Id", "1")]
+    {
+        let refused = with(name, bad).await;
+        assert_eq!(
+            (refused.status, &refused.json()["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &name.into()),
+            "{bad}"
+        );
+    }
+    accepted(&gate, "interactive").await;
+    assert_eq!(with("x-deadline-ms", "1").await.json()["error"]["code"], "deadline_unmet");
+    gate.settle().await;
     gate.finish().await;
 }
 
