@@ -30,6 +30,19 @@ SUM = ["What is {a} plus {b}?", "What is {a} + {b}?", "{a} + {b} = ?", "{a}+{b}"
 AGAIN = ["Say that again.", "Repeat that.", "Repeat your answer.", "What did you say?", "Again please.", "Can you repeat that?",
          "Please repeat your last answer.", "Come again?"]
 SUM_TOO_LARGE = "I can only add small numbers up to ten. Use a tool for more."
+TOOLS_IN_ROUND = {3: 0.45, 4: 0.25}
+# Weights of the kinds of pieces, in the order of `piece`; 2 stands for the first two rounds.
+PIECES_IN_ROUND = {2: [60, 5, 1, 7, 1, 4, 5, 3, 6, 7, 1], 3: [56, 5, 1, 7, 1, 7, 13, 6, 6, 10, 1], 4: [62, 6, 1, 7, 1, 6, 8, 7, 6, 7, 1]}
+VERBS = ["get", "find", "make", "check", "run", "open", "read", "list", "create", "delete", "update", "count", "compute", "start", "stop", "order",
+         "book", "play", "print", "move", "save", "load", "close", "rename", "copy"]
+NOUNS = ["file", "note", "task", "page", "image", "song", "ticket", "room", "event", "order", "list", "card", "user", "report", "letter", "map",
+         "number", "label", "door", "record", "flight", "hotel", "recipe", "book", "magic", "function", "score", "color", "device", "invoice"]
+MADE_UP_NAMES = ["input", "value", "id", "name", "key", "text", "number", "item", "target", "title", "size", "amount", "label", "code", "x", "n", "arg",
+                 "person", "place", "count", "file", "topic", "level", "kind"]
+MADE_UP_VALUES = {"word": "string", "name": "string", "city": "string", "n": "integer", "a": "integer", "color": "string"}
+MADE_UP_ASK = ["Use the {tool} tool with {x}.", "Call {tool} with {x}.", "Use {tool} with {x}.", "Call the tool {tool} with {x}.", "Run {tool} with {x}.",
+               "Use the tool {tool} for {x}.", "Please call {tool} with {x}.", "What is the result of {tool} for {x}?", "What is {tool} of {x}?",
+               "{tool} {x}", "Call the function {tool} with {x}.", "Can you run {tool} with {x}?", "What does {tool} say for {x}?"]
 ALWAYS_SAID = {"hello", "yes", "no", "ready", "done", "test", "pong", "ping"}
 
 
@@ -55,9 +68,10 @@ TOPICS = ["about", "usage", "smalltalk", "general", "instructions", "open_questi
 
 
 class Builder:
-    def __init__(self, seed, values="train", even=False):
-        """`values` is "train" or "heldout"; with `even`, entries with more phrasings come more often."""
-        self.rng, self.even = random.Random(seed), even
+    def __init__(self, seed, values="train", round=1):
+        """`values` is "train" or "heldout". From the second round on, entries with more phrasings come more often; in the
+        third, nearly half of the conversations have tools, some of them made up; in the fourth, a quarter."""
+        self.rng, self.round, self.even = random.Random(seed), round, round > 1
         self.entries = {topic: [Entry(topic, data) for data in load(topic)] for topic in TOPICS}
         self.all = [entry for topic in TOPICS for entry in self.entries[topic]]
         self.short = [entry for entry in self.all if entry.short]
@@ -309,7 +323,7 @@ class Builder:
 
     def piece(self):
         kinds = [self.fact, self.one_word, self.tell_more, self.not_known, self.no_tool, self.count, self.repeat, self.sum, self.json_object, self.remember, self.again]
-        return self.rng.choices(kinds, [60, 5, 1, 7, 1, 4, 5, 3, 6, 7, 1])[0]()
+        return self.rng.choices(kinds, PIECES_IN_ROUND[max(self.round, 2)])[0]()
 
     # whole conversations
 
@@ -327,7 +341,7 @@ class Builder:
     def conversation(self):
         """(messages, tools or None)"""
         rng, messages = self.rng, []
-        if self.chance(0.13):
+        if self.chance(TOOLS_IN_ROUND.get(self.round, 0.13)):
             return self.tool_conversation()
         roll = rng.random()
         if roll < 0.03:
@@ -374,6 +388,32 @@ class Builder:
             definition = {"function": function, "type": "function"}
         return definition, named
 
+    def made_up(self):
+        """A tool that exists nowhere, so that calls are learned from definitions and not from a list of tools."""
+        rng = self.rng
+        verb, noun = rng.choice(VERBS), rng.choice(NOUNS) if self.chance(0.7) else self.invented()
+        name = rng.choice([f"{verb}_{noun}", f"{verb}_{noun}", f"{verb}{noun.capitalize()}", f"{noun}_{verb}", noun, f"{noun}_tool"])
+        keys = rng.sample(list(MADE_UP_VALUES), rng.choice([1, 1, 1, 2]))
+        named = [rng.choice(MADE_UP_NAMES) if self.chance(0.7) else self.invented() for _ in keys]
+        if named[0] == named[-1]:
+            named = [named[0], named[0] + "_2"][: len(keys)]
+        with_values = " and ".join(f"{{{key}}}" for key in keys)
+        with_names = " and ".join(f"{{p{at}}} {{{key}}}" for at, key in enumerate(keys))
+        said = [with_names] if len(keys) > 1 else [with_values, with_names]
+        ask = [form.replace("{x}", rng.choice(said)) for form in MADE_UP_ASK]
+        if len(keys) == 1:
+            ask += [f"{verb.capitalize()} the {noun} {with_values}.", f"Please {verb} the {noun} {with_values}.", f"Can you {verb} the {noun} {with_values}?"] * 2
+        return {
+            "names": [name],
+            "about": [f"{verb.capitalize()} a {noun}", f"{verb.capitalize()} the {noun}", f"To {verb} a {noun}."],
+            "parameters": {key: {"type": MADE_UP_VALUES[key], "names": [label]} for key, label in zip(keys, named)},
+            "values": {"tool": name} | {f"p{at}": label for at, label in enumerate(named)},
+            "ask": ask,
+            "results": ['{{"result": {r}}}', "{r}", '{{"value": {r}}}'], "says": "The result of {tool} is {r}.",
+            "results2": ["ok", "done", '{{"status": "ok"}}', '{{"result": "{word}"}}'],
+            "says2": ["{tool} is done.", "{tool} is done.", "{tool} is done.", "The result of {tool} is {word}."],
+        }
+
     def call(self, kind, definition, named, values):
         arguments = {}
         for key, spec in kind["parameters"].items():
@@ -384,12 +424,16 @@ class Builder:
     def tool_values(self, kind):
         values = self.values()
         a, b, n = values["a"], values["b"], values["n"]
+        values |= kind.get("values", {})
         values["r"] = a + b if "add" in kind["names"] else a * b if "multiply" in kind["names"] else n + self.rng.randint(1, 50)
         return values
 
     def tool_conversation(self):
         rng = self.rng
         kinds = rng.sample(self.tools, rng.choice([1, 1, 2, 2, 3]))
+        if self.round > 2 and self.chance(0.4):
+            kinds = rng.sample(kinds, len(kinds) - 1) + [self.made_up(), self.made_up()][: rng.choice([1, 1, 2])]
+            rng.shuffle(kinds)
         made = [self.tool(kind) for kind in kinds]
         messages = [{"role": "system", "content": self.system()}] if self.chance(0.4) else []
         for _ in range(rng.choice([1, 1, 2])):

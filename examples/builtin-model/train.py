@@ -26,8 +26,12 @@ from dataset import Builder, check
 
 HERE = Path(__file__).parent
 # (up to this part of the steps, sequence length, sequences per step, most pieces in a conversation)
-PHASES = [(0.86, 256, 12, 6), (0.96, 512, 6, 14), (1.0, 1024, 3, 30)]
-PHASES_OF_SECOND_ROUND = [(0.60, 256, 12, 6), (0.88, 512, 6, 14), (1.0, 1024, 3, 30)]
+PHASES_OF_ROUND = {
+    1: [(0.86, 256, 12, 6), (0.96, 512, 6, 14), (1.0, 1024, 3, 30)],
+    2: [(0.60, 256, 12, 6), (0.88, 512, 6, 14), (1.0, 1024, 3, 30)],
+    3: [(0.85, 512, 6, 6), (1.0, 1024, 3, 20)],
+    4: [(0.85, 384, 8, 6), (1.0, 1024, 3, 20)],
+}
 COPYING = 0.12  # for this part of the steps, much of the data is text to repeat
 READING = 0.15  # weight of the tokens that others write; those of the assistant weigh 1
 
@@ -35,8 +39,8 @@ READING = 0.15  # weight of the tokens that others write; those of the assistant
 class Batches:
     """Packs conversations into sequences; each keeps its own positions and sees only itself."""
 
-    def __init__(self, tokenizer, seed, even):
-        self.tokenizer, self.builder, self.rng = tokenizer, Builder(seed, even=even), random.Random(seed + 1)
+    def __init__(self, tokenizer, seed, round):
+        self.tokenizer, self.builder, self.rng = tokenizer, Builder(seed, round=round), random.Random(seed + 1)
         self.copying = 0.0
         self.header = tokenizer.encode("<|im_start|>assistant\n").ids
 
@@ -118,9 +122,11 @@ def main():
     arguments.add_argument("--steps", type=int, default=1600)
     arguments.add_argument("--seed", type=int, default=7)
     arguments.add_argument("--start", type=Path, help="go on from the model in this folder, with its tokenizer")
+    arguments.add_argument("--round", type=int, choices=[1, 2, 3, 4], help="which mixture of the data; by default 1, with --start 2")
     arguments.add_argument("--peak", type=float, default=1.0, help="learning rate at the beginning, as a part of the usual one")
     arguments.add_argument("--out", type=Path, default=HERE / "model")
     arguments = arguments.parse_args()
+    number = arguments.round or (2 if arguments.start else 1)
 
     builder = Builder(arguments.seed)
     problems = check(builder)
@@ -139,7 +145,7 @@ def main():
     weights = {name: jnp.asarray(value) for name, value in fresh.items()}
     print(f"{sum(value.size for value in weights.values())} parameters", flush=True)
     state = {name: jnp.zeros_like(value) if is_matrix(name) else (jnp.zeros_like(value), jnp.zeros_like(value)) for name, value in weights.items()}
-    batches = Batches(tokenizer, arguments.seed, even=bool(arguments.start))
+    batches = Batches(tokenizer, arguments.seed, number)
 
     def loss(weights, tokens, targets, wanted, positions, documents):
         logits = model.forward(weights, shape, tokens, positions, documents)
@@ -155,9 +161,9 @@ def main():
     began, seen, recent = time.time(), 0, []
     for step in range(1, arguments.steps + 1):
         part = step / arguments.steps
-        length, count, most = next(phase[1:] for phase in (PHASES_OF_SECOND_ROUND if arguments.start else PHASES) if part <= phase[0])
+        length, count, most = next(phase[1:] for phase in PHASES_OF_ROUND[number] if part <= phase[0])
         rate = arguments.peak * min(1.0, step / 20) * (1.01 - part)
-        batches.copying = 0.6 if part <= COPYING and not arguments.start else 0.02
+        batches.copying = 0.6 if part <= COPYING and number == 1 else 0.06 if number == 3 else 0.03 if number == 4 else 0.02
         weights, state, value = train(weights, state, rate, float(step), *batches.batch(length, count, most))
         seen += length * count
         recent.append(float(value))
