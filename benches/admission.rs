@@ -99,7 +99,7 @@ fn gateway(criterion: &mut Criterion) {
     group.bench_function("submit, look, cancel", |bencher| {
         bencher.iter(|| {
             let id = submit(&runtime, gateway, request.clone(), &caller);
-            let position = view(id).queue_position;
+            let position = view(id).summary.queue_position;
             cancel(id);
             position
         });

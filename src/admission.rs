@@ -8,23 +8,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_compat::native::{
-    AdmissionResponse, Determinism, ErrorCode, ErrorEnvelope, KvHint, Message, OutputMode, PolicyLabel, Preparation,
-    Priority, Streams, TaskRequest, Violation, Workload,
+    AdmissionResponse, Determinism, ErrorCode, ErrorEnvelope, PolicyLabel, Preparation, Priority, Streams, TaskRequest,
+    Violation, Workload,
 };
 use tokio::time::Instant;
 
-use crate::engine::{Chat, Engine, EngineInfo, Grammar, Prompt, Sampling};
+use crate::engine::{Engine, EngineInfo};
 use crate::ids::{CorrelationId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Job, Place, Pool, PoolMetrics, Refused, Share};
-use crate::tasks::{Limits, Registry, Task, TaskSpec};
+use crate::tasks::{Limits, Registry, Task};
 
 /// Prompts of more bytes are tokenized off the reactor: at some 10 MB/s this is a few ms.
 const INLINE_PROMPT_BYTES: usize = 32 * 1024;
 
 /// A token has at most so many bytes on average, for refusing absurd prompts before they are tokenized.
 const MOST_BYTES_PER_TOKEN: usize = 64;
+
+mod translate;
+
+use translate::{job, spec, take_prompt};
 
 /// Whose every request is while there are no keys.
 const DEFAULT_TENANT: &str = "default";
@@ -90,7 +94,7 @@ struct Checked {
     limits: Limits,
     engine: Arc<dyn Engine>,
     /// The pools that may run it, the best first, with the place that it would have.
-    order: Vec<(Arc<Pool>, Result<Place, Refused>)>,
+    order: Vec<Choice>,
 }
 
 /// The pools that there are for a request.
@@ -164,7 +168,9 @@ impl Admission {
             self.registry.withdraw(task.spec.id);
             return Err(shutting_down());
         }
-        let job = job(request, &task, caller, tokens, &engine.info().sampling);
+        let wish = request.placement.is_some() || request.engine.is_some();
+        let allowed = wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect());
+        let job = Job { allowed, ..job(request, &task, caller, tokens, &engine.info().sampling) };
         let place =
             submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.registry.withdraw(task.spec.id))?;
         self.watch_deadline(&task);
@@ -213,7 +219,7 @@ impl Admission {
         let (tokens, param) = self.tokenize(&mut request, &engine).await?;
         let limits = self.limits(&request, &engine, tokens.len(), param)?;
         let order = by_start(tiers, request.priority, &caller.share, &limits);
-        check_deadline(&request, &order)?;
+        let order = in_time(order, request.deadline_ms)?;
         Ok(Checked { request, tokens, limits, engine, order })
     }
 
@@ -322,29 +328,32 @@ fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(), ErrorEnv
     Ok(())
 }
 
-/// Refuses what is already known to come too late.
-fn check_deadline(request: &TaskRequest, order: &[(Arc<Pool>, Result<Place, Refused>)]) -> Result<(), ErrorEnvelope> {
-    // A full queue takes nothing before its next task starts.
-    let earliest = order.iter().filter_map(|(_, place)| match place {
-        Ok(place) => Some(place.prediction.start_ms),
-        Err(Refused::QueueFull { retry_after_ms } | Refused::BatchShed { retry_after_ms }) => Some(*retry_after_ms),
-        Err(_) => None,
-    });
-    let Some((deadline_ms, start_ms)) = request.deadline_ms.zip(earliest.min()) else { return Ok(()) };
-    if start_ms < deadline_ms {
-        return Ok(());
+/// A pool with the place that a task would have there.
+type Choice = (Arc<Pool>, Result<Place, Refused>);
+
+/// Leaves the pools where a task would start before its deadline; refuses what is already known to come too late.
+fn in_time(mut order: Vec<Choice>, deadline_ms: Option<u64>) -> Result<Vec<Choice>, ErrorEnvelope> {
+    let Some(deadline_ms) = deadline_ms else { return Ok(order) };
+    let start_ms = |place: &Result<Place, Refused>| match place {
+        Ok(place) => place.prediction.start_ms,
+        // It takes nothing before then.
+        Err(Refused::QueueFull { retry_after_ms } | Refused::BatchShed { retry_after_ms }) => *retry_after_ms,
+        Err(_) => 0,
+    };
+    let soonest_ms = order.iter().map(|(_, place)| start_ms(place)).min();
+    order.retain(|(_, place)| start_ms(place) < deadline_ms);
+    match soonest_ms.filter(|_| order.is_empty()) {
+        None => Ok(order),
+        Some(start_ms) => {
+            let message = format!("it would start in about {start_ms} ms, after its deadline of {deadline_ms} ms");
+            let error = ErrorEnvelope::new(ErrorCode::DeadlineUnmet, message);
+            Err(ErrorEnvelope { param: Some("deadline_ms".into()), ..error })
+        }
     }
-    let message = format!("it would start in about {start_ms} ms, after its deadline of {deadline_ms} ms");
-    Err(ErrorEnvelope { param: Some("deadline_ms".into()), ..ErrorEnvelope::new(ErrorCode::DeadlineUnmet, message) })
 }
 
 /// The pools of each tier in the order in which they would start the task, the tiers one after the other.
-fn by_start(
-    tiers: Vec<Vec<Arc<Pool>>>,
-    priority: Priority,
-    share: &Share,
-    limits: &Limits,
-) -> Vec<(Arc<Pool>, Result<Place, Refused>)> {
+fn by_start(tiers: Vec<Vec<Arc<Pool>>>, priority: Priority, share: &Share, limits: &Limits) -> Vec<Choice> {
     let sorted = tiers.into_iter().flat_map(|tier| {
         let foresee = |pool: Arc<Pool>| (pool.foresee(priority, share, limits), pool);
         let mut tier: Vec<_> = tier.into_iter().map(foresee).collect();
@@ -395,8 +404,9 @@ fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
         Refused::BatchShed { retry_after_ms } => {
             ErrorEnvelope::rejected(PolicyLabel::QueueShedBatch, reason.to_string()).with_retry_after_ms(retry_after_ms)
         }
-        Refused::NotReady | Refused::Draining => {
-            ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(1000)
+        Refused::NotReady => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(1000),
+        Refused::Draining { retry_after_ms } => {
+            ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(retry_after_ms)
         }
         Refused::Exhausted => {
             ErrorEnvelope::new(ErrorCode::ReplicaExhausted, reason.to_string()).with_retry_after_ms(5000)
@@ -417,80 +427,4 @@ fn too_long(prompt: &'static str, prompt_tokens: Option<u32>, max_tokens: u32, c
         _ => prompt,
     };
     ErrorEnvelope::invalid(param, message).with_detail("context_length_exceeded")
-}
-
-/// Moves the prompt out of the request, with the bytes of its texts.
-fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
-    if let Some(text) = request.prompt.take() {
-        let bytes = text.len();
-        return (Prompt::Text(text), "prompt", bytes);
-    }
-    let messages = request.messages.take().unwrap_or_default();
-    let mut kwargs = request.chat_template_kwargs.take().unwrap_or_default();
-    if let Some(effort) = request.reasoning_effort {
-        // Templates that know it, such as those of gpt-oss, read this name.
-        kwargs.entry("reasoning_effort".to_owned()).or_insert_with(|| effort.as_str().into());
-    }
-    let bytes = messages.iter().map(bytes_of).sum::<usize>()
-        + kwargs.values().map(|value| value.to_string().len()).sum::<usize>();
-    (Prompt::Chat(Chat { messages, tools: Vec::new(), kwargs }), "messages", bytes)
-}
-
-/// Every text of a message, and a little for the message itself.
-fn bytes_of(message: &Message) -> usize {
-    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
-    let calls = message.tool_calls.iter().map(|call| call.function.name.len() + call.function.arguments.len());
-    message.content.as_ref().map_or(0, |content| content.len())
-        + of(&message.name)
-        + of(&message.reasoning_content)
-        + of(&message.tool_call_id)
-        + calls.sum::<usize>()
-        + 16
-}
-
-fn spec(request: &TaskRequest, caller: &Caller, limits: Limits) -> TaskSpec {
-    TaskSpec {
-        id: request.task_id.map_or_else(TaskId::new, TaskId),
-        correlation_id: caller.correlation_id.clone(),
-        tenant_id: caller.share.tenant.clone(),
-        session_id: request.session_id,
-        workload: request.workload,
-        model_ref: request.model_ref.clone(),
-        priority: request.priority,
-        determinism: request.determinism,
-        metadata: request.metadata.clone(),
-        limits,
-    }
-}
-
-fn job(request: TaskRequest, task: &Arc<Task>, caller: &Caller, prompt: Arc<[u32]>, plain: &Sampling) -> Job {
-    let strict = request.determinism == Determinism::Strict;
-    let sampling = Sampling {
-        temperature: request.temperature.unwrap_or(plain.temperature),
-        top_p: request.top_p.unwrap_or(plain.top_p),
-        top_k: request.top_k.or(plain.top_k),
-        min_p: request.min_p.unwrap_or(plain.min_p),
-        frequency_penalty: request.frequency_penalty.unwrap_or(plain.frequency_penalty),
-        presence_penalty: request.presence_penalty.unwrap_or(plain.presence_penalty),
-        repetition_penalty: request.repetition_penalty.unwrap_or(plain.repetition_penalty),
-        logit_bias: request.logit_bias.into_iter().collect(),
-        // Without a seed, random bits: so that one exists, and nobody shares it.
-        seed: request.seed.map_or_else(|| uuid::Uuid::new_v4().as_u64_pair().1, i64::cast_unsigned),
-    };
-    let grammar = match (request.output_mode, request.json_schema) {
-        (OutputMode::Text, _) => None,
-        (OutputMode::Json, None) => Some(Grammar::JsonObject),
-        (OutputMode::Json, Some(schema)) => Some(Grammar::JsonSchema(schema)),
-    };
-    Job {
-        task: Arc::clone(task),
-        share: caller.share.clone(),
-        prompt,
-        sampling,
-        stop: request.stop,
-        top_logprobs: request.logprobs.then(|| request.top_logprobs.unwrap_or(0)),
-        grammar,
-        cold: strict || request.kv_hint == Some(KvHint::Cold),
-        admitted: None,
-    }
 }

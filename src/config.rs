@@ -90,9 +90,9 @@ pub struct Pool {
     pub device: Device,
     /// Sequences at once; `None`: as many as the engine likes.
     pub slots: Option<u32>,
-    /// Tasks that may wait, at least 1.
     /// Engines, each with its own copy of the model and its slots.
     pub replicas: usize,
+    /// Tasks that may wait, at least 1.
     pub queue_capacity: usize,
     /// What happens to a task that comes to a full queue.
     pub queue_policy: Policy,

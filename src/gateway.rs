@@ -17,7 +17,7 @@ use crate::admission::Admission;
 use crate::catalog::Catalog;
 use crate::ids::{ModelId, TaskId};
 use crate::lifecycle::Lifecycle;
-use crate::pools::{Pool, PoolMetrics};
+use crate::pools::{Health, Pool, PoolMetrics};
 use crate::tasks::{Registry, Task};
 
 mod capabilities;
@@ -64,7 +64,10 @@ pub struct Parts {
 pub struct ServedModel {
     pub id: ModelId,
     pub aliases: Vec<String>,
+    /// The first of its pools.
     pub pool: Arc<Pool>,
+    /// How its pools stand: the word for the one that does best.
+    pub pool_state: &'static str,
 }
 
 impl Gateway {
@@ -107,8 +110,21 @@ impl Gateway {
     }
 
     fn served(&self, model: &ModelId, pool: &Arc<Pool>) -> ServedModel {
+        let pools = self.serving.get(model).into_iter().flatten().map(|pool| pool.status());
+        let best = pools.min_by_key(|status| (!status.is_ready(), status.health.rank()));
+        let pool_state = best.map_or(Health::Failed.as_str(), |status| status.as_str());
         let aliases = self.catalog.resolve(model.as_str()).map(|entry| entry.aliases.clone()).unwrap_or_default();
-        ServedModel { id: model.clone(), aliases, pool: Arc::clone(pool) }
+        ServedModel { id: model.clone(), aliases, pool: Arc::clone(pool), pool_state }
+    }
+
+    /// Every pool with its model, in the order of the configuration.
+    pub fn each_pool(&self) -> impl Iterator<Item = (&ModelId, &Arc<Pool>)> {
+        self.pools.iter().map(|(model, pool)| (model, pool))
+    }
+
+    /// What the tokens of a task depend on beside its request: see [`Pool::fingerprint`].
+    pub fn fingerprint(&self, task: &Task) -> Option<String> {
+        self.pool_of(task)?.fingerprint()
     }
 
     fn task(&self, id: Option<TaskId>) -> Result<Arc<Task>, ErrorEnvelope> {

@@ -64,13 +64,20 @@ pub fn rank(
         let pinned = at(pin).ok_or_else(|| invalid("placement.pin_pool_id", "this pool does not serve the task"))?;
         return if candidates[pinned].open { Ok(vec![vec![pinned]]) } else { Err(unready(&candidates[pinned])) };
     }
-    let preferred: Vec<usize> = wish.prefer_pools.iter().filter_map(|id| at(id)).collect();
+    let mut preferred: Vec<usize> = wish.prefer_pools.iter().filter_map(|id| at(id)).collect();
+    let mut seen = Vec::new();
+    preferred.retain(|at| {
+        !seen.contains(at) && {
+            seen.push(*at);
+            true
+        }
+    });
     let is_avoided = |at: &usize| wish.avoid_pools.iter().any(|id| *id == candidates[*at].id.as_str());
     let (avoided, others): (Vec<usize>, Vec<usize>) =
         fitting.iter().copied().filter(|at| !preferred.contains(at)).partition(is_avoided);
     let fallback = wish.allow_fallback.unwrap_or(true);
     let mut tiers: Vec<Vec<usize>> = preferred.into_iter().map(|at| vec![at]).collect();
-    if fallback || tiers.is_empty() {
+    if fallback || wish.prefer_pools.is_empty() {
         tiers.push(others);
     }
     if fallback {
@@ -179,8 +186,11 @@ mod tests {
 
     #[test]
     fn preferred_pools_come_first_in_their_order_and_avoided_ones_last() {
-        let wish =
-            Placement { prefer_pools: names(&["d", "c", "b"]), avoid_pools: names(&["a"]), ..Placement::default() };
+        let wish = Placement {
+            prefer_pools: names(&["d", "c", "d", "b"]),
+            avoid_pools: names(&["a"]),
+            ..Placement::default()
+        };
         assert_eq!(ranked(wish.clone()), Ok(vec![vec![3], vec![1], vec![0]]));
         let strict = Placement { allow_fallback: Some(false), ..wish };
         assert_eq!(ranked(strict), Ok(vec![vec![3], vec![1]]));
@@ -195,6 +205,7 @@ mod tests {
             ..Placement::default()
         };
         assert_eq!(ranked(prefer("c")), Err("unready: c".into()));
+        assert_eq!(ranked(prefer("elsewhere")), Err("unavailable".into()));
         assert_eq!(ranked(prefer("x")), Err("placement.prefer_pools[0]: there is no such pool".into()));
         let all = names(&["a", "b", "c", "d"]);
         let avoid = Placement { avoid_pools: all, allow_fallback: Some(false), ..Placement::default() };

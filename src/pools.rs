@@ -38,7 +38,7 @@ mod state;
 
 pub use job::Job;
 pub use metrics::PoolMetrics;
-pub use predict::{Forecast, Prediction, Running};
+pub use predict::{Bench, Forecast, Prediction, Running};
 pub use queue::{Floor, Full, Queue, Share, Ticket, Work};
 pub use rates::{Measured, Rates};
 pub use replica::Health;
@@ -91,6 +91,11 @@ impl PoolStatus {
     pub fn is_ready(&self) -> bool {
         self.health == Health::Ready && !self.draining
     }
+
+    /// The word for it in answers: its health, or `draining`.
+    pub fn as_str(&self) -> &'static str {
+        if self.draining { "draining" } else { self.health.as_str() }
+    }
 }
 
 /// A pool with its replicas.
@@ -134,15 +139,20 @@ impl Pool {
     ///
     /// In words for the operator: the model cannot be loaded, or does not answer.
     pub async fn start(self: &Arc<Self>) -> Result<(), crate::engine::LoadError> {
-        let replicas = self.lock().replicas.len();
-        for replica in 0..replicas {
-            let engine = self.load_and_probe().await?;
-            self.install(replica, engine);
-        }
+        // The pool opens with its first replica; one of the others that cannot be loaded is tried again.
+        let engine = self.load_and_probe().await?;
+        self.install(0, engine);
         let pool = Arc::clone(self);
         self.lifecycle.spawn("dispatcher", OnPanic::Shutdown, async move { pool.dispatch().await });
         let pool = Arc::clone(self);
         self.lifecycle.spawn("queue positions", OnPanic::Shutdown, async move { pool.tell_positions().await });
+        let replicas = self.lock().replicas.len();
+        for replica in 1..replicas {
+            match self.load_and_probe().await {
+                Ok(engine) => self.install(replica, engine),
+                Err(error) => self.not_loaded(replica, &error),
+            }
+        }
         Ok(())
     }
 
@@ -197,7 +207,7 @@ impl Pool {
     /// What placement looks at.
     pub fn candidate(&self) -> Candidate {
         let state = self.lock();
-        let devices = state.replicas.iter().filter_map(|replica| Some(replica.engine.as_ref()?.info().device.clone()));
+        let devices = state.replicas.iter().filter_map(|replica| replica.device.clone());
         Candidate {
             id: self.spec.id.clone(),
             engine: self.spec.engine,
@@ -341,7 +351,7 @@ impl Pool {
 
     fn take_next(self: &Arc<Self>) -> Option<(Job, Slots)> {
         let (job, replica, count) = self.lock().take_next(Instant::now())?;
-        let slots = Slots::new(Arc::clone(self), replica, count);
+        let slots = Slots::new(Arc::clone(self), replica, count, &job.task.spec.limits);
         self.metrics.queue_changed(self);
         Some((job, slots))
     }
@@ -355,7 +365,7 @@ impl Pool {
                 _ = ticks.tick() => {}
                 () = self.lifecycle.forced().cancelled() => return,
             }
-            let moved = self.lock().moved(POSITION_READERS);
+            let moved = self.lock().moved(POSITION_READERS, Instant::now());
             for (task, place) in moved {
                 tell(&task, &place);
             }

@@ -99,11 +99,18 @@ pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Res
 }
 
 /// The query of a URL.
-type Parameters = Result<Query<HashMap<String, String>>, QueryRejection>;
+type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 fn parameters(query: Parameters) -> Result<HashMap<String, String>, ErrorEnvelope> {
     let malformed = |_| ErrorEnvelope::new(ErrorCode::InvalidParams, "the query of the URL is malformed");
-    query.map(|Query(parameters)| parameters).map_err(malformed)
+    let Query(pairs) = query.map_err(malformed)?;
+    let mut parameters = HashMap::with_capacity(pairs.len());
+    for (name, value) in pairs {
+        if parameters.insert(name.clone(), value).is_some() {
+            return Err(ErrorEnvelope::invalid(name, "a parameter of the URL is given twice"));
+        }
+    }
+    Ok(parameters)
 }
 
 fn filter(query: Parameters) -> Result<TaskFilter, ErrorEnvelope> {

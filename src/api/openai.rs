@@ -39,7 +39,7 @@ pub async fn chat_completions(
     drop(body);
     let submitted = api.gateway.submit_owned(once, request, &Caller::local(correlation)).await;
     let Owned { task, owner } = submitted.map_err(|error| context.rename(error))?;
-    let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, fingerprint(&api, &context));
+    let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, api.gateway.fingerprint(&task));
     let mut response = if context.stream {
         event_stream(EventStream::new(task.log.reader(0), ChunkEncoder::new(&context, meta), owner))
     } else {
@@ -111,10 +111,6 @@ fn told(task: &Task, context: &ChatContext) -> HeaderMap {
     headers
 }
 
-fn fingerprint(api: &Api, context: &ChatContext) -> Option<String> {
-    api.gateway.model(&context.model).ok()?.pool.fingerprint()
-}
-
 /// `GET /v1/models`.
 pub async fn models(State(api): State<Api>) -> Response {
     let created = api.gateway.started_unix_s();
@@ -135,7 +131,7 @@ pub async fn model(State(api): State<Api>, Parameter(id): Parameter) -> Result<R
 fn object(name: &str, model: &ServedModel, created: u64) -> Model {
     let facts = ModelFacts {
         context_length: model.pool.info().map(|info| info.context_length),
-        pool_state: Some(model.pool.health().as_str().to_owned()),
+        pool_state: Some(model.pool_state.to_owned()),
         workloads: vec![Workload::Completion],
     };
     Model::new(name, created, "sluicegate", facts)

@@ -11,16 +11,15 @@ pub(super) fn print(gateway: &Gateway, address: SocketAddr) {
 
 fn text(gateway: &Gateway, address: SocketAddr) -> String {
     let mut text = format!("Sluicegate {} is ready on http://{address}\n", env!("CARGO_PKG_VERSION"));
-    for model in gateway.models() {
-        if let Some(info) = model.pool.info() {
+    for (model, pool) in gateway.each_pool() {
+        if let Some(info) = pool.info() {
             text += &format!(
-                "  model {} in pool {}: {} {} on {}, {} slots, context {} tokens\n",
-                model.id,
-                model.pool.id(),
+                "  model {model} in pool {}: {} {} on {}, {} slots, context {} tokens\n",
+                pool.id(),
                 info.engine.as_str(),
                 info.engine_version,
                 info.device,
-                info.slots,
+                pool.slots().1,
                 info.context_length,
             );
         }

@@ -40,7 +40,7 @@ pub struct EngineFacts {
     /// Output tokens at most: the context less one token of prompt.
     pub max_output_tokens: u32,
     pub slots: u32,
-    /// Per sequence, measured; 0 while nothing was.
+    /// As in the health of the pool.
     pub prefill_tokens_per_s: f64,
     pub decode_tokens_per_s: f64,
 }
@@ -63,7 +63,7 @@ impl PoolCapabilities {
             pool_id: pool.id().to_string(),
             model_ref: model.to_string(),
             engine: pool.spec().engine.as_str(),
-            health: pool.health().as_str(),
+            health: pool.status().as_str(),
             workloads: [Workload::Completion],
             features: [
                 "sse",

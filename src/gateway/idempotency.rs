@@ -49,13 +49,14 @@ impl Once {
 /// What a first request got.
 #[derive(Debug, Clone)]
 pub struct First {
+    fingerprint: [u8; 32],
     pub id: TaskId,
     pub place: Place,
     /// Of a task that ends when its clients hang up.
     pub owner: Option<Weak<Owner>>,
 }
 
-/// Locked while the first request is admitted.
+/// A key that is in use: locked while a request with it is admitted, and empty until one was.
 pub type Entry = tokio::sync::Mutex<Option<First>>;
 
 /// The keys of late.
@@ -68,7 +69,7 @@ type Name = (TenantId, Box<str>);
 
 #[derive(Default)]
 struct State {
-    entries: HashMap<Name, ([u8; 32], Arc<Entry>)>,
+    entries: HashMap<Name, Arc<Entry>>,
     /// In the order of their coming.
     order: VecDeque<(Instant, Name)>,
 }
@@ -79,11 +80,7 @@ impl Idempotency {
     }
 
     /// The entry of a key, which is new where it was not used within the time that keys are remembered.
-    ///
-    /// # Errors
-    ///
-    /// CONFLICT where the key was used for something else.
-    pub fn entry(&self, tenant: &TenantId, once: Once) -> Result<Arc<Entry>, ErrorEnvelope> {
+    pub fn entry(&self, tenant: &TenantId, once: &Once) -> Arc<Entry> {
         let now = Instant::now();
         let mut state = self.lock();
         while let Some((since, _)) = state.order.front()
@@ -93,22 +90,33 @@ impl Idempotency {
                 state.entries.remove(&name);
             }
         }
-        let name = (tenant.clone(), once.key);
-        if let Some((fingerprint, entry)) = state.entries.get(&name) {
-            return if *fingerprint == once.fingerprint {
-                Ok(Arc::clone(entry))
-            } else {
-                Err(used_for_something_else())
-            };
+        let name = (tenant.clone(), once.key.clone());
+        if let Some(entry) = state.entries.get(&name) {
+            return Arc::clone(entry);
         }
         let entry = Arc::new(Entry::default());
-        state.entries.insert(name.clone(), (once.fingerprint, Arc::clone(&entry)));
+        state.entries.insert(name.clone(), Arc::clone(&entry));
         state.order.push_back((now, name));
-        Ok(entry)
+        entry
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl First {
+    pub fn new(once: &Once, id: TaskId, place: Place, owner: Option<Weak<Owner>>) -> Self {
+        Self { fingerprint: once.fingerprint, id, place, owner }
+    }
+
+    /// Refuses a request that is not the first one sent again.
+    ///
+    /// # Errors
+    ///
+    /// CONFLICT.
+    pub fn check(&self, once: &Once) -> Result<(), ErrorEnvelope> {
+        if self.fingerprint == once.fingerprint { Ok(()) } else { Err(used_for_something_else()) }
     }
 }
 
@@ -130,14 +138,13 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_key_is_of_one_tenant_for_one_body_and_for_a_time() {
+    async fn a_key_is_of_one_tenant_and_for_a_time() {
         let keys = Idempotency::new(Duration::from_secs(60));
-        let first = keys.entry(&tenant("a"), once("k", "body")).expect("new");
-        assert!(Arc::ptr_eq(&first, &keys.entry(&tenant("a"), once("k", "body")).expect("known")));
-        assert!(!Arc::ptr_eq(&first, &keys.entry(&tenant("b"), once("k", "other")).expect("another's")));
-        assert_eq!(keys.entry(&tenant("a"), once("k", "other")).map_err(|error| error.http_status()).err(), Some(422));
+        let first = keys.entry(&tenant("a"), &once("k", "body"));
+        assert!(Arc::ptr_eq(&first, &keys.entry(&tenant("a"), &once("k", "body"))));
+        assert!(!Arc::ptr_eq(&first, &keys.entry(&tenant("b"), &once("k", "body"))));
         tokio::time::advance(Duration::from_secs(60)).await;
-        assert!(keys.entry(&tenant("a"), once("k", "other")).is_ok());
+        assert!(!Arc::ptr_eq(&first, &keys.entry(&tenant("a"), &once("k", "body"))));
         assert_eq!(keys.lock().entries.len(), 1);
     }
 
@@ -145,7 +152,7 @@ mod tests {
     async fn keys_are_bounded_in_number() {
         let keys = Idempotency::new(Duration::from_secs(60));
         for number in 0..MOST + 10 {
-            keys.entry(&tenant("a"), once(&number.to_string(), "body")).expect("new");
+            keys.entry(&tenant("a"), &once(&number.to_string(), "body"));
         }
         assert!(keys.lock().entries.len() <= MOST + 1);
     }

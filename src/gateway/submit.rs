@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PreviewResponse, TaskRequest, TaskState, detail};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PreviewResponse, TaskRequest, detail};
 
 use super::Gateway;
 use super::idempotency::{First, Once};
@@ -42,13 +42,14 @@ impl Gateway {
     ) -> Result<Accepted, ErrorEnvelope> {
         let accepted = |admitted: &Admitted| Accepted { id: admitted.task.spec.id, place: admitted.place };
         let Some(once) = once else { return Ok(accepted(&self.submit(request, caller).await?)) };
-        let entry = self.idempotency.entry(&caller.share.tenant, once)?;
+        let entry = self.idempotency.entry(&caller.share.tenant, &once);
         let mut first = entry.lock().await;
-        if let Some(First { id, place, .. }) = *first {
-            return Ok(Accepted { id, place });
+        if let Some(first) = first.as_ref() {
+            first.check(&once)?;
+            return Ok(Accepted { id: first.id, place: first.place });
         }
         let Accepted { id, place } = accepted(&self.submit(request, caller).await?);
-        *first = Some(First { id, place, owner: None });
+        *first = Some(First::new(&once, id, place, None));
         Ok(Accepted { id, place })
     }
 
@@ -65,29 +66,31 @@ impl Gateway {
     ) -> Result<Owned, ErrorEnvelope> {
         let owned = |task: Arc<Task>| Owned { owner: Some(Owner::of(Arc::clone(&task))), task };
         let Some(once) = once else { return Ok(owned(self.submit(request, caller).await?.task)) };
-        let entry = self.idempotency.entry(&caller.share.tenant, once)?;
+        let entry = self.idempotency.entry(&caller.share.tenant, &once);
         let mut first = entry.lock().await;
         if let Some(first) = first.as_ref()
-            && let Some(owned) = self.join(first)?
+            && let Some(owned) = self.join(first, &once)?
         {
             return Ok(owned);
         }
         let Admitted { task, place } = self.submit(request, caller).await?;
         let owner = Owner::of(Arc::clone(&task));
-        *first = Some(First { id: task.spec.id, place, owner: Some(Arc::downgrade(&owner)) });
+        *first = Some(First::new(&once, task.spec.id, place, Some(Arc::downgrade(&owner))));
         Ok(Owned { task, owner: Some(owner) })
     }
 
     /// Another client of a task; `None` where its clients have hung up and it was cancelled for that.
-    fn join(&self, first: &First) -> Result<Option<Owned>, ErrorEnvelope> {
+    fn join(&self, first: &First, once: &Once) -> Result<Option<Owned>, ErrorEnvelope> {
+        first.check(once)?;
         let gone = || {
             let message = "the answer to this `Idempotency-Key` is no longer kept; take a new key";
             ErrorEnvelope::new(ErrorCode::Conflict, message).with_detail(detail::IDEMPOTENCY_CONFLICT)
         };
         let task = self.registry.get(first.id).ok_or_else(gone)?;
         let owner = first.owner.as_ref().and_then(Weak::upgrade);
-        let ended_well = matches!(task.state(&task.log.progress()), TaskState::Finished | TaskState::Failed);
-        let abandoned = owner.is_none() && !ended_well;
+        let ended = task.log.progress().ended.is_some();
+        // Without an owner and not at its end yet, it is being cancelled just now.
+        let abandoned = task.was_abandoned() || (owner.is_none() && !ended);
         Ok((!abandoned).then_some(Owned { task, owner }))
     }
 

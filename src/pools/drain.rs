@@ -10,16 +10,17 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::state::State;
-use super::{Job, Pool};
+use super::Pool;
+use super::state::Draining;
 use crate::lifecycle::OnPanic;
 
 impl Pool {
     /// Stops admitting. A drain that is under way gets the new deadline.
     pub fn drain(self: &Arc<Self>, deadline: Duration) {
         let over = CancellationToken::new();
-        if let Some(earlier) = self.lock().draining.replace(over.clone()) {
-            earlier.cancel();
+        let draining = Draining { over: over.clone(), deadline: Instant::now().checked_add(deadline) };
+        if let Some(earlier) = self.lock().draining.replace(draining) {
+            earlier.over.cancel();
         }
         tracing::info!(pool = %self.spec.id, deadline_ms = deadline.as_millis(), "draining");
         let pool = Arc::clone(self);
@@ -38,47 +39,43 @@ impl Pool {
 
     /// Takes tasks again. Does nothing where the pool does not drain.
     pub fn resume(&self) {
-        if let Some(over) = self.lock().draining.take() {
-            over.cancel();
+        if let Some(draining) = self.lock().draining.take() {
+            draining.over.cancel();
             tracing::info!(pool = %self.spec.id, "taking tasks again");
         }
     }
 
-    /// Hands what waits on to `others`, each task to the first that has a place for it. What nobody takes goes on waiting.
+    /// Hands what waits on to `others`, each task to the first that may run it and has a place for it. What nobody takes
+    /// goes on waiting.
     pub fn hand_on(self: &Arc<Self>, others: &[Arc<Pool>]) {
         for other in others {
-            while other.lock().has_place() {
-                let Some(job) = self.lock().leave_first() else { return };
-                self.metrics.queue_changed(self);
-                if let Err(job) = other.adopt(job, State::has_place) {
-                    // Somebody else was faster; nothing new comes here, so its place is still free.
-                    let _ = self.adopt(*job, |_| true);
-                    break;
-                }
-            }
+            while self.hand_one_on(other) {}
         }
+        self.metrics.queue_changed(self);
     }
 
-    /// Queues a task that another pool has taken in, if `there_is_room`.
-    ///
-    /// # Errors
-    ///
-    /// The task, where there is no place for it.
-    fn adopt(self: &Arc<Self>, job: Job, there_is_room: impl FnOnce(&State) -> bool) -> Result<(), Box<Job>> {
-        let task = Arc::clone(&job.task);
-        let submitted = {
-            let mut state = self.lock();
-            if !there_is_room(&state) {
-                return Err(Box::new(job));
-            }
-            task.move_to(self.home());
-            state.enqueue(job, Instant::now())
+    /// Moves one task, under both locks: it is never in no queue.
+    fn hand_one_on(self: &Arc<Self>, other: &Arc<Pool>) -> bool {
+        // In the same order whoever hands on to whom.
+        let (mut mine, mut theirs) = if self.spec.id < other.spec.id {
+            let mine = self.lock();
+            (mine, other.lock())
+        } else {
+            let theirs = other.lock();
+            (self.lock(), theirs)
         };
-        match submitted {
-            Ok(submitted) => self.queued(&task, submitted),
+        let job = if theirs.has_place() { mine.leave_first_for(&other.spec.id) } else { None };
+        let Some(job) = job else { return false };
+        let task = Arc::clone(&job.task);
+        task.move_to(other.home());
+        let moved = theirs.enqueue(job, Instant::now());
+        drop((mine, theirs));
+        match moved {
+            Ok(submitted) => other.queued(&task, submitted),
+            // There was a place under the same lock; should that ever be untrue, the client is told.
             Err(rejected) => task.fail(ErrorEnvelope::new(ErrorCode::PoolUnready, rejected.reason.to_string())),
         }
-        Ok(())
+        true
     }
 
     fn cancel_all(&self) {

@@ -6,12 +6,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Generation, Grammar, Sampling};
+use crate::ids::PoolId;
 use crate::pools::{Place, Share, Work};
 use crate::tasks::{Limits, Task};
 
 /// A task ready to run. Freed when it ends, while the task itself stays for its retention.
 pub struct Job {
     pub task: Arc<Task>,
+    /// The pools that may run it; all of its model where that is `None`.
+    pub allowed: Option<Arc<[PoolId]>>,
     /// Whose it is, and their weight beside other tenants.
     pub share: Share,
     pub prompt: Arc<[u32]>,
@@ -51,6 +54,11 @@ fn choice_seed(seed: u64, choice: u16) -> u64 {
 /// How many of `total` slots a task takes at once: one per choice, as far as there are so many.
 pub(super) fn slots(limits: &Limits, total: u32) -> u32 {
     if limits.alone { total } else { u32::from(limits.choices).min(total) }
+}
+
+/// Sequences that a task runs at once on so many slots: a task that runs alone takes more slots than it has choices.
+pub(super) fn sequences_at_once(limits: &Limits, slots: u32) -> u32 {
+    u32::from(limits.choices).min(slots).max(1)
 }
 
 /// The work that a task is where there are `total` slots, given how many tokens an answer usually takes under a limit.

@@ -233,6 +233,8 @@ impl PoolMetrics {
     /// A task ended, in whichever way.
     pub(super) fn ended(&self, pool: &Pool, task: &Task, how: &Ended) {
         let (engine, id) = (pool.spec.engine.as_str(), pool.spec.id.as_str());
+        let replica = task.replica_id();
+        let replica = replica.as_ref().map_or(NONE, |replica| replica.as_str());
         let outcome = match &how.last {
             Event::Error(_) => "failed",
             Event::End(end) if end.finish_reason == FinishReason::Canceled => "canceled",
@@ -241,13 +243,13 @@ impl PoolMetrics {
         self.tasks_finished.with_label_values(&[engine, id, outcome]).inc();
         if outcome == "canceled" {
             let labels = match &how.progress.started {
-                Some((_, told)) => [engine, told.engine_version.as_str(), id, &told.replica_id, "running"],
+                Some((_, told)) => [engine, told.engine_version.as_str(), id, replica, "running"],
                 None => [engine, &version(pool), id, NONE, "queued"],
             };
             self.tasks_canceled.with_label_values(&labels).inc();
         }
         let Some((started, told)) = &how.progress.started else { return };
-        let (version, replica) = (told.engine_version.as_str(), told.replica_id.as_str());
+        let version = told.engine_version.as_str();
         let tokens_in = u64::from(task.spec.limits.prompt_tokens);
         self.tokens_in.with_label_values(&[engine, version, id, replica]).inc_by(tokens_in);
         let tokens_out = if let Event::End(end) = &how.last { end.tokens_out } else { how.progress.tokens };

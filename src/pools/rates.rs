@@ -1,14 +1,18 @@
 //! What a pool has measured of itself: how fast it prefills and decodes, and how long answers are.
 //!
-//! Pure: durations come in as values. Each figure is an exponentially weighted mean, so that old measurements fade; the
+//! Pure: durations come in as values. Each figure is a weighted mean in which old measurements fade; the
 //! probes that every replica runs before it is ready give the first ones.
 
 use std::time::Duration;
 
 use super::queue::Work;
 
-/// The weight of one new measurement.
-const WEIGHT: f64 = 0.1;
+/// The weight that earlier measurements have together, at most: older ones fade.
+const MEMORY: f64 = 9.0;
+
+/// As many intervals between tokens weigh as much as one measurement: what was measured over a few tokens, such as those of
+/// a probe, is soon outweighed.
+const INTERVALS: f64 = 100.0;
 
 /// Measured rates of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -23,11 +27,20 @@ pub struct Rates {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Mean(Option<f64>);
+struct Mean {
+    value: f64,
+    /// 0 while nothing was measured.
+    weight: f64,
+}
 
 impl Mean {
-    fn add(&mut self, value: f64) {
-        self.0 = Some(self.0.map_or(value, |mean| mean + WEIGHT * (value - mean)));
+    fn add(&mut self, value: f64, weight: f64) {
+        self.weight = self.weight.min(MEMORY) + weight;
+        self.value += weight / self.weight * (value - self.value);
+    }
+
+    fn get(&self) -> Option<f64> {
+        (self.weight > 0.0).then_some(self.value)
     }
 }
 
@@ -45,14 +58,14 @@ struct Point {
 }
 
 impl Curve {
-    fn add(&mut self, size: f64, value: f64) {
+    fn add(&mut self, size: f64, value: f64, weight: f64) {
         let at = (size.max(1.0).log2() as usize).min(self.points.len() - 1);
-        self.points[at].size.add(size);
-        self.points[at].value.add(value);
+        self.points[at].size.add(size, weight);
+        self.points[at].value.add(value, weight);
     }
 
     fn known(&self) -> impl Iterator<Item = (f64, f64)> {
-        self.points.iter().filter_map(|point| Some((point.size.0?, point.value.0?)))
+        self.points.iter().filter_map(|point| Some((point.size.get()?, point.value.get()?)))
     }
 
     /// The value at a size: below the smallest that was measured the value there, beyond the largest as it went on up to
@@ -95,16 +108,17 @@ impl Rates {
     /// Learns how fast a sequence went.
     pub fn measure_speed(&mut self, measured: Measured) {
         if measured.tokens_in > 0 {
-            self.prefill.add(f64::from(measured.tokens_in), ms(measured.prefill));
+            self.prefill.add(f64::from(measured.tokens_in), ms(measured.prefill), 1.0);
         }
         if measured.tokens_out > 1 {
-            self.decode.add(measured.occupancy, ms(measured.decode) / f64::from(measured.tokens_out - 1));
+            let intervals = f64::from(measured.tokens_out - 1);
+            self.decode.add(measured.occupancy, ms(measured.decode) / intervals, (intervals / INTERVALS).min(1.0));
         }
     }
 
     /// Learns how long an answer was that might have been `max_tokens`.
     pub fn measure_length(&mut self, max_tokens: u32, tokens_out: u32) {
-        self.lengths.add(f64::from(max_tokens), f64::from(tokens_out));
+        self.lengths.add(f64::from(max_tokens), f64::from(tokens_out), 1.0);
     }
 
     /// Output tokens to expect of a sequence that may make up to `max_tokens`.
@@ -213,5 +227,16 @@ mod tests {
             rates.measure_length(4096, 300);
         }
         assert_eq!((rates.expected_tokens(16), rates.expected_tokens(4096), rates.expected_tokens(2)), (16, 300, 2));
+    }
+
+    #[test]
+    fn a_slow_probe_is_outweighed_by_the_first_real_answer() {
+        let mut rates = Rates::default();
+        for (tokens_out, ms) in [(4, 30), (201, 200)] {
+            let (prefill, decode) = (Duration::ZERO, Duration::from_millis(ms));
+            rates.measure_speed(Measured { tokens_in: 0, tokens_out, prefill, decode, occupancy: 1.0 });
+        }
+        let per_token = rates.sequence_ms(1, 0.0, 100.0) / 100.0;
+        assert!((1.0..1.5).contains(&per_token), "10 ms in the probe, 1 ms since: {per_token}");
     }
 }

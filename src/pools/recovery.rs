@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::rates::Measured;
 use super::replica::Health;
@@ -23,10 +23,11 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(30);
 /// Probes before the engine is given up; two are lost where it reboots itself.
 const PROBES: u32 = 5;
 
-/// Prompt tokens of a probe: one to see whether the engine works. Before a replica takes tasks the other shows how much
-/// more a longer prompt takes, so that the first predictions are no guesses.
+/// Prompt tokens of a probe: one to see whether the engine works. Before a replica takes tasks, others show how much more
+/// longer prompts take, so that the first predictions are no guesses: the next of them where the one before was quick.
 const SHORT_PROBE: u32 = 1;
-const LONG_PROBE: u32 = 64;
+const LONG_PROBES: [u32; 2] = [64, 512];
+const QUICK: Duration = Duration::from_millis(50);
 
 /// The pause before the first repeated probe; it doubles each time.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
@@ -43,7 +44,7 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(5);
 impl Pool {
     pub(super) async fn load_and_probe(&self) -> Result<Arc<dyn Engine>, LoadError> {
         let engine = self.loader.load().await?;
-        if self.probe(engine.as_ref(), SHORT_PROBE).await && self.probe(engine.as_ref(), LONG_PROBE).await {
+        if self.probe(engine.as_ref(), SHORT_PROBE).await && self.probe_longer(engine.as_ref()).await {
             return Ok(engine);
         }
         release(engine).await;
@@ -60,6 +61,20 @@ impl Pool {
         };
         self.metrics.add_engine(self, &id, engine.info());
         self.set_health(replica, Health::Ready);
+    }
+
+    /// Notes that a replica beside others could not be loaded, and goes on trying.
+    pub(super) fn not_loaded(self: &Arc<Self>, number: usize, error: &LoadError) {
+        let id = {
+            let mut state = self.lock();
+            let replica = &mut state.replicas[number];
+            replica.health = Health::Recovering;
+            replica.last_error = Some(error.to_string());
+            replica.id.clone()
+        };
+        tracing::error!(pool = %self.spec.id, replica = %id, %error, "a replica cannot be loaded");
+        let pool = Arc::clone(self);
+        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id).await });
     }
 
     /// Notes that the engine failed under a task, and starts to bring it back unless that is under way.
@@ -109,6 +124,19 @@ impl Pool {
                 () = self.lifecycle.draining().cancelled() => {}
             }
         }
+    }
+
+    async fn probe_longer(&self, engine: &dyn Engine) -> bool {
+        for prompt_tokens in LONG_PROBES {
+            let began = Instant::now();
+            if !self.probe(engine, prompt_tokens).await {
+                return false;
+            }
+            if began.elapsed() >= QUICK {
+                break;
+            }
+        }
+        true
     }
 
     /// A real generation, several times if need be.

@@ -7,8 +7,10 @@ use sluicegate_compat::native::ReplicaView;
 use tokio::time::Instant;
 
 use super::Pool;
+use super::job::sequences_at_once;
 use crate::engine::{Engine, EngineInfo};
 use crate::ids::ReplicaId;
+use crate::tasks::Limits;
 
 /// Whether a replica can run tasks; of a pool, whether any of its replicas can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +25,16 @@ pub enum Health {
 }
 
 impl Health {
+    /// The less the better.
+    pub const fn rank(self) -> u8 {
+        match self {
+            Self::Ready => 0,
+            Self::Recovering => 1,
+            Self::Starting => 2,
+            Self::Failed => 3,
+        }
+    }
+
     /// The word for it in answers.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -43,10 +55,14 @@ pub(super) struct Replica {
     pub fingerprint: Option<String>,
     /// Of the engine that was loaded last; `none` before the first.
     pub engine_version: String,
+    /// Of the engine that was loaded last: `cpu`, `cuda:0`, …
+    pub device: Option<String>,
     /// Why it failed last, in words for the operator.
     pub last_error: Option<String>,
     pub slots_total: u32,
     slots_used: u32,
+    /// That run, as far as the pool knows; a task that runs alone has more slots than sequences.
+    sequences: u32,
     busy: Busy,
 }
 
@@ -59,9 +75,11 @@ impl Replica {
             engine: None,
             fingerprint: None,
             engine_version: super::metrics::NONE.to_owned(),
+            device: None,
             last_error: None,
             slots_total: 0,
             slots_used: 0,
+            sequences: 0,
             busy: Busy::default(),
         }
     }
@@ -72,6 +90,7 @@ impl Replica {
         self.slots_total = info.slots;
         self.fingerprint = Some(fingerprint(info));
         self.engine_version.clone_from(&info.engine_version);
+        self.device = Some(info.device.clone());
         self.engine = Some(engine);
     }
 
@@ -79,7 +98,7 @@ impl Replica {
         ReplicaView {
             replica_id: self.id.to_string(),
             state: self.health.as_str(),
-            device: self.engine.as_ref().map(|engine| engine.info().device.clone()),
+            device: self.device.clone(),
             slots_total: self.slots_total,
             slots_active: self.slots_used,
             last_error: self.last_error.clone(),
@@ -95,48 +114,50 @@ impl Replica {
         self.health == Health::Ready && self.slots_used + slots <= self.slots_total
     }
 
-    pub fn take_slots(&mut self, now: Instant, count: u32) {
-        self.busy.add_up(now, self.slots_used);
+    pub fn take_slots(&mut self, now: Instant, count: u32, sequences: u32) {
+        self.busy.add_up(now, self.sequences);
         self.slots_used += count;
+        self.sequences += sequences;
     }
 
-    pub fn free_slots(&mut self, now: Instant, count: u32) {
-        self.busy.add_up(now, self.slots_used);
+    fn free_slots(&mut self, now: Instant, count: u32, sequences: u32) {
+        self.busy.add_up(now, self.sequences);
         self.slots_used = self.slots_used.saturating_sub(count);
+        self.sequences = self.sequences.saturating_sub(sequences);
     }
 
     /// A moment from which [`occupancy`](Self::occupancy) is measured.
     pub fn moment(&mut self, now: Instant) -> Moment {
-        self.busy.add_up(now, self.slots_used);
-        Moment { at: now, slot_seconds: self.busy.slot_seconds }
+        self.busy.add_up(now, self.sequences);
+        Moment { at: now, sequence_seconds: self.busy.sequence_seconds }
     }
 
-    /// Slots in use since then, on average; at least 1, as the asker has one.
+    /// Sequences that have run since then, on average; at least 1, the asker's own.
     pub fn occupancy(&mut self, since: Moment, now: Instant) -> f64 {
-        let slot_seconds = self.moment(now).slot_seconds - since.slot_seconds;
+        let sequence_seconds = self.moment(now).sequence_seconds - since.sequence_seconds;
         let seconds = now.saturating_duration_since(since.at).as_secs_f64();
-        if seconds > 0.0 { (slot_seconds / seconds).max(1.0) } else { f64::from(self.slots_used).max(1.0) }
+        if seconds > 0.0 { (sequence_seconds / seconds).max(1.0) } else { f64::from(self.sequences).max(1.0) }
     }
 }
 
-/// How busy the slots were, over time.
+/// How many sequences ran, over time.
 #[derive(Debug, Default)]
 struct Busy {
-    slot_seconds: f64,
+    sequence_seconds: f64,
     until: Option<Instant>,
 }
 
-/// A moment in the history of a replica's slots.
+/// A moment in the history of a replica's sequences.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     at: Instant,
-    slot_seconds: f64,
+    sequence_seconds: f64,
 }
 
 impl Busy {
-    fn add_up(&mut self, now: Instant, used: u32) {
+    fn add_up(&mut self, now: Instant, sequences: u32) {
         let since = self.until.replace(now).map_or(0.0, |until| now.saturating_duration_since(until).as_secs_f64());
-        self.slot_seconds += since * f64::from(used);
+        self.sequence_seconds += since * f64::from(sequences);
     }
 }
 
@@ -145,12 +166,13 @@ pub(super) struct Slots {
     pool: Arc<Pool>,
     replica: usize,
     count: u32,
+    sequences: u32,
 }
 
 impl Slots {
     /// For slots that were just taken from the replica.
-    pub fn new(pool: Arc<Pool>, replica: usize, count: u32) -> Self {
-        Self { pool, replica, count }
+    pub fn new(pool: Arc<Pool>, replica: usize, count: u32, limits: &Limits) -> Self {
+        Self { pool, replica, count, sequences: sequences_at_once(limits, count) }
     }
 
     /// The number of the replica in its pool.
@@ -165,7 +187,7 @@ impl Slots {
 
 impl Drop for Slots {
     fn drop(&mut self) {
-        self.pool.lock().replicas[self.replica].free_slots(Instant::now(), self.count);
+        self.pool.lock().replicas[self.replica].free_slots(Instant::now(), self.count, self.sequences);
         self.pool.metrics.queue_changed(&self.pool);
         self.pool.changed.notify_one();
     }

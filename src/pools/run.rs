@@ -61,8 +61,9 @@ impl Pool {
         let (replica_id, engine) = {
             let state = self.lock();
             let replica = &state.replicas[replica];
-            (replica.id.to_string(), replica.engine.clone())
+            (replica.id.clone(), replica.engine.clone())
         };
+        job.task.runs_on(replica_id.clone());
         let info = engine.as_ref().map(|engine| engine.info());
         let text = |get: fn(&EngineInfo) -> &String| info.map(get).cloned().unwrap_or_default();
         let (position, predicted_ms) =
@@ -73,7 +74,7 @@ impl Pool {
             engine: self.spec.engine.as_str().to_owned(),
             engine_version: text(|info| &info.engine_version),
             pool_id: self.spec.id.to_string(),
-            replica_id,
+            replica_id: replica_id.to_string(),
             sampler_profile_version: text(|info| &info.sampler_profile_version),
             model_digest: text(|info| &info.model_digest),
         };
@@ -194,9 +195,11 @@ impl Pool {
         if task.log.progress().tokens > 0 {
             return None;
         }
-        let elsewhere = self.lock().move_running(Instant::now(), &task.spec.limits, replica);
+        let elsewhere = self.lock().move_running(Instant::now(), task, replica);
         if let Some((replica, count)) = elsewhere {
-            return Some(Some(Slots::new(Arc::clone(self), replica, count)));
+            let id = self.lock().replicas[replica].id.clone();
+            task.runs_on(id);
+            return Some(Some(Slots::new(Arc::clone(self), replica, count, &task.spec.limits)));
         }
         let health = || self.lock().replicas[replica].health;
         let ready = async {

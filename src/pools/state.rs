@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sluicegate_compat::native::Priority;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Job;
-use super::job::{slots, work};
-use super::predict::{Forecast, Prediction, Running};
+use super::job::{sequences_at_once, slots, work};
+use super::predict::{Bench, Forecast, Prediction, Running};
 use super::queue::{Floor, Full, Queue, Share, Ticket, Work};
 use super::rates::Rates;
 use super::replica::{Health, Replica};
 use crate::engine::Engine;
-use crate::ids::TaskId;
+use crate::ids::{PoolId, TaskId};
 use crate::tasks::{Limits, Task};
 
 /// Above this share of its capacity a queue asks clients to slow down.
@@ -22,6 +23,13 @@ const PRESSURE: f64 = 0.75;
 
 /// So many tasks ahead are foreseen one by one; more are spread over the slots together.
 const ONE_BY_ONE: u64 = 64;
+
+/// Nobody is told to come back later than this.
+const LONGEST_RETRY_MS: u64 = 3_600_000;
+
+/// A task is told at most so many new positions, each time this much later than the time before.
+const MOST_TELLINGS: u32 = 1000;
+const TELLING_PAUSE: Duration = Duration::from_millis(25);
 
 /// What happens to a task that comes to a full queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +69,10 @@ pub enum Refused {
     #[error("the pool is not ready")]
     NotReady,
     #[error("the pool is draining and takes no new tasks")]
-    Draining,
+    Draining {
+        /// When the drain's deadline comes.
+        retry_after_ms: u64,
+    },
     #[error("every replica of the pool has failed")]
     Exhausted,
 }
@@ -86,8 +97,8 @@ pub(super) struct State {
     /// At least one; their number never changes.
     pub replicas: Vec<Replica>,
     pub rates: Rates,
-    /// While no new tasks are taken: cancelled when that ends.
-    pub draining: Option<CancellationToken>,
+    /// While no new tasks are taken.
+    pub draining: Option<Draining>,
     capacity: usize,
     policy: Policy,
 }
@@ -97,6 +108,9 @@ pub(super) struct Waiting {
     work: Work,
     /// The position its client knows.
     told: u64,
+    /// How often it was told a new one, and when it may be told the next.
+    tellings: u32,
+    tell_from: Instant,
 }
 
 struct RunningTask {
@@ -106,6 +120,8 @@ struct RunningTask {
     work: Work,
     /// Per choice.
     expected_tokens: u32,
+    /// Where it runs.
+    replica: usize,
     slots: u32,
 }
 
@@ -120,6 +136,14 @@ pub(super) struct Submitted {
 pub struct Rejected {
     pub reason: Refused,
     pub job: Job,
+}
+
+/// A drain under way.
+pub(super) struct Draining {
+    /// Cancelled when it is over.
+    pub over: CancellationToken,
+    /// `None`: so far away that no clock holds it.
+    pub deadline: Option<Instant>,
 }
 
 /// Why a waiting task had to go.
@@ -147,19 +171,25 @@ impl State {
 
     /// That of the replica that does best.
     pub fn health(&self) -> Health {
-        let has = |health| self.replicas.iter().any(|replica| replica.health == health);
-        let order = [Health::Ready, Health::Recovering, Health::Starting];
-        order.into_iter().find(|health| has(*health)).unwrap_or(Health::Failed)
+        let healths = self.replicas.iter().map(|replica| replica.health);
+        healths.min_by_key(|health| health.rank()).unwrap_or(Health::Failed)
     }
 
     /// Whether the pool takes tasks.
     pub fn open(&self) -> Result<(), Refused> {
         match self.health() {
-            _ if self.draining.is_some() => Err(Refused::Draining),
+            _ if self.draining.is_some() => Err(Refused::Draining { retry_after_ms: self.drained_by_ms() }),
             Health::Starting => Err(Refused::NotReady),
             Health::Failed => Err(Refused::Exhausted),
             Health::Ready | Health::Recovering => Ok(()),
         }
+    }
+
+    /// Until the deadline of the drain; at least 1 ms.
+    fn drained_by_ms(&self) -> u64 {
+        let deadline = self.draining.as_ref().and_then(|draining| draining.deadline);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        left.map_or(u64::MAX, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)).clamp(1, LONGEST_RETRY_MS)
     }
 
     /// An engine of the pool; they all have the same model.
@@ -180,9 +210,16 @@ impl State {
         self.replicas.iter().map(|replica| replica.slots_total).sum()
     }
 
+    /// The replicas that can run tasks; where there are none now, all that may again.
+    fn usable(&self) -> impl Iterator<Item = (usize, &Replica)> {
+        let any_ready = self.replicas.iter().any(|replica| replica.health == Health::Ready);
+        let usable = move |replica: &Replica| !any_ready || replica.health == Health::Ready;
+        self.replicas.iter().enumerate().filter(move |(_, replica)| usable(replica))
+    }
+
     /// The slots that one task can have at most.
     fn widest(&self) -> u32 {
-        self.replicas.iter().map(|replica| replica.slots_total).max().unwrap_or(0)
+        self.usable().map(|(_, replica)| replica.slots_total).max().unwrap_or(0)
     }
 
     pub fn submit(&mut self, job: Job, now: Instant) -> Result<Submitted, Box<Rejected>> {
@@ -201,7 +238,8 @@ impl State {
         };
         let work = self.work(&job.task.spec.limits);
         let (id, share) = (job.task.spec.id, job.share.clone());
-        let ticket = match self.queue.push(priority, &share, work, Waiting { job, work, told: u64::MAX }) {
+        let waiting = Waiting { job, work, told: u64::MAX, tellings: 0, tell_from: now };
+        let ticket = match self.queue.push(priority, &share, work, waiting) {
             Ok(ticket) => ticket,
             Err(Full(Waiting { job, .. })) => return Err(Box::new(Rejected { reason: self.full(false), job })),
         };
@@ -249,12 +287,12 @@ impl State {
         let (replica, count) = self.room_for(&self.queue.peek()?.job.task.spec.limits)?;
         let Waiting { job, work, .. } = self.queue.pop()?;
         self.tickets.remove(&job.task.spec.id);
-        self.replicas[replica].take_slots(now, count);
+        self.replicas[replica].take_slots(now, count, sequences_at_once(&job.task.spec.limits, count));
         let choices = u64::from(job.task.spec.limits.choices);
         let expected_tokens = u32::try_from(work.decode_tokens / choices).unwrap_or(u32::MAX);
         let task = Arc::clone(&job.task);
         let share = job.share.clone();
-        self.running.insert(task.spec.id, RunningTask { task, share, work, expected_tokens, slots: count });
+        self.running.insert(task.spec.id, RunningTask { task, share, work, expected_tokens, replica, slots: count });
         Some((job, replica, count))
     }
 
@@ -269,9 +307,13 @@ impl State {
     }
 
     /// Moves a running task to another replica with room, if there is one.
-    pub fn move_running(&mut self, now: Instant, limits: &Limits, from: usize) -> Option<(usize, u32)> {
+    pub fn move_running(&mut self, now: Instant, task: &Task, from: usize) -> Option<(usize, u32)> {
+        let limits = &task.spec.limits;
         let (replica, count) = self.room_for(limits).filter(|(replica, _)| *replica != from)?;
-        self.replicas[replica].take_slots(now, count);
+        self.replicas[replica].take_slots(now, count, sequences_at_once(limits, count));
+        if let Some(running) = self.running.get_mut(&task.spec.id) {
+            (running.replica, running.slots) = (replica, count);
+        }
         Some((replica, count))
     }
 
@@ -292,9 +334,10 @@ impl State {
         waiting.chain(self.running.values().map(|running| Arc::clone(&running.task))).collect()
     }
 
-    /// Takes the task out of the queue that is next.
-    pub fn leave_first(&mut self) -> Option<Job> {
-        let (ticket, _, _) = self.queue.upcoming().next()?;
+    /// Takes the first task out of the queue that the pool `other` may run.
+    pub fn leave_first_for(&mut self, other: &PoolId) -> Option<Job> {
+        let may_go = |job: &Job| job.allowed.as_ref().is_none_or(|allowed| allowed.contains(other));
+        let (ticket, _, _) = self.queue.upcoming().find(|(_, _, waiting)| may_go(&waiting.job))?;
         let job = self.queue.remove(ticket)?.job;
         self.tickets.remove(&job.task.spec.id);
         Some(job)
@@ -312,7 +355,10 @@ impl State {
     /// Notes that a running task holds its slots no longer, and what it has used.
     pub fn stopped(&mut self, id: TaskId) {
         let Some(RunningTask { task, share, work, .. }) = self.running.remove(&id) else { return };
-        let used = task.spec.limits.prompt_tokens as u64 + task.log.progress().tokens;
+        let (limits, progress) = (&task.spec.limits, task.log.progress());
+        // As it was charged: a prompt for each choice.
+        let prompts = u64::from(limits.prompt_tokens) * u64::from(limits.choices);
+        let used = if progress.started.is_some() { prompts + progress.tokens } else { 0 };
         self.queue.settle(task.spec.priority, &share, work, used);
     }
 
@@ -338,21 +384,24 @@ impl State {
         Ok(self.place_without(ahead.tasks, forecast.next(work)))
     }
 
-    /// The first waiting tasks whose position is not the one they were told.
-    pub fn moved(&mut self, at_most: usize) -> Vec<(Arc<Task>, Place)> {
+    /// The first waiting tasks whose position is not the one they were told. The more often a task was told, the longer it
+    /// waits for the next time, so that its log grows with the root of its wait and never beyond [`MOST_TELLINGS`].
+    pub fn moved(&mut self, at_most: usize, now: Instant) -> Vec<(Arc<Task>, Place)> {
         let mut forecast = self.forecast();
         let rest = self.place_without(0, Prediction { start_ms: 0, end_ms: 0 });
         let upcoming = self.queue.upcoming().take(at_most).zip(0..);
         let mut moved = Vec::new();
         for ((ticket, work, waiting), position) in upcoming {
             let prediction = forecast.next(*work);
-            if waiting.told != position {
+            if waiting.told != position && now >= waiting.tell_from && waiting.tellings < MOST_TELLINGS {
                 moved.push((ticket, Arc::clone(&waiting.job.task), Place { position, prediction, ..rest }));
             }
         }
         let tell = |(ticket, task, place): (Ticket, Arc<Task>, Place)| {
             if let Some(waiting) = self.queue.get_mut(ticket) {
                 waiting.told = place.position;
+                waiting.tellings += 1;
+                waiting.tell_from = now + TELLING_PAUSE * waiting.tellings;
             }
             (task, place)
         };
@@ -373,7 +422,7 @@ impl State {
             prediction,
             queue_depth: self.queue.len() as u64,
             backoff_ms: self.backoff_ms(),
-            waits: position > 0 || self.slots_used() >= self.slots_total() || self.health() != Health::Ready,
+            waits: position > 0 || !self.usable().any(|(_, replica)| replica.has_room(1)),
         }
     }
 
@@ -382,7 +431,8 @@ impl State {
     }
 
     fn forecast(&self) -> Forecast<'_> {
-        Forecast::new(&self.rates, self.slots_total(), &self.sequences(), !self.queue.is_empty())
+        let benches: Vec<_> = self.usable().map(|(number, replica)| self.bench(number, replica)).collect();
+        Forecast::new(&self.rates, &benches, !self.queue.is_empty())
     }
 
     /// Puts what is ahead of a task on the slots: one by one where it is little, and otherwise all at once.
@@ -420,21 +470,23 @@ impl State {
         self.forecast().next(Work::default()).start_ms.max(1)
     }
 
-    /// What holds the slots now.
-    fn sequences(&self) -> Vec<Running> {
-        let mut sequences = Vec::with_capacity(self.slots_used() as usize);
-        for running in self.running.values() {
+    /// A replica, and what holds its slots now.
+    fn bench(&self, number: usize, replica: &Replica) -> Bench {
+        let mut sequences = Vec::with_capacity(replica.slots_used() as usize);
+        for running in self.running.values().filter(|running| running.replica == number) {
             let limits = &running.task.spec.limits;
             let progress = running.task.log.progress();
             let made = u32::try_from(progress.tokens / u64::from(limits.choices)).unwrap_or(u32::MAX);
             // One that has outlived its expectation will go on for a while more, the longer the longer it has.
             let outlived = (made / 10).clamp(1, limits.max_tokens.saturating_sub(made).max(1));
-            let decode_tokens = running.expected_tokens.saturating_sub(made).max(outlived);
+            let each = running.expected_tokens.saturating_sub(made).max(outlived);
+            // Choices that have no slot of their own come one after the other.
+            let in_turn = u32::from(limits.choices).div_ceil(sequences_at_once(limits, running.slots));
+            let decode_tokens = each.saturating_mul(in_turn);
             let prefill_tokens = if progress.first_token.is_some() { 0 } else { limits.prompt_tokens };
             let sequence = Running { prefill_tokens, decode_tokens };
             sequences.extend(std::iter::repeat_n(sequence, running.slots as usize));
         }
-        sequences.truncate(self.slots_total() as usize);
-        sequences
+        Bench { slots: replica.slots_total, running: sequences }
     }
 }

@@ -1,5 +1,6 @@
 //! One task: its request, its log, and the ways it can end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{EventLog, Progress, Registry, Seal};
-use crate::ids::{CorrelationId, PoolId, TaskId, TenantId};
+use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 
 /// What admission decided about a task. The texts of the prompt are not kept: from here on it is token ids.
 #[derive(Debug, Clone)]
@@ -90,7 +91,9 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.cancel();
+        if self.0.finish_early(FinishReason::Canceled) {
+            self.0.abandoned.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -123,13 +126,26 @@ pub struct Task {
     pub stop: CancellationToken,
     /// Changes when a draining pool hands it on. A plain mutex, held to copy or to replace it.
     home: Mutex<Home>,
+    /// The replica that runs it, or ran it last. As above.
+    replica: Mutex<Option<ReplicaId>>,
+    abandoned: AtomicBool,
     registry: Weak<Registry>,
 }
 
 impl Task {
     pub(super) fn new(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>) -> Arc<Self> {
         let (created, log, stop) = (Clock::now(), EventLog::new(), CancellationToken::new());
-        Arc::new(Self { spec, number, created, log, stop, home: Mutex::new(home), registry })
+        Arc::new(Self {
+            spec,
+            number,
+            created,
+            log,
+            stop,
+            home: Mutex::new(home),
+            replica: Mutex::default(),
+            abandoned: AtomicBool::new(false),
+            registry,
+        })
     }
 
     /// The pool that it is in.
@@ -140,6 +156,16 @@ impl Task {
     /// Hands a waiting task on to another pool.
     pub fn move_to(&self, home: Home) {
         *self.home.lock().unwrap_or_else(PoisonError::into_inner) = home;
+    }
+
+    /// Notes the replica that runs it.
+    pub fn runs_on(&self, replica: ReplicaId) {
+        *self.replica.lock().unwrap_or_else(PoisonError::into_inner) = Some(replica);
+    }
+
+    /// The replica that runs it, or ran it last.
+    pub fn replica_id(&self) -> Option<ReplicaId> {
+        self.replica.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn home(&self) -> Home {
@@ -156,11 +182,17 @@ impl Task {
         self.finish_early(FinishReason::Deadline);
     }
 
-    fn finish_early(&self, reason: FinishReason) {
-        if let Some(seal) = self.log.seal() {
-            let tokens_out = seal.progress().tokens;
-            self.finish(seal, reason, Usage { tokens_out, cached_tokens: 0 }, Vec::new());
-        }
+    /// Whether it was cancelled because its last client had hung up.
+    pub fn was_abandoned(&self) -> bool {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Whether this has ended it.
+    fn finish_early(&self, reason: FinishReason) -> bool {
+        let Some(seal) = self.log.seal() else { return false };
+        let tokens_out = seal.progress().tokens;
+        self.finish(seal, reason, Usage { tokens_out, cached_tokens: 0 }, Vec::new());
+        true
     }
 
     /// Ends the task with an error. Does nothing where it has ended.
@@ -247,7 +279,7 @@ impl Task {
             workload: self.spec.workload,
             model_ref: self.spec.model_ref.clone(),
             pool_id: Some(self.pool_id().to_string()),
-            replica_id: progress.started.as_ref().map(|(_, started)| started.replica_id.clone()),
+            replica_id: started.and(self.replica_id()).map(|replica| replica.to_string()),
             queue_position: waiting.map(|(position, _)| position),
             predicted_start_ms: waiting.map(|(_, start)| start),
             created_at_ms: self.created.unix_ms,

@@ -283,6 +283,12 @@ remote = { base_url = "http://127.0.0.1:9000/v1" }
 }
 
 #[test]
+fn pools_of_one_model_have_one_engine() {
+    let text = "[[pools]]\nid = \"a\"\nengine = \"scripted\"\n[[pools]]\nid = \"b\"\n";
+    assert_snapshot!(file(text).mistakes(), @r#":4: pools[1].engine: pools of one model have one engine, because they share its tokenizer"#);
+}
+
+#[test]
 fn a_file_that_is_no_toml_or_not_there_is_one_clear_mistake() {
     assert_snapshot!(file("[server]\nlisten = \n").mistakes(), @r#"
     :2: not TOML: invalid string; expected `"`, `'`

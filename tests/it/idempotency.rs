@@ -58,6 +58,26 @@ async fn what_was_refused_is_not_remembered() {
     assert_eq!(send(&gate, "/v2/tasks", "k", TASK).await.status, StatusCode::SERVICE_UNAVAILABLE);
     gate.post("/v2/pools/default/resume", "").await;
     assert_eq!(send(&gate, "/v2/tasks", "k", TASK).await.status, StatusCode::ACCEPTED);
+    // Nor is the body of a refused request.
+    let wrong = TASK.replace("500", "100000");
+    assert_eq!(send(&gate, "/v2/tasks", "l", &wrong).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(send(&gate, "/v2/tasks", "l", TASK).await.status, StatusCode::ACCEPTED);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chat_that_somebody_cancelled_is_not_run_anew() {
+    let gate = Gate::scripted(Script { slots: 1, ..Script::default() }).await;
+    let path = "/v1/chat/completions";
+    let mut running = gate.send(keyed(path, "k", STREAM)).await;
+    let id = running.headers()["x-task-id"].to_str().unwrap().to_owned();
+    read_until(running.body_mut(), "content").await;
+    gate.post(&format!("/v2/tasks/{id}/cancel"), "").await;
+    let first = running.into_body().collect().await.unwrap().to_bytes();
+    assert!(std::str::from_utf8(&first).unwrap().contains("task_canceled"));
+    let again = send(&gate, path, "k", STREAM).await;
+    assert_eq!((again.header("x-task-id"), again.body.contains("task_canceled")), (id.as_str(), true));
+    assert_eq!(tasks(&gate).await, 1);
     gate.finish().await;
 }
 

@@ -33,7 +33,7 @@ async fn a_preview_foretells_what_the_submission_then_says_and_queues_nothing() 
     assert_eq!(gate.post("/v2/tasks/preview", &batch.to_string()).await.json()["queue_position"], 2);
     gate.post("/v2/pools/default/drain", r#"{"deadline_ms": 0}"#).await;
     let infeasible = gate.post("/v2/tasks/preview", TASK).await;
-    assert_snapshot!(masked(&infeasible.body), @r#"{"feasible":false,"error":{"code":"POOL_UNREADY","message":"the pool is draining and takes no new tasks","retriable":true,"pool_id":"default","retry_after_ms":1000,"correlation_id":"<uuid>"},"queue_position":null,"predicted_start_ms":null,"predicted_end_ms":null,"pool_id":"default"}"#);
+    assert_snapshot!(masked(&infeasible.body), @r#"{"feasible":false,"error":{"code":"POOL_UNREADY","message":"the pool is draining and takes no new tasks","retriable":true,"pool_id":"default","retry_after_ms":1,"correlation_id":"<uuid>"},"queue_position":null,"predicted_start_ms":null,"predicted_end_ms":null,"pool_id":"default"}"#);
     gate.finish().await;
 }
 
@@ -86,7 +86,7 @@ async fn lists_are_filtered_by_state_and_pool() {
     let (running, waiting, canceled) = (gate.submit(TASK).await, gate.submit(TASK).await, gate.submit(TASK).await);
     gate.post(&format!("/v2/tasks/{canceled}/cancel"), "").await;
     for (state, id) in [("finished", &finished), ("running", &running), ("queued", &waiting), ("canceled", &canceled)] {
-        assert_eq!(page(&gate, &format!("state={state}")).await.0, [id.clone()], "{state}");
+        assert_eq!(page(&gate, &format!("state={state}")).await.0, std::slice::from_ref(id), "{state}");
     }
     assert!(page(&gate, "state=failed").await.0.is_empty());
     assert_eq!(page(&gate, "pool_id=default").await.0.len(), 4);

@@ -78,6 +78,44 @@ async fn a_pin_waits_in_its_pool_and_a_preference_gives_way() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_hands_on_only_what_other_pools_may_run() {
+    let gate = gate().await;
+    let pin = json!({"mode": "pin", "pin_pool_id": "b"});
+    let (_running, waiting) = (submit(&gate, pin.clone()).await, submit(&gate, pin).await);
+    gate.post("/v2/pools/b/drain", r#"{"deadline_ms": 60000}"#).await;
+    assert_eq!(pool_of(&gate, &waiting).await, "b", "though the other pool is free");
+    gate.post("/v2/pools/b/resume", "").await;
+    cancel_all(&gate).await;
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_pool_that_gets_the_task_is_one_where_it_makes_its_deadline() {
+    let gate = gate().await;
+    submit(&gate, json!({"mode": "pin", "pin_pool_id": "a"})).await;
+    let body = json!({"model_ref": "builtin", "prompt": "say it", "max_tokens": 5, "deadline_ms": 1000,
+        "placement": {"prefer_pools": ["a"]}});
+    let preview = gate.post("/v2/tasks/preview", &body.to_string()).await.json();
+    assert_eq!((&preview["feasible"], &preview["pool_id"]), (&true.into(), &"b".into()), "{preview}");
+    let admitted = gate.post("/v2/tasks", &body.to_string()).await;
+    assert_eq!(pool_of(&gate, &admitted).await, "b");
+    gate.settle().await;
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_gateway_is_ready_while_one_pool_takes_tasks() {
+    let gate = gate().await;
+    for (pool, status) in [("a", StatusCode::OK), ("b", StatusCode::SERVICE_UNAVAILABLE)] {
+        gate.post(&format!("/v2/pools/{pool}/drain"), r#"{"deadline_ms": 0}"#).await;
+        assert_eq!(gate.get("/readyz").await.status, status, "after {pool}");
+    }
+    let model = gate.get("/v1/models/builtin").await.json();
+    assert_eq!(model["sluicegate"]["pool_state"], "draining", "{model}");
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_wish_that_nothing_can_meet_names_its_field() {
     let gate = gate().await;
     for (placement, param) in [

@@ -42,9 +42,11 @@ async fn a_task_that_has_said_nothing_is_run_by_another_replica_when_its_own_fai
     let script = move |load| Script { failure: failure.filter(|_| load == 0), ..one_slot() };
     let gate = Gate::per_load(script, &[TWO], u32::MAX).await;
     let began = tokio::time::Instant::now();
-    let events = gate.events(&gate.submit(HELLO).await).await;
+    let id = gate.submit(HELLO).await;
+    let events = gate.events(&id).await;
     assert!(events.contains(r#""finish_reason":"stop""#), "{events}");
     assert_eq!(events.matches("event: started").count(), 1, "{events}");
+    assert_eq!(view(&gate, &id).await["replica_id"], "default-1");
     assert!(began.elapsed() < Duration::from_millis(200), "it does not wait for its own: {:?}", began.elapsed());
     gate.finish().await;
 }
@@ -66,6 +68,30 @@ async fn the_pool_serves_while_one_of_its_replicas_lives() {
         assert_eq!(view(&gate, &id).await["replica_id"], "default-1");
     }
     assert_eq!(gate.get("/readyz").await.status, StatusCode::OK);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_has_failed_is_not_counted_on() {
+    let failure = Failure { after: 1, kind: FailureKind::Death, times: 1 };
+    let script = move |load| if load == 0 { Script { failure: Some(failure), ..one_slot() } } else { one_slot() };
+    let gate = Gate::per_load(script, &[TWO], 2).await;
+    gate.events(&gate.submit(HELLO).await).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    gate.submit(HELLO).await;
+    let second = gate.post("/v2/tasks", HELLO).await.json();
+    assert!(second["predicted_start_ms"].as_u64().unwrap() > 0, "the only replica that lives is busy: {second}");
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replica_that_cannot_be_loaded_does_not_keep_the_others_from_serving() {
+    let gate = Gate::build(one_slot(), &[TWO], 1).await;
+    let events = gate.events(&gate.submit(HELLO).await).await;
+    assert!(events.contains(r#""finish_reason":"stop""#), "{events}");
+    let health = gate.get("/v2/pools/default/health").await.json();
+    assert_eq!((&health["ready"], &health["replicas"][1]["state"]), (&true.into(), &"recovering".into()), "{health}");
+    assert_eq!(health["last_error"], "the test says so");
     gate.finish().await;
 }
 

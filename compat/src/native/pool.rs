@@ -26,7 +26,7 @@ pub struct PoolView {
     pub model_ref: String,
     /// Null until an engine is loaded.
     pub model_digest: Option<String>,
-    /// What went wrong last, in words for the operator.
+    /// What went wrong last in the first replica where anything did, in words for the operator.
     pub last_error: Option<String>,
     pub metrics: PoolFigures,
     pub replicas: Vec<ReplicaView>,

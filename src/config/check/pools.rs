@@ -5,8 +5,12 @@ use crate::catalog::Catalog;
 use crate::config::shape;
 use crate::config::{Device, Engine, Pool, Script};
 
-/// Of one pool: each is a value of the label `replica_id`, of which there are 1,024 at most.
+/// Of one pool.
 const MOST_REPLICAS: u64 = 64;
+
+/// Each is a value of a label of metrics: `pool_id` and `replica_id`.
+const MOST_POOLS: usize = 256;
+const MOST_REPLICAS_OF_ALL: usize = 1024;
 
 impl Check<'_> {
     /// The pools; their models are checked where there is a catalog.
@@ -18,8 +22,16 @@ impl Check<'_> {
             if checked.iter().any(|other| other.id == pool.id) && !pool.id.is_empty() {
                 self.refuse(&format!("pools.{index}.id"), format!("another pool already has the id {:?}", pool.id));
             }
+            let same_model = checked.iter().find(|other| other.model == pool.model && !pool.model.is_empty());
+            let same_kind = same_model
+                .is_none_or(|other| std::mem::discriminant(&other.engine) == std::mem::discriminant(&pool.engine));
+            let hint = "pools of one model have one engine, because they share its tokenizer";
+            self.ensure(same_kind, &format!("pools.{index}.engine"), hint);
             checked.push(pool);
         }
+        self.ensure(checked.len() <= MOST_POOLS, "pools", "256 pools at most");
+        let replicas: usize = checked.iter().map(|pool| pool.replicas).sum();
+        self.ensure(replicas <= MOST_REPLICAS_OF_ALL, "pools", "1024 replicas at most, all pools together");
         checked
     }
 

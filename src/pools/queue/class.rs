@@ -9,7 +9,7 @@
 //! counters that its entries begin at (then of the tenants' numbers): what is before an entry is a sum over the tenants.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::collections::{BTreeSet, BinaryHeap, HashMap};
 use std::num::NonZeroU32;
 
 use super::line::{Line, Sum};
@@ -32,7 +32,7 @@ pub struct Class<T> {
     numbers: HashMap<TenantId, u64>,
     next_number: u64,
     /// The tenants with waiting tasks, by counter and number: the first is next.
-    order: BTreeMap<(u64, u64), ()>,
+    order: BTreeSet<(u64, u64)>,
     /// The counter that the entry served last began at.
     now: u64,
     /// When there are so many tenants, those that make no difference are forgotten.
@@ -63,7 +63,7 @@ impl<T> Default for Class<T> {
             tenants: HashMap::new(),
             numbers: HashMap::new(),
             next_number: 0,
-            order: BTreeMap::new(),
+            order: BTreeSet::new(),
             now: 0,
             tidy_at: 64,
             total: Sum::default(),
@@ -85,7 +85,7 @@ impl<T> Class<T> {
         let Some(tenant) = self.tenants.get_mut(&number) else { unreachable!("just made") };
         if tenant.line.is_empty() {
             tenant.counter = tenant.counter.max(self.now);
-            self.order.insert((tenant.counter, number), ());
+            self.order.insert((tenant.counter, number));
         }
         let sum = Sum { work, cost: work.cost(), charge: charge(work.cost(), tenant.weight) };
         self.total = self.total + sum;
@@ -94,19 +94,23 @@ impl<T> Class<T> {
 
     /// The entry that is next, and its cost.
     pub fn peek(&self) -> Option<(u64, &T)> {
-        let (_, number) = self.order.first_key_value()?.0;
+        let (_, number) = self.order.first()?;
         let (_, sum, entry) = self.tenants.get(number)?.line.iter().next()?;
         Some((sum.cost, entry))
     }
 
     /// Takes the entry that is next, and charges its tenant for it.
     pub fn pop(&mut self) -> Option<(Sum, T)> {
-        let (counter, number) = *self.order.first_key_value()?.0;
+        let (counter, number) = *self.order.first()?;
         let tenant = self.tenants.get(&number)?;
         let (head, _, _) = tenant.line.iter().next()?;
         self.now = self.now.max(counter);
         let (sum, entry) = self.remove(Spot { tenant: number, number: head })?;
         self.recount(number, |counter| counter.saturating_add(sum.charge));
+        if self.order.is_empty() {
+            // Nobody waits: who comes next begins where this one ends.
+            self.now = self.now.max(counter.saturating_add(sum.charge));
+        }
         Some((sum, entry))
     }
 
@@ -151,7 +155,7 @@ impl<T> Class<T> {
 
     /// `ahead` of the tenant's own, and what the others have before an entry of it that begins at `counter`.
     fn others_before(&self, tenant: u64, counter: u64, ahead: Sum) -> Before {
-        let others = self.order.keys().filter(|(_, number)| *number != tenant);
+        let others = self.order.iter().filter(|(_, number)| *number != tenant);
         others.fold(ahead, |before, (_, number)| before + self.of_tenant_before(*number, (counter, tenant)))
     }
 
@@ -184,8 +188,8 @@ impl<T> Class<T> {
             return (self.total, Sum::default());
         }
         // Bisects for the highest counter with everything that begins below it affordable, then looks at what begins there.
-        let counters = || self.order.keys().map(|(counter, _)| *counter);
-        let ends = self.order.keys().map(|(counter, number)| counter + self.tenants[number].line.total().charge);
+        let counters = || self.order.iter().map(|(counter, _)| *counter);
+        let ends = self.order.iter().map(|(counter, number)| counter + self.tenants[number].line.total().charge);
         let (mut low, mut high) = (counters().min().unwrap_or(0), ends.max().unwrap_or(0));
         while low < high {
             let middle = low + (high - low).div_ceil(2);
@@ -196,7 +200,7 @@ impl<T> Class<T> {
             }
         }
         let mut before = self.beginning_below(low);
-        let mut numbers: Vec<u64> = self.order.keys().map(|(_, number)| *number).collect();
+        let mut numbers: Vec<u64> = self.order.iter().map(|(_, number)| *number).collect();
         numbers.sort_unstable();
         for number in numbers {
             let there = self.of_tenant_before(number, (low, u64::MAX)) - self.of_tenant_before(number, (low, 0));
@@ -211,8 +215,8 @@ impl<T> Class<T> {
     /// Every entry in the order of service.
     pub fn upcoming(&self) -> impl Iterator<Item = (Spot, &Sum, &T)> {
         let mut lines: HashMap<u64, _> =
-            self.order.keys().map(|(_, number)| (*number, self.tenants[number].line.iter())).collect();
-        let mut heads: BinaryHeap<Reverse<(u64, u64)>> = self.order.keys().map(|key| Reverse(*key)).collect();
+            self.order.iter().map(|(_, number)| (*number, self.tenants[number].line.iter())).collect();
+        let mut heads: BinaryHeap<Reverse<(u64, u64)>> = self.order.iter().map(|key| Reverse(*key)).collect();
         std::iter::from_fn(move || {
             loop {
                 let Reverse((counter, tenant)) = heads.pop()?;
@@ -226,7 +230,7 @@ impl<T> Class<T> {
 
     /// The first and the last entry of each tenant.
     pub fn ends(&self) -> impl Iterator<Item = [(Spot, &T); 2]> {
-        self.order.keys().filter_map(|(_, tenant)| {
+        self.order.iter().filter_map(|(_, tenant)| {
             let spot = |(number, _, entry)| (Spot { tenant: *tenant, number }, entry);
             let line = &self.tenants.get(tenant)?.line;
             Some([spot(line.iter().next()?), spot(line.iter().next_back()?)])
@@ -240,7 +244,7 @@ impl<T> Class<T> {
 
     fn beginning_below(&self, counter: u64) -> Before {
         self.order
-            .keys()
+            .iter()
             .fold(Sum::default(), |before, (_, number)| before + self.of_tenant_before(*number, (counter, 0)))
     }
 
@@ -272,8 +276,8 @@ impl<T> Class<T> {
         let Some(tenant) = self.tenants.get_mut(&number) else { return };
         let before = tenant.counter;
         tenant.counter = change(before);
-        if self.order.remove(&(before, number)).is_some() {
-            self.order.insert((tenant.counter, number), ());
+        if self.order.remove(&(before, number)) {
+            self.order.insert((tenant.counter, number));
         }
     }
 

@@ -1,7 +1,7 @@
 //! The waiting tasks of one tenant in one class: first in, first out, with the sums before any of them.
 //!
-//! Every operation costs O(log n): entries are numbered as they come, and a binary indexed tree (P. M. Fenwick, "A New Data
-//! Structure for Cumulative Frequency Tables", 1994) over those numbers sums what is before any of them. Leaving the middle
+//! Every operation costs O(log n): entries get ascending offsets as they come, and a binary indexed tree (P. M. Fenwick, "A New Data
+//! Structure for Cumulative Frequency Tables", 1994) over those offsets sums what is before any of them. Leaving the middle
 //! is as cheap as leaving the head.
 
 use std::collections::BTreeMap;
@@ -34,16 +34,24 @@ impl std::ops::Sub for Sum {
 
 #[derive(Debug)]
 pub struct Line<T> {
-    entries: BTreeMap<u64, (Sum, T)>,
-    /// Over the numbers from `base` on.
+    entries: BTreeMap<u64, Place<T>>,
+    /// Over the offsets of the entries.
     sums: Sums,
-    base: u64,
-    next: u64,
+    next_offset: u64,
+    next_number: u64,
+}
+
+#[derive(Debug)]
+struct Place<T> {
+    /// In the sums; ascends with the number.
+    offset: u64,
+    sum: Sum,
+    entry: T,
 }
 
 impl<T> Default for Line<T> {
     fn default() -> Self {
-        Self { entries: BTreeMap::new(), sums: Sums::new(0), base: 0, next: 0 }
+        Self { entries: BTreeMap::new(), sums: Sums::new(0), next_offset: 0, next_number: 0 }
     }
 }
 
@@ -54,42 +62,43 @@ impl<T> Line<T> {
 
     /// Adds an entry at the end and returns its number, which no other entry of this line ever has.
     pub fn push(&mut self, sum: Sum, entry: T) -> u64 {
-        if self.next - self.base >= self.sums.span() {
-            self.renumber();
+        if self.next_offset >= self.sums.span() {
+            self.close_ranks();
         }
-        let number = self.next;
-        self.next += 1;
-        self.sums.update(number - self.base, |total| *total = *total + sum);
-        self.entries.insert(number, (sum, entry));
+        let (number, offset) = (self.next_number, self.next_offset);
+        self.next_number += 1;
+        self.next_offset += 1;
+        self.sums.update(offset, |total| *total = *total + sum);
+        self.entries.insert(number, Place { offset, sum, entry });
         number
     }
 
     pub fn remove(&mut self, number: u64) -> Option<(Sum, T)> {
-        let (sum, entry) = self.entries.remove(&number)?;
-        self.sums.update(number - self.base, |total| *total = *total - sum);
+        let Place { offset, sum, entry } = self.entries.remove(&number)?;
+        self.sums.update(offset, |total| *total = *total - sum);
         Some((sum, entry))
     }
 
-    pub fn get(&self, number: u64) -> Option<&(Sum, T)> {
-        self.entries.get(&number)
+    pub fn get(&self, number: u64) -> Option<(&Sum, &T)> {
+        self.entries.get(&number).map(|place| (&place.sum, &place.entry))
     }
 
     pub fn get_mut(&mut self, number: u64) -> Option<&mut T> {
-        self.entries.get_mut(&number).map(|(_, entry)| entry)
+        self.entries.get_mut(&number).map(|place| &mut place.entry)
     }
 
     /// Number, sum and entry of each, in order.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, &Sum, &T)> {
-        self.entries.iter().map(|(number, (sum, entry))| (*number, sum, entry))
+        self.entries.iter().map(|(number, place)| (*number, &place.sum, &place.entry))
     }
 
     /// Of the entries before this one.
     pub fn before(&self, number: u64) -> Sum {
-        self.sums.before(number - self.base)
+        self.entries.get(&number).map_or_else(Sum::default, |place| self.sums.before(place.offset))
     }
 
     pub fn total(&self) -> Sum {
-        self.sums.before(self.next - self.base)
+        self.sums.before(self.next_offset)
     }
 
     /// Of the first entries, up to the last one that begins below `charge`: that has less than it charged before it.
@@ -97,13 +106,14 @@ impl<T> Line<T> {
         self.sums.beginning_below(charge)
     }
 
-    /// Moves the window of the sums past the entries that have left. Amortised: as many pushes lie between two calls as
-    /// there are entries.
-    fn renumber(&mut self) {
-        self.base = self.entries.first_key_value().map_or(self.next, |(number, _)| *number);
-        self.sums = Sums::new(self.next - self.base);
-        for (number, (sum, _)) in &self.entries {
-            self.sums.update(number - self.base, |total| *total = *total + *sum);
+    /// Takes the offsets of entries that have left out of the sums. Amortised: as many pushes lie between two calls as there
+    /// are entries.
+    fn close_ranks(&mut self) {
+        self.next_offset = self.entries.len() as u64;
+        self.sums = Sums::new(self.next_offset);
+        for (place, offset) in self.entries.values_mut().zip(0..) {
+            place.offset = offset;
+            self.sums.update(offset, |total| *total = *total + place.sum);
         }
     }
 }
@@ -116,7 +126,7 @@ struct Sums {
 }
 
 impl Sums {
-    /// Room for twice as many as there are, so that renumbering is rare.
+    /// Room for twice as many as there are, so that closing ranks is rare.
     fn new(entries: u64) -> Self {
         let span = to_index(entries).saturating_mul(2).max(8).next_power_of_two();
         Self { tree: vec![Sum::default(); span + 1] }
@@ -168,4 +178,23 @@ impl Sums {
 
 fn to_index(offset: u64) -> usize {
     usize::try_from(offset).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_do_not_grow_while_the_head_stays_and_others_come_and_go() {
+        let mut line = Line::default();
+        let sum = Sum { work: Work { tasks: 1, ..Work::default() }, cost: 1, charge: 1 };
+        let head = line.push(sum, "head");
+        for _ in 0..10_000 {
+            let number = line.push(sum, "other");
+            assert_eq!(line.before(number).work.tasks, 1);
+            line.remove(number);
+        }
+        assert!(line.sums.span() <= 16, "{}", line.sums.span());
+        assert_eq!((line.before(head), line.total()), (Sum::default(), sum));
+    }
 }

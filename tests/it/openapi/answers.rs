@@ -152,7 +152,9 @@ async fn malformed_requests(witness: &mut Witness) {
     assert_eq!(witness.post(&gate, "/v2/tasks/preview", "{").await.0.status, StatusCode::BAD_REQUEST);
     let (infeasible, _) = witness.post(&gate, "/v2/tasks/preview", &with(TASK, "temperature", "3")).await;
     assert_eq!(infeasible.json()["error"]["param"], "temperature");
-    for query in ["state=lost", "limit=0", "limit=x", "limit=501", "cursor=-1", "session_id=1", "colour=red"] {
+    for query in
+        ["state=lost", "limit=0", "limit=x", "limit=501", "cursor=-1", "session_id=1", "colour=red", "limit=1&limit=2"]
+    {
         let (answer, _) = witness.get(&gate, &format!("/v2/tasks?{query}")).await;
         assert_eq!(answer.json()["param"], query.split('=').next().unwrap(), "{}", answer.body);
     }
