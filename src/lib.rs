@@ -9,7 +9,7 @@
 //! ```text
 //! socket -> correlation id -> local callers only -> api::native or api::openai
 //!   -> compat: an OpenAI body becomes a TaskRequest
-//!   -> gateway::submit -> admission: checks, model, exact tokens, limits -> Task in its pool's queue
+//!   -> gateway::submit -> admission: checks, placement, exact tokens, limits -> Task in the queue of a pool
 //!   -> pools: a slot is free -> run -> engine::generate: tokens -> the task's event log
 //!   -> any number of readers: native SSE, OpenAI chunks, one collected answer
 //! ```
@@ -35,7 +35,7 @@
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `scripted`, and the text machinery |
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk or a hub, with digests |
 //! | 1 | [`placement`] | which pools may run a task, and in which order to try them; pure |
-//! | 2 | [`pools`] | queue, slots, dispatcher, measured rates, predictions, recovery, watchdog |
+//! | 2 | [`pools`] | fair queue, replicas and their slots, dispatcher, measured rates, predictions, drain, recovery, watchdog |
 //! | 3 | [`admission`] | the checks in order; from a request to a task in a queue |
 //! | 4 | [`gateway`] | the use cases |
 //! | 5 | [`api`] | HTTP: router, layers, extractors, event streams, rendering of errors |

@@ -1,4 +1,4 @@
-//! Pools: a queue in front of an engine, the dispatcher that feeds it, and what was measured of it.
+//! Pools: a queue in front of the replicas of one model, the dispatcher that feeds them, and what was measured of them.
 //!
 //! ```text
 //! admission -> submit() -> Queue -> dispatch() -> run() -> Engine::generate -> the task's event log
@@ -8,7 +8,8 @@
 //! ```
 //!
 //! One mutex guards a pool's queue, slots, health and rates (`State`); every operation under it is short. The dispatcher
-//! is one task per pool that sleeps until something has changed.
+//! is one task per pool that sleeps until something has changed. Where two pools are locked at once (a drain hands tasks on),
+//! the one with the lower id is locked first.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
