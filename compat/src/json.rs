@@ -37,8 +37,8 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), Error
         }
     });
     let path = track.path();
-    let Object(value) = parsed.map_err(|error| describe(&error, &path))?;
-    json.end().map_err(|error| describe(&error, &path))?;
+    let Object(value) = parsed.map_err(|error| describe(body, &error, &path))?;
+    json.end().map_err(|error| describe(body, &error, &path))?;
     Ok((value, ignored(body, &unknown)?))
 }
 
@@ -173,11 +173,23 @@ fn echo(text: &str) -> &str {
     &text[..fits.last().unwrap_or(0)]
 }
 
-fn describe(error: &serde_json::Error, path: &serde_path_to_error::Path) -> ErrorEnvelope {
+fn describe(body: &[u8], error: &serde_json::Error, path: &serde_path_to_error::Path) -> ErrorEnvelope {
     let text = error.to_string();
     if text.starts_with("recursion limit exceeded") {
         let message = "The JSON body is nested too deeply: at most 127 levels are allowed.";
         return refusal(root(path), message.to_owned()).with_detail(detail::INVALID_VALUE);
+    }
+    let is_json = || std::str::from_utf8(body).is_ok_and(|body| serde_json::from_str::<de::IgnoredAny>(body).is_ok());
+    if error.classify() != Category::Data && is_json() {
+        // Good JSON with a text or a number in it that no type takes: a half of a surrogate pair, a key `01` for a number.
+        // A key that could not be read is a `?` at the end.
+        let path = path.to_string();
+        let known = path.strip_suffix('?').map_or(path.as_str(), |path| path.trim_end_matches('.'));
+        let param = (!matches!(known, "" | ".")).then(|| echo(known).to_owned());
+        let place = param.as_deref().map_or("the body".to_owned(), |param| format!("'{param}'"));
+        let what = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+        let message = format!("Invalid value for {place}: {}.", echo(what));
+        return refusal(param, message).with_detail(detail::INVALID_VALUE);
     }
     if error.classify() != Category::Data {
         return refusal(None, format!("We could not parse the JSON body of your request: {text}."));
@@ -268,10 +280,10 @@ fn ignored(body: &[u8], unknown: &[String]) -> Result<Vec<String>, ErrorEnvelope
         return Ok(Vec::new());
     }
     let mut json = serde_json::Deserializer::from_slice(body);
-    let body: Value =
-        serde_path_to_error::deserialize(&mut json).map_err(|error| describe(error.inner(), error.path()))?;
+    let parsed: Value =
+        serde_path_to_error::deserialize(&mut json).map_err(|error| describe(body, error.inner(), error.path()))?;
     let mut names: Vec<String> = Vec::new();
-    for pointer in unknown.iter().filter(|pointer| body.pointer(pointer).is_none_or(|value| !value.is_null())) {
+    for pointer in unknown.iter().filter(|pointer| parsed.pointer(pointer).is_none_or(|value| !value.is_null())) {
         let name = name(pointer);
         if names.len() < MAX_IGNORED && !names.contains(&name) {
             names.push(name);
