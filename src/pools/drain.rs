@@ -19,9 +19,11 @@ impl Pool {
     pub fn drain(self: &Arc<Self>, deadline: Duration) {
         let over = CancellationToken::new();
         let draining = Draining { over: over.clone(), deadline: Instant::now().checked_add(deadline) };
-        if let Some(earlier) = self.lock().draining.replace(draining) {
+        let mut state = self.lock();
+        if let Some(earlier) = state.draining.replace(draining) {
             earlier.over.cancel();
         }
+        drop(state);
         tracing::info!(pool = %self.spec.id, deadline_ms = deadline.as_millis(), "draining");
         let pool = Arc::clone(self);
         self.lifecycle.spawn("drain", OnPanic::Continue, async move {
@@ -32,17 +34,18 @@ impl Pool {
                 }
             };
             if over.run_until_cancelled(waited).await.is_some() {
-                pool.cancel_all();
+                pool.cancel_all(&over);
             }
         });
     }
 
     /// Takes tasks again. Does nothing where the pool does not drain.
     pub fn resume(&self) {
-        if let Some(draining) = self.lock().draining.take() {
-            draining.over.cancel();
-            tracing::info!(pool = %self.spec.id, "taking tasks again");
-        }
+        let mut state = self.lock();
+        let Some(draining) = state.draining.take() else { return };
+        draining.over.cancel();
+        drop(state);
+        tracing::info!(pool = %self.spec.id, "taking tasks again");
     }
 
     /// Hands what waits on to `others`, each task to the first that may run it and has a place for it. What nobody takes
@@ -78,8 +81,16 @@ impl Pool {
         true
     }
 
-    fn cancel_all(&self) {
-        let left = self.lock().tasks();
+    /// The end of the drain that is over with `over`, unless somebody has just ended it in another way.
+    fn cancel_all(&self, over: &CancellationToken) {
+        let left = {
+            let state = self.lock();
+            // Whoever ends or replaces a drain says so under this lock, so no task that came after it is cancelled here.
+            if over.is_cancelled() {
+                return;
+            }
+            state.tasks()
+        };
         tracing::info!(pool = %self.spec.id, tasks = left.len(), "the deadline of the drain has come");
         for task in left {
             task.cancel();
