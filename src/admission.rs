@@ -157,7 +157,7 @@ impl Admission {
         pools: &Pools<'_>,
         caller: &Caller,
     ) -> Result<Admitted, ErrorEnvelope> {
-        let Checked { request, tokens, limits, engine, order, .. } = self.check(request, pools, caller).await?;
+        let Checked { request, tokens, limits, engine, order } = self.check(request, pools, caller).await?;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let task = self
             .registry

@@ -64,14 +64,12 @@ pub fn rank(
         let pinned = at(pin).ok_or_else(|| invalid("placement.pin_pool_id", "this pool does not serve the task"))?;
         return if candidates[pinned].open { Ok(vec![vec![pinned]]) } else { Err(unready(&candidates[pinned])) };
     }
-    let mut preferred: Vec<usize> = wish.prefer_pools.iter().filter_map(|id| at(id)).collect();
-    let mut seen = Vec::new();
-    preferred.retain(|at| {
-        !seen.contains(at) && {
-            seen.push(*at);
-            true
+    let mut preferred = Vec::new();
+    for at in wish.prefer_pools.iter().filter_map(|id| at(id)) {
+        if !preferred.contains(&at) {
+            preferred.push(at);
         }
-    });
+    }
     let is_avoided = |at: &usize| wish.avoid_pools.iter().any(|id| *id == candidates[*at].id.as_str());
     let (avoided, others): (Vec<usize>, Vec<usize>) =
         fitting.iter().copied().filter(|at| !preferred.contains(at)).partition(is_avoided);
