@@ -11,12 +11,15 @@ use super::errors::Failure;
 use super::path::Parameter;
 
 /// The documents under `/openapi/`, by file name.
-pub const DOCUMENTS: [(&str, &str); 2] = [
-    ("native.yaml", include_str!("../../openapi/native.yaml")),
+pub const DOCUMENTS: [(&str, &str); 5] = [
+    ("common.yaml", include_str!("../../openapi/common.yaml")),
+    ("data.yaml", include_str!("../../openapi/data.yaml")),
+    ("control.yaml", include_str!("../../openapi/control.yaml")),
+    ("meta.yaml", include_str!("../../openapi/meta.yaml")),
     ("openai.yaml", include_str!("../../openapi/openai.yaml")),
 ];
 
-/// The version of the native API: `info.version` of its document, which a test holds equal.
+/// The version of the native API: `info.version` of its documents, which a test holds equal.
 pub const API_VERSION: &str = "2.0.0";
 
 /// `GET /v2/meta/version`.

@@ -7,7 +7,13 @@ use serde_json::{Value, json};
 
 use crate::harness::Answer;
 
-pub const NATIVE: &str = include_str!("../../../openapi/native.yaml");
+/// The documents of the native API, which together describe it.
+pub const NATIVE: [(&str, &str); 4] = [
+    ("common.yaml", include_str!("../../../openapi/common.yaml")),
+    ("data.yaml", include_str!("../../../openapi/data.yaml")),
+    ("control.yaml", include_str!("../../../openapi/control.yaml")),
+    ("meta.yaml", include_str!("../../../openapi/meta.yaml")),
+];
 pub const OPENAI: &str = include_str!("../../../openapi/openai.yaml");
 
 /// Headers that belong to HTTP and not to an operation.
@@ -36,8 +42,31 @@ impl Document {
         Self { root: serde_saphyr::from_str(text).unwrap() }
     }
 
+    /// The native API as one document, and the OpenAI API.
     pub fn both() -> [Self; 2] {
-        [Self::parse(NATIVE), Self::parse(OPENAI)]
+        [Self::native(), Self::parse(OPENAI)]
+    }
+
+    /// The documents of the native API as one: every path and component, and references that stay inside.
+    pub fn native() -> Self {
+        let mut whole = Self { root: json!({"openapi": "3.1.0", "paths": {}, "components": {}, "tags": []}) };
+        for (name, text) in NATIVE {
+            let mut text = text.to_owned();
+            for (other, _) in NATIVE {
+                text = text.replace(&format!("'{other}#/"), "'#/");
+            }
+            let Value::Object(part) = Self::parse(&text).root else { panic!("{name} is no object") };
+            merge(&mut whole.root["paths"], &part["paths"], name);
+            for (kind, components) in part["components"].as_object().unwrap() {
+                merge(&mut whole.root["components"][kind], components, name);
+            }
+            if let Some(unmatched) = part.get("x-unmatched-requests") {
+                whole.root["x-unmatched-requests"] = unmatched.clone();
+            }
+            let tags = part.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
+            whole.root["tags"].as_array_mut().unwrap().extend(tags);
+        }
+        whole
     }
 
     pub fn operations(&self) -> impl Iterator<Item = Operation<'_>> {
@@ -155,6 +184,17 @@ impl<'a> Operation<'a> {
     pub fn request_examples(self) -> impl Iterator<Item = (&'a String, &'a Value)> {
         let examples = self.value.pointer("/requestBody/content/application~1json/examples");
         examples.and_then(Value::as_object).into_iter().flatten().map(|(name, example)| (name, &example["value"]))
+    }
+}
+
+/// Adds the members of one object to another, which has none of them.
+fn merge(whole: &mut Value, part: &Value, name: &str) {
+    if whole.is_null() {
+        *whole = json!({});
+    }
+    for (key, value) in part.as_object().unwrap() {
+        assert!(whole.get(key).is_none(), "{name} has {key}, which another document has");
+        whole[key] = value.clone();
     }
 }
 
