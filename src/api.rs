@@ -12,6 +12,7 @@ use crate::gateway::Gateway;
 
 mod access;
 mod body;
+mod catalog;
 mod correlation;
 mod errors;
 mod local;
@@ -54,6 +55,10 @@ pub fn router(api: Api) -> Router {
         .route("/v2/pools/{id}/health", get(pools::health))
         .route("/v2/pools/{id}/drain", post(pools::drain))
         .route("/v2/pools/{id}/resume", post(pools::resume))
+        .route("/v2/catalog/models", get(catalog::list).post(catalog::create))
+        .route("/v2/catalog/models/{id}", get(catalog::view).delete(catalog::remove))
+        .route("/v2/catalog/models/{id}/verify", post(catalog::verify))
+        .route("/v2/catalog/models/{id}/state", post(catalog::set_state))
         .route("/v2/meta/version", get(meta::version))
         .route("/v2/meta/capabilities", get(meta::capabilities))
         .route("/v1/chat/completions", post(openai::chat_completions))

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::admission::{self, Admission};
 use crate::api::{self, Api, Settings};
+use crate::catalog::LiveCatalog;
 use crate::config::{self, Config};
 use crate::engine::{LoadError, Loader};
 use crate::gateway::{Gateway, Parts};
@@ -113,7 +114,7 @@ impl App {
     ///
     /// When two metrics have the same name, which a test rules out.
     pub fn build(config: &Config, lifecycle: &Lifecycle) -> Result<Self, StartError> {
-        Self::build_with(config, lifecycle, |pool| load::loader(pool, config, lifecycle))
+        Self::build_with(config, lifecycle, |pool, catalog| load::loader(pool, config, lifecycle, catalog))
     }
 
     /// As [`build`](App::build), with engines from `loader`.
@@ -124,20 +125,22 @@ impl App {
     pub fn build_with(
         config: &Config,
         lifecycle: &Lifecycle,
-        loader: impl Fn(&config::Pool) -> Arc<dyn Loader>,
+        loader: impl Fn(&config::Pool, &Arc<LiveCatalog>) -> Arc<dyn Loader>,
     ) -> Result<Self, StartError> {
-        let (pool_metrics, http_metrics) = metrics::register()?;
+        let (pool_metrics, catalog_metrics, http_metrics) = metrics::register()?;
+        let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
         let tasks = Registry::new(Retention {
             time: config.admission.retention,
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
         });
-        let build_pool = |pool| build_pool(pool, loader(pool), lifecycle, &pool_metrics);
+        let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
         let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
         let default_max_tokens = config.admission.default_max_tokens;
         let admission = Admission::new(Arc::clone(&tasks), lifecycle.clone(), pool_metrics.clone(), default_max_tokens);
         let gateway = Arc::new(Gateway::new(Parts {
             lifecycle: lifecycle.clone(),
-            catalog: config.catalog.clone(),
+            catalog,
+            data_dir: config.data_dir.clone(),
             pools: pools.clone(),
             admission,
             registry: Arc::clone(&tasks),

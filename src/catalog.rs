@@ -5,6 +5,9 @@
 //! | [`mod@reference`] | [`ModelRef`]: what a client or an operator may write to mean a model |
 //! | [`source`] | [`ModelSource`]: where a model's files come from |
 //! | [`mod@prepare`] | from a source to [`ModelFiles`] on the disk, checked, with a digest |
+//! | [`live`] | [`LiveCatalog`]: the entries while the gateway runs, with state, trust and verification of each |
+//! | [`mod@draft`] | an entry from what an operator wrote, checked |
+//! | [`mod@verify`] | whether a model's files are still what they were |
 //! | [`progress`] | how a long preparation tells what it does |
 
 use std::collections::HashMap;
@@ -12,15 +15,22 @@ use std::collections::HashMap;
 use sha2::{Digest as _, Sha256};
 
 mod builtin;
+pub mod draft;
 mod files;
 mod hub;
+pub mod live;
+mod metrics;
 pub mod prepare;
 pub mod progress;
 pub mod reference;
 pub mod source;
+pub mod verify;
 
-pub use files::{ModelFiles, ModelPath, digest_files};
+pub use draft::{FileRoots, Mistake, draft};
+pub use files::{FileDigest, ModelFiles, ModelPath, digest_files};
 pub use hub::{HubAccess, HubProblem, Token};
+pub use live::{Facts, LiveCatalog, Model, Policy, Refusal, Unusable};
+pub use metrics::CatalogMetrics;
 pub use prepare::{PrepareError, Storage, prepare};
 pub use progress::{Progress, Silent, TerminalProgress};
 pub use reference::{BadReference, ModelRef};
@@ -91,11 +101,16 @@ impl Catalog {
     ///
     /// [`Unknown`], with the fitting message for a reference that could not name any model.
     pub fn resolve(&self, reference: &str) -> Result<&Entry, Unknown> {
+        self.position(reference).map(|index| &self.entries[index])
+    }
+
+    /// The place in [`entries`](Self::entries) of what [`resolve`](Self::resolve) finds.
+    fn position(&self, reference: &str) -> Result<usize, Unknown> {
         if let Some(&index) = self.names.get(reference) {
-            return Ok(&self.entries[index]);
+            return Ok(index);
         }
         let parsed: ModelRef = reference.parse().map_err(Unknown::Malformed)?;
-        let found = self.entries.iter().find(|entry| entry.means(&parsed));
+        let found = self.entries.iter().position(|entry| entry.means(&parsed));
         found.ok_or_else(|| Unknown::NotThere(reference.to_owned()))
     }
 }

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
-use crate::catalog::{Catalog, HubAccess, Storage};
+use crate::catalog::{self, Catalog, HubAccess, Storage};
 
 mod check;
 mod key;
@@ -37,6 +37,8 @@ pub struct Config {
     pub telemetry: Telemetry,
     pub admission: Admission,
     pub catalog: Catalog,
+    /// What of it is served, and which paths it may name.
+    pub catalog_policy: catalog::Policy,
     pub hub: HubAccess,
     /// At least one, in the order of the file; ids differ.
     pub pools: Vec<Pool>,

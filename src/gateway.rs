@@ -5,22 +5,25 @@
 //! | `submit` | let a task in, once for each idempotency key; preview |
 //! | `look` | view, list, follow, cancel |
 //! | `operate` | how pools stand; drain and resume |
+//! | `catalog` | add, list, verify, retire and remove models |
 //! | `capabilities` | what the gateway can do |
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, detail};
 
 use crate::admission::Admission;
-use crate::catalog::Catalog;
+use crate::catalog::LiveCatalog;
 use crate::ids::{ModelId, TaskId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Health, Pool, PoolMetrics};
 use crate::tasks::{Registry, Task};
 
 mod capabilities;
+mod catalog;
 mod idempotency;
 mod look;
 mod operate;
@@ -35,7 +38,9 @@ pub use submit::Owned;
 /// The gateway without its protocols. Built once.
 pub struct Gateway {
     pub lifecycle: Lifecycle,
-    catalog: Catalog,
+    catalog: Arc<LiveCatalog>,
+    /// Where models are kept.
+    data_dir: PathBuf,
     /// In the order of the configuration, each with its model.
     pools: Vec<(ModelId, Arc<Pool>)>,
     /// The pools of each model, in the order of the configuration.
@@ -50,7 +55,9 @@ pub struct Gateway {
 /// What a [`Gateway`] is built from.
 pub struct Parts {
     pub lifecycle: Lifecycle,
-    pub catalog: Catalog,
+    pub catalog: Arc<LiveCatalog>,
+    /// Where models are kept.
+    pub data_dir: PathBuf,
     pub pools: Vec<(ModelId, Arc<Pool>)>,
     pub admission: Admission,
     pub registry: Arc<Registry>,
@@ -72,19 +79,30 @@ pub struct ServedModel {
 
 impl Gateway {
     pub fn new(parts: Parts) -> Self {
-        let Parts { lifecycle, catalog, pools, admission, registry, idempotency_ttl, metrics, started_unix_s } = parts;
+        let Parts {
+            lifecycle,
+            catalog,
+            data_dir,
+            pools,
+            admission,
+            registry,
+            idempotency_ttl,
+            metrics,
+            started_unix_s,
+        } = parts;
         let idempotency = Idempotency::new(idempotency_ttl);
         let mut serving: HashMap<ModelId, Vec<Arc<Pool>>> = HashMap::new();
         for (model, pool) in &pools {
             serving.entry(model.clone()).or_default().push(Arc::clone(pool));
         }
-        Self { lifecycle, catalog, pools, serving, admission, registry, idempotency, metrics, started_unix_s }
+        Self { lifecycle, catalog, data_dir, pools, serving, admission, registry, idempotency, metrics, started_unix_s }
     }
 
-    /// The models that pools serve, in the order of the configuration, each once.
+    /// The models that pools serve to new requests, in the order of the configuration, each once.
     pub fn models(&self) -> Vec<ServedModel> {
         let mut seen = std::collections::HashSet::new();
-        let pools = self.pools.iter().filter(|(model, _)| seen.insert(model));
+        let usable = |model: &ModelId| self.usable(model.as_str()).is_ok();
+        let pools = self.pools.iter().filter(|(model, _)| seen.insert(model) && usable(model));
         pools.map(|(model, pool)| self.served(model, pool)).collect()
     }
 
@@ -94,7 +112,12 @@ impl Gateway {
     ///
     /// NOT_FOUND.
     pub fn model(&self, reference: &str) -> Result<ServedModel, ErrorEnvelope> {
-        let pool = self.serving(reference)?.first();
+        let serving = self.serving(reference).map_err(|error| match error.code {
+            // What is not served is not there to be looked at either.
+            ErrorCode::UntrustedArtifact => no_such_model(reference),
+            _ => error,
+        });
+        let pool = serving?.first();
         let found = self.pools.iter().find(|(_, other)| pool.is_some_and(|pool| Arc::ptr_eq(other, pool)));
         found.map(|(model, pool)| self.served(model, pool)).ok_or_else(|| no_such_model(reference))
     }
@@ -113,7 +136,7 @@ impl Gateway {
         let pools = self.serving.get(model).into_iter().flatten().map(|pool| pool.status());
         let best = pools.min_by_key(|status| (!status.is_ready(), status.health.rank()));
         let pool_state = best.map_or(Health::Failed.as_str(), |status| status.as_str());
-        let aliases = self.catalog.resolve(model.as_str()).map(|entry| entry.aliases.clone()).unwrap_or_default();
+        let aliases = self.catalog.resolve(model.as_str()).map(|model| model.entry.aliases).unwrap_or_default();
         ServedModel { id: model.clone(), aliases, pool: Arc::clone(pool), pool_state }
     }
 
@@ -138,10 +161,7 @@ impl Gateway {
 
     /// The pools of a model, by any of its names; at least one.
     fn serving(&self, reference: &str) -> Result<&[Arc<Pool>], ErrorEnvelope> {
-        let entry = self
-            .catalog
-            .resolve(reference)
-            .map_err(|unknown| ErrorEnvelope { message: unknown.to_string(), ..no_such_model(reference) })?;
+        let entry = self.usable(reference)?.entry;
         self.serving.get(&ModelId::from(entry.id.as_str())).map(Vec::as_slice).ok_or_else(|| {
             let message = format!("no pool serves the model {:?}", entry.id);
             ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000)

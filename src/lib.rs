@@ -33,7 +33,7 @@
 //! | 0 | [`lifecycle`] | the only place that spawns; signals, drain, force |
 //! | 1 | [`tasks`] | a task, its event log, the ways it can end, the registry and its retention |
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `scripted`, and the text machinery |
-//! | 1 | [`catalog`] | model references and entries; files from the binary, the disk or a hub, with digests |
+//! | 1 | [`catalog`] | model references and entries; files from the binary, the disk or a hub, with digests; state, trust and verification |
 //! | 1 | [`placement`] | which pools may run a task, and in which order to try them; pure |
 //! | 2 | [`pools`] | fair queue, replicas and their slots, dispatcher, measured rates, predictions, drain, recovery, watchdog |
 //! | 3 | [`admission`] | the checks in order; from a request to a task in a queue |

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sluicegate::app::App;
+use sluicegate::catalog::LiveCatalog;
 use sluicegate::config::{Config, Overrides, Pool};
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
 use sluicegate::engine::{Engine, LoadError, Loader};
@@ -23,7 +24,7 @@ pub async fn start(script: Script, settings: &[(&str, &str)]) -> App {
     let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let overrides = Overrides { engine: Some("scripted".into()), ..Overrides::default() };
     let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-    let loader = |_: &Pool| -> Arc<dyn Loader> { Arc::new(Scripted(script.clone())) };
+    let loader = |_: &Pool, _: &Arc<LiveCatalog>| -> Arc<dyn Loader> { Arc::new(Scripted(script.clone())) };
     let app = App::build_with(&config, &Lifecycle::new(), loader).unwrap_or_else(|error| panic!("{error}"));
     app.start().await.unwrap_or_else(|error| panic!("{error}"));
     app

@@ -1,6 +1,7 @@
 //! The native dialect: the task request, the events of a task, the error envelope, the view of a task.
 
 mod admission;
+mod catalog;
 mod chat;
 mod error;
 mod event;
@@ -9,6 +10,9 @@ mod request;
 mod view;
 
 pub use admission::{AdmissionResponse, Preparation, PreviewResponse, Streams};
+pub use catalog::{
+    CreateModel, ModelFileView, ModelList, ModelState, ModelStateRequest, ModelTrust, ModelView, VerificationView,
+};
 pub use chat::{Content, ContentPart, FunctionCall, FunctionDefinition, Message, Role, Tool, ToolCall, ToolChoice};
 pub use error::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
 pub use event::{

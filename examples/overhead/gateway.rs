@@ -8,6 +8,7 @@ use axum::serve::ListenerExt as _;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sluicegate::app::App;
+use sluicegate::catalog::LiveCatalog;
 use sluicegate::config::{Config, Overrides, Pool};
 use sluicegate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
 use sluicegate::engine::{Engine, LoadError, Loader};
@@ -43,7 +44,7 @@ impl Loader for Shared {
 pub async fn serve(engine: Arc<dyn Engine>) -> Result<SocketAddr, Failure> {
     let config = Config::load(None, std::iter::empty(), Overrides::default())?;
     let lifecycle = Lifecycle::new();
-    let loader = |_: &Pool| -> Arc<dyn Loader> { Arc::new(Shared(Arc::clone(&engine))) };
+    let loader = |_: &Pool, _: &Arc<LiveCatalog>| -> Arc<dyn Loader> { Arc::new(Shared(Arc::clone(&engine))) };
     let app = App::build_with(&config, &lifecycle, loader)?;
     app.start().await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;

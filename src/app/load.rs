@@ -6,7 +6,7 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use sluicegate_compat::native::EngineName;
 use tokio::sync::OnceCell;
 
-use crate::catalog::{Entry, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
+use crate::catalog::{LiveCatalog, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
 use crate::config::{self, Config};
 use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as EngineFiles};
 use crate::engine::scripted::{Failure, FailureKind, Script, ScriptedEngine};
@@ -23,13 +23,17 @@ pub(super) const fn engine_name(engine: &config::Engine) -> EngineName {
     }
 }
 
-/// What loads the engine of `pool`, now and whenever it has to be rebuilt.
-pub(super) fn loader(pool: &config::Pool, config: &Config, lifecycle: &Lifecycle) -> Arc<dyn Loader> {
+/// What loads the engine of `pool`, now and whenever it has to be rebuilt. Its model is looked up in `catalog` by name.
+pub(super) fn loader(
+    pool: &config::Pool,
+    config: &Config,
+    lifecycle: &Lifecycle,
+    catalog: &Arc<LiveCatalog>,
+) -> Arc<dyn Loader> {
     match &pool.engine {
         config::Engine::Scripted(script) => Arc::new(Scripted(scripted(script, pool.slots))),
         config::Engine::Mistralrs => Arc::new(Mistral {
-            // The configuration's check has found the pool's model in the catalog.
-            entry: config.catalog.resolve(&pool.model).ok().cloned(),
+            catalog: Arc::clone(catalog),
             model: pool.model.clone(),
             storage: Storage { data_dir: config.data_dir.clone(), hub: config.hub.clone() },
             device: pool.device,
@@ -61,7 +65,8 @@ impl Loader for Scripted {
 }
 
 struct Mistral {
-    entry: Option<Entry>,
+    catalog: Arc<LiveCatalog>,
+    /// Its name there.
     model: String,
     storage: Storage,
     device: config::Device,
@@ -92,11 +97,12 @@ impl Mistral {
     }
 
     async fn find_files(&self) -> Result<ModelFiles, LoadError> {
-        let unknown = || LoadError(format!("no model is called {:?}", self.model));
-        let entry = self.entry.as_ref().ok_or_else(unknown)?;
+        let model = self.catalog.resolve(&self.model).map_err(|unknown| LoadError(unknown.to_string()))?;
         let progress = Arc::new(TerminalProgress::new());
-        let prepared = prepare(entry, &self.storage, progress, &self.lifecycle).await;
-        prepared.map_err(|error| LoadError(error.to_string()))
+        let prepared = prepare(&model.entry, &self.storage, progress, &self.lifecycle).await;
+        let files = prepared.map_err(|error| LoadError(error.to_string()))?;
+        self.catalog.loaded(&model.entry.id, &files);
+        Ok(files)
     }
 }
 

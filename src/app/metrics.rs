@@ -3,6 +3,7 @@
 use prometheus::Registry;
 
 use crate::api::HttpMetrics;
+use crate::catalog::CatalogMetrics;
 use crate::pools::PoolMetrics;
 
 /// Two metrics have the same name; a test rules it out.
@@ -11,9 +12,10 @@ use crate::pools::PoolMetrics;
 pub struct MetricsError(#[from] prometheus::Error);
 
 /// Makes all series.
-pub(super) fn register() -> Result<(PoolMetrics, HttpMetrics), MetricsError> {
+pub(super) fn register() -> Result<(PoolMetrics, CatalogMetrics, HttpMetrics), MetricsError> {
     let registry = Registry::new();
-    Ok((PoolMetrics::register(&registry)?, HttpMetrics::register(&registry)?))
+    let (pools, catalog) = (PoolMetrics::register(&registry)?, CatalogMetrics::register(&registry)?);
+    Ok((pools, catalog, HttpMetrics::register(&registry)?))
 }
 
 #[cfg(test)]

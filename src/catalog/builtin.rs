@@ -33,16 +33,29 @@ fn write(data_dir: &Path, files: &[(&str, &[u8])]) -> Result<ModelFiles, (PathBu
     let digest = combine(&digests);
     let size = digests.iter().map(|file| file.size).sum();
     let models = data_dir.join("models");
-    let folder = models.join(format!("builtin-{}", &digest["sha256:".len()..][..16]));
+    let folder = folder_of_digest(&models, &digest);
     match settle(&models, &folder, files, &digests) {
-        Ok(()) => Ok(ModelFiles { path: ModelPath::Folder(folder), digest, size, _temporary: None }),
+        Ok(()) => {
+            let path = ModelPath::Folder(folder);
+            Ok(ModelFiles { path, digest, size, files: digests, _temporary: None })
+        }
         Err(error) => {
             tracing::warn!(folder = %models.display(), %error, "cannot keep the built-in model here; using a temporary folder");
             let temporary = temporary(files).map_err(|error| (folder, error))?;
             let path = ModelPath::Folder(temporary.path().to_owned());
-            Ok(ModelFiles { path, digest, size, _temporary: Some(Arc::new(temporary)) })
+            Ok(ModelFiles { path, digest, size, files: digests, _temporary: Some(Arc::new(temporary)) })
         }
     }
+}
+
+fn folder_of_digest(models: &Path, digest: &str) -> PathBuf {
+    models.join(format!("builtin-{}", &digest["sha256:".len()..][..16]))
+}
+
+/// Where the model is written to below `data_dir`, and what is written there.
+pub(super) fn expected(data_dir: &Path) -> (PathBuf, Vec<FileDigest>) {
+    let digests: Vec<_> = FILES.iter().map(digest_of).collect();
+    (folder_of_digest(&data_dir.join("models"), &combine(&digests)), digests)
 }
 
 fn digest_of((name, content): &(&str, &[u8])) -> FileDigest {

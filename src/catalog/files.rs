@@ -21,6 +21,8 @@ pub struct ModelFiles {
     pub digest: String,
     /// Bytes, of the same files.
     pub size: u64,
+    /// The same files, one by one.
+    pub files: Vec<FileDigest>,
     /// Keeps a temporary folder, where the model had to be put in one, until the last clone is dropped.
     pub(super) _temporary: Option<Arc<TempDir>>,
 }
@@ -78,6 +80,9 @@ fn digest_stream(file: &mut File, progress: &dyn Progress) -> io::Result<(String
     let mut hasher = Sha256::new();
     let mut size = 0;
     loop {
+        if progress.canceled() {
+            return Err(io::Error::other("it was canceled"));
+        }
         match file.read(&mut buffer) {
             Ok(0) => return Ok((tagged(&hasher.finalize()), size)),
             Ok(read) => {

@@ -8,7 +8,7 @@
 //! `refs` a record of what a reference led to, so that a model once complete loads without the hub.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hf_hub::api::tokio::{Api, ApiBuilder};
@@ -163,6 +163,13 @@ pub(super) async fn fetch(
     }
     record.write(&home, revision, file).await?;
     Ok(snapshot(record))
+}
+
+/// What an earlier [`fetch`] has recorded, whatever has become of the files since.
+pub(super) async fn recorded(repo: &str, revision: &str, file: Option<&str>, data_dir: &Path) -> Option<Snapshot> {
+    let home = data_dir.join("hub").join(repo.replace('/', "--"));
+    let record = Record::stored(&home, revision, file).await?;
+    Some(Snapshot { folder: home.join(&record.commit), files: record.files, gguf: file.map(str::to_owned) })
 }
 
 fn connect(access: &HubAccess) -> Result<Api, HubProblem> {

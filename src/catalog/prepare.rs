@@ -108,7 +108,8 @@ fn check_folder(folder: &Path, progress: &dyn Progress) -> Result<ModelFiles, Pr
     Ok(files(ModelPath::Folder(folder.to_owned()), &digests))
 }
 
-fn list(folder: &Path) -> io::Result<Vec<String>> {
+/// The names in a folder.
+pub(super) fn list(folder: &Path) -> io::Result<Vec<String>> {
     let names =
         std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
     names.collect()
@@ -141,7 +142,7 @@ fn check_snapshot(snapshot: Snapshot, progress: &dyn Progress) -> Result<ModelFi
 
 fn files(path: ModelPath, digests: &[FileDigest]) -> ModelFiles {
     let size = digests.iter().map(|file| file.size).sum();
-    ModelFiles { path, digest: combine(digests), size, _temporary: None }
+    ModelFiles { path, digest: combine(digests), size, files: digests.to_vec(), _temporary: None }
 }
 
 fn file_error((path, error): (PathBuf, io::Error)) -> PrepareError {

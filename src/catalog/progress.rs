@@ -17,6 +17,11 @@ pub trait Progress: Send + Sync {
 
     /// Something worth knowing that is not a step, such as a retry.
     fn note(&self, what: &str);
+
+    /// Whether nobody wants the outcome any more. Asked once a megabyte.
+    fn canceled(&self) -> bool {
+        false
+    }
 }
 
 /// Tells nobody.

@@ -86,6 +86,9 @@ fn parse(text: &str) -> Result<ModelRef, &'static str> {
     if let Some(rest) = text.strip_prefix("https://") {
         return url(text, rest);
     }
+    if let Some(address) = text.strip_prefix("url:") {
+        return address.strip_prefix("https://").map_or(Err("after url: comes https://"), |rest| url(address, rest));
+    }
     name(text)
 }
 

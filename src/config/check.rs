@@ -10,7 +10,7 @@ use super::key::Key;
 use super::layers::Layers;
 use super::shape::{self, LogLevel, Provision, Shape};
 use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
-use crate::catalog::{HubAccess, Token};
+use crate::catalog::{FileRoots, HubAccess, Policy, Token};
 
 mod models;
 mod pools;
@@ -30,8 +30,10 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     let hub = check.hub(&shape.catalog.hub);
     let sessions = Sessions { ttl: check.ms("sessions.ttl_ms", shape.sessions.ttl_ms, 1) };
     let catalog = check.models(&shape.catalog);
+    let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
+    let catalog_policy = Policy { strict: shape.catalog.trust == shape::Trust::Strict, roots };
     let pools = check.pools(&shape.pools, catalog.as_ref());
-    Some(Config { data_dir, server, telemetry, admission, catalog: catalog?, hub, pools, sessions })
+    Some(Config { data_dir, server, telemetry, admission, catalog: catalog?, catalog_policy, hub, pools, sessions })
 }
 
 /// Collects mistakes with their places.
@@ -73,7 +75,6 @@ impl Check<'_> {
         self.served(shape.server.tls.is_none(), "server.tls", "put a TLS proxy on this machine in front");
         self.served(shape.sessions.budget.is_none(), "sessions.budget", "leave it out");
         self.served(shape.admission.provision == Provision::Refuse, "admission.provision", "leave it at \"refuse\"");
-        self.served(shape.catalog.trust == shape::Trust::Permissive, "catalog.trust", "leave it at \"permissive\"");
         let shape::Limits { requests_per_minute, tokens_per_minute, concurrency } = shape.limits;
         self.served(requests_per_minute.is_none(), "limits.requests_per_minute", "leave it out");
         self.served(tokens_per_minute.is_none(), "limits.tokens_per_minute", "leave it out");

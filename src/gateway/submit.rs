@@ -26,7 +26,14 @@ impl Gateway {
         let serving =
             self.serving(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
         let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
-        self.admission.admit(request, &Pools { serving, known: &known }, caller).await
+        let reference = request.model_ref.clone();
+        let admitted = self.admission.admit(request, &Pools { serving, known: &known }, caller).await?;
+        // The model may have been found changed, or been retired, while its prompt was counted.
+        if let Err(error) = self.usable(&reference) {
+            admitted.task.fail(error.clone());
+            return Err(error);
+        }
+        Ok(admitted)
     }
 
     /// Lets a task in that lives on its own, or says again what was said of it before.

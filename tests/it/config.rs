@@ -253,7 +253,6 @@ fn what_this_version_does_not_serve_is_refused_by_name() {
 server.tls = { cert = "c", key = "k" }
 store.url = "postgres://user:geheim@host/db"
 admission.provision = "on-demand"
-catalog.trust = "strict"
 sessions.budget = { tokens = 1 }
 limits = { requests_per_minute = 1, tokens_per_minute = 1, concurrency = 1 }
 [[catalog.models]]
@@ -270,15 +269,14 @@ remote = { base_url = "http://127.0.0.1:9000/v1" }
     :2: server.tls: not served by this version; put a TLS proxy on this machine in front
     :3: store.url: not served by this version; leave it at "sqlite:"
     :4: admission.provision: not served by this version; leave it at "refuse"
-    :5: catalog.trust: not served by this version; leave it at "permissive"
-    :6: sessions.budget: not served by this version; leave it out
-    :7: limits.concurrency: not served by this version; leave it out
-    :7: limits.requests_per_minute: not served by this version; leave it out
-    :7: limits.tokens_per_minute: not served by this version; leave it out
-    :10: catalog.models[0].source: https:// sources are not served by this version; download the file and name it with file:
-    :11: catalog.models[0].price: not served by this version; leave it out
-    :13: pools[0].engine: not served by this version; engines are "mistralrs" and "scripted"
-    :14: pools[0].remote: not served by this version; engines are "mistralrs" and "scripted"
+    :5: sessions.budget: not served by this version; leave it out
+    :6: limits.concurrency: not served by this version; leave it out
+    :6: limits.requests_per_minute: not served by this version; leave it out
+    :6: limits.tokens_per_minute: not served by this version; leave it out
+    :9: catalog.models[0].source: https:// sources are not served by this version; download the file and name it with file:
+    :10: catalog.models[0].price: not served by this version; leave it out
+    :12: pools[0].engine: not served by this version; engines are "mistralrs" and "scripted"
+    :13: pools[0].remote: not served by this version; engines are "mistralrs" and "scripted"
     "#);
 }
 

@@ -95,7 +95,7 @@ impl Gate {
         let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let lifecycle = Lifecycle::new();
         let loads = Arc::new(AtomicU32::new(0));
-        let loader = |_: &sluicegate::config::Pool| -> Arc<dyn Loader> {
+        let loader = |_: &sluicegate::config::Pool, _: &Arc<sluicegate::catalog::LiveCatalog>| -> Arc<dyn Loader> {
             Arc::new(ScriptedLoader { script: Arc::clone(&script), loads: Arc::clone(&loads), good })
         };
         let app = App::build_with(&config, &lifecycle, loader).unwrap();

@@ -15,6 +15,7 @@ mod http;
 mod idempotency;
 mod interleavings;
 mod listing;
+mod models;
 mod native;
 mod openai_chat;
 mod openapi;

@@ -15,10 +15,15 @@ pub(super) struct Record {
 }
 
 impl Record {
+    /// The record, where there is one, whatever has become of the files.
+    pub(super) async fn stored(home: &Path, revision: &str, file: Option<&str>) -> Option<Self> {
+        let text = tokio::fs::read(path(home, revision, file)).await.ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+
     /// The record, where there is one and every file it names is still there in full.
     pub(super) async fn read(home: &Path, revision: &str, file: Option<&str>) -> Option<Self> {
-        let text = tokio::fs::read(path(home, revision, file)).await.ok()?;
-        let record: Self = serde_json::from_slice(&text).ok()?;
+        let record = Self::stored(home, revision, file).await?;
         for file in &record.files {
             let metadata = tokio::fs::metadata(home.join(&record.commit).join(&file.name)).await.ok()?;
             if file.size.is_some_and(|size| size != metadata.len()) {

@@ -24,6 +24,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     examples_succeed(&mut witness).await;
     requests_that_fit_nothing(&mut witness).await;
     malformed_requests(&mut witness).await;
+    a_catalog_that_changes(&mut witness).await;
     bodies_that_are_refused(&mut witness).await;
     conflicts(&mut witness).await;
     a_full_queue(&mut witness).await;
@@ -51,9 +52,12 @@ async fn examples_succeed(witness: &mut Witness) {
     for operation in witness.documents.iter().flat_map(Document::operations) {
         let named = operation.request_examples();
         let path = operation.path.replace("/pools/{id}/", "/pools/default/");
+        let path = path.replace("/catalog/models/{id}/", "/catalog/models/small/");
         bodies.extend(named.map(|(name, body)| (path.clone(), name.clone(), body.to_string())));
     }
     assert!(bodies.len() > 10, "{bodies:?}");
+    // What the other examples are about has to be there first.
+    bodies.sort_by_key(|(path, ..)| path != "/v2/catalog/models");
     for (path, name, body) in bodies {
         let (answer, _) = witness.post(&gate, &path, &body).await;
         assert!(answer.status.is_success(), "{path}, {name}: {}", answer.body);
@@ -61,7 +65,7 @@ async fn examples_succeed(witness: &mut Witness) {
             witness.post(&gate, "/v2/pools/default/resume", "").await;
         } else if path == "/v2/tasks/preview" {
             assert_eq!(answer.json()["feasible"], true);
-        } else if answer.status == StatusCode::ACCEPTED {
+        } else if answer.status == StatusCode::ACCEPTED && path == "/v2/tasks" {
             let task = format!("/v2/tasks/{}", answer.json()["task_id"].as_str().unwrap());
             let (_, events) = witness.get(&gate, &format!("{task}/events")).await;
             assert!(events.contains_key("end"), "{name}: {events:?}");
@@ -171,9 +175,44 @@ async fn malformed_requests(witness: &mut Witness) {
     gate.finish().await;
 }
 
+async fn a_catalog_that_changes(witness: &mut Witness) {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let models = "/v2/catalog/models";
+    let entry = r#"{"id": "org/small", "source": "hf:a/b"}"#;
+    assert_eq!(witness.post(&gate, models, entry).await.0.status, StatusCode::CREATED);
+    assert_eq!(witness.post(&gate, models, entry).await.0.status, StatusCode::CONFLICT);
+    assert_eq!(witness.post(&gate, models, "{}").await.0.status, StatusCode::BAD_REQUEST);
+    for (model, status) in [
+        ("org%2Fsmall", StatusCode::NO_CONTENT),
+        ("org%2Fsmall", StatusCode::NOT_FOUND),
+        ("builtin", StatusCode::CONFLICT),
+    ] {
+        let gone = request("DELETE", &format!("{models}/{model}"), Body::empty());
+        assert_eq!(witness.send(&gate, gone).await.0.status, status, "{model}");
+    }
+    assert_eq!(witness.get(&gate, &format!("{models}/nobody")).await.0.status, StatusCode::NOT_FOUND);
+    for operation in ["verify", "state"] {
+        let (answer, _) = witness.post(&gate, &format!("{models}/nobody/{operation}"), "{}").await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND);
+    }
+    let state = format!("{models}/builtin/state");
+    assert_eq!(witness.post(&gate, &state, r#"{"state": "Gone"}"#).await.0.status, StatusCode::BAD_REQUEST);
+    assert_eq!(witness.post(&gate, &format!("{models}/builtin/verify"), "").await.0.status, StatusCode::ACCEPTED);
+    assert_eq!(witness.post(&gate, &state, r#"{"state": "Retired"}"#).await.0.status, StatusCode::ACCEPTED);
+    for ((path, body), status) in SUBMIT.into_iter().zip([StatusCode::GONE, StatusCode::NOT_FOUND]) {
+        assert_eq!(witness.post(&gate, path, body).await.0.status, status, "{path}");
+    }
+    gate.finish().await;
+}
+
 async fn bodies_that_are_refused(witness: &mut Witness) {
     let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
-    let others = [("/v2/pools/default/drain", "{}"), ("/v2/tasks/preview", TASK)];
+    let others = [
+        ("/v2/pools/default/drain", "{}"),
+        ("/v2/tasks/preview", TASK),
+        ("/v2/catalog/models", "{}"),
+        ("/v2/catalog/models/builtin/state", "{}"),
+    ];
     for (path, body) in SUBMIT.into_iter().chain(others) {
         let (answer, _) = witness.post(&gate, path, &" ".repeat(2001)).await;
         assert_eq!(answer.status, StatusCode::PAYLOAD_TOO_LARGE);

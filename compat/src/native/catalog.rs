@@ -1,0 +1,144 @@
+//! The catalog as clients and operators see it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{ErrorEnvelope, Workload};
+
+/// The body of `POST /v2/catalog/models`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CreateModel {
+    /// 1 to 256 letters, digits and `. _ : / @ + -`; starts with a letter or a digit.
+    pub id: String,
+    /// Where its files come from: `hf:org/repo[@rev][/file]` or `file:/abs/path`.
+    pub source: String,
+    /// Other names for it, as `id`.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// What its files must digest to: `sha256:` and 64 hex digits.
+    #[serde(default)]
+    pub digest: Option<String>,
+}
+
+impl CreateModel {
+    /// Reads a body. A field that the contract does not have is refused by name.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        crate::json::parse_known(body)
+    }
+}
+
+/// Whether a model is served to new requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+pub enum ModelState {
+    Active,
+    /// New requests are refused with MODEL_DEPRECATED.
+    Retired,
+}
+
+impl ModelState {
+    pub const ALL: [Self; 2] = [Self::Active, Self::Retired];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "Active",
+            Self::Retired => "Retired",
+        }
+    }
+}
+
+/// The body of `POST /v2/catalog/models/{id}/state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ModelStateRequest {
+    pub state: ModelState,
+    /// Of a retirement: from now, in ms; what still waits or runs then is ended. Absent: it ends by itself.
+    pub deadline_ms: Option<u64>,
+}
+
+impl ModelStateRequest {
+    /// Reads a body. An unknown field or state is refused by name.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        #[derive(Deserialize)]
+        struct Body {
+            state: String,
+            #[serde(default)]
+            deadline_ms: Option<u64>,
+        }
+        let Body { state, deadline_ms } = crate::json::parse_known(body)?;
+        let state = crate::json::one_of("state", &state, &ModelState::ALL.map(|state| (state.as_str(), state)))?;
+        if state == ModelState::Active && deadline_ms.is_some() {
+            return Err(ErrorEnvelope::invalid("deadline_ms", "`deadline_ms` goes with the state Retired"));
+        }
+        Ok(Self { state, deadline_ms })
+    }
+}
+
+/// What is known about a model's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelTrust {
+    /// Nobody has compared them with a pinned digest, and no verification has passed.
+    Unverified,
+    Verified,
+    /// The last verification found them changed; the model is not served.
+    Failed,
+}
+
+/// The body of `GET /v2/catalog/models`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelList {
+    pub models: Vec<ModelView>,
+}
+
+/// The body of `GET /v2/catalog/models/{id}`, and of every answer to an operation on a model.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ModelView {
+    pub id: String,
+    pub aliases: Vec<String>,
+    pub source: String,
+    /// The pinned digest, else the one that was found; null until then.
+    pub digest: Option<String>,
+    pub state: ModelState,
+    pub trust: ModelTrust,
+    /// It comes from the configuration and cannot be deleted.
+    pub configured: bool,
+    /// As they were loaded or verified last; empty until then.
+    pub files: Vec<ModelFileView>,
+    pub verification: VerificationView,
+    pub created_at_ms: u64,
+    pub updated_at_ms: u64,
+    pub workloads: Vec<Workload>,
+    /// The pools that serve it.
+    pub pools: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelFileView {
+    /// Relative to the model's folder.
+    pub name: String,
+    pub bytes: u64,
+    /// 64 hex digits, as `sha256sum` prints them.
+    pub sha256: String,
+}
+
+/// The verification that runs, or the last one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Default)]
+pub struct VerificationView {
+    /// `never`, `running` or `ended`.
+    pub state: &'static str,
+    pub started_at_ms: Option<u64>,
+    pub ended_at_ms: Option<u64>,
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    /// `passed`, `failed` or `canceled`; null until it has ended.
+    pub outcome: Option<&'static str>,
+    /// Why it did not pass, in words for the operator.
+    pub reason: Option<String>,
+}
