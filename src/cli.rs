@@ -5,13 +5,16 @@ use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
 
 use crate::app::{self, ServeOptions};
 use crate::config::{Config, Effective, Mistakes};
 use crate::telemetry;
 
 mod arguments;
+mod client;
+mod operate;
+mod table;
 
 use arguments::{Arguments, Command, ConfigCommand, ServeArguments};
 
@@ -43,6 +46,14 @@ pub fn run_with<E: Display>(
             load(&file.settings(), environment).map(|it| print(&summary(&it.config)))
         }
         Command::Config(ConfigCommand::Show(file)) => load(&file.settings(), environment).map(|it| print(&it.text)),
+        Command::Task(arguments) => operate(operate::task(arguments)),
+        Command::Pool(arguments) => operate(operate::pool(arguments)),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "sluicegate", &mut script);
+            print(&String::from_utf8_lossy(&script));
+            Ok(())
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,6 +62,13 @@ pub fn run_with<E: Display>(
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs a command that talks to a gateway.
+fn operate(command: impl Future<Output = Result<(), String>>) -> Result<(), String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("sluicegate: cannot start the runtime: {error}"))?;
+    runtime.block_on(command).map_err(|error| format!("sluicegate: {error}"))
 }
 
 fn start<E: Display>(

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use clap_complete::Shell;
+
+use super::operate::{PoolArguments, TaskArguments};
 use crate::config::Overrides;
 
 /// An inference gateway with the engine inside it: tasks over /v2, the OpenAI API over /v1.
@@ -20,7 +23,10 @@ Examples:
   sluicegate serve --model hf:Qwen/Qwen3-0.6B        a model of the hub, downloaded once
   sluicegate serve --config sluicegate.toml          everything as the file says
   sluicegate config check --config sluicegate.toml   every mistake at once, and nothing started
-  sluicegate config show                             every setting and its default";
+  sluicegate config show                             every setting and its default
+  sluicegate task submit --watch 'What is a pool?'   a task of a running gateway, followed to its end
+  sluicegate pool drain default --wait               no new tasks, and wait for those that it has
+  sluicegate completions bash > sluicegate.bash      for your shell to source";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -29,6 +35,15 @@ pub(super) enum Command {
     /// Check or show the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Submit, follow, cancel and list tasks of a running gateway
+    Task(TaskArguments),
+    /// See the pools of a running gateway, and take them out of service and back
+    Pool(PoolArguments),
+    /// Print a script that completes commands and flags in your shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -122,7 +137,7 @@ impl FileArguments {
 }
 
 /// The name as it is written on the command line and in the file.
-fn name_of(value: impl ValueEnum) -> String {
+pub(super) fn name_of(value: impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 

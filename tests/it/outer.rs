@@ -8,11 +8,13 @@
 //! | `hang_up` | what is left of a task whose client has gone: nothing |
 //! | `stalled` | whether a thousand clients that do not read hurt one that does |
 //! | `shutdown`, `startup`, `logs` | the life of the process, and what it says |
+//! | `commands` | the commands that operate a running gateway |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
 //! | `rust_client`, `sdks` | async-openai here; the Python and Node clients, installed below the target folder |
 //!
 //! `SLUICEGATE_TEST_SDKS=off` leaves out the Python and Node clients, which need package registries once.
 
+mod commands;
 mod hang_up;
 mod logs;
 mod pace;

@@ -61,7 +61,7 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         within: "src/",
-        paths: &["clap"],
+        paths: &["clap", "clap_complete"],
         inside: &["src/cli"],
         reason: "flags become `config::Overrides` at once",
     },
