@@ -1,6 +1,6 @@
 //! The catalog while the gateway runs: entries come and go, are retired, and are verified.
 //!
-//! Readers take the current [`Snapshot`], which never changes; a change makes a new one. Changes are rare, and a request is
+//! Readers take the current snapshot, which never changes; a change makes a new one. Changes are rare, and a request is
 //! resolved with one short read lock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
