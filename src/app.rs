@@ -18,6 +18,7 @@ use crate::gateway::{Gateway, Parts};
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
+use crate::store::{OpenError, Store};
 use crate::tasks::{Clock, Registry, Retention};
 
 mod greeting;
@@ -35,6 +36,9 @@ const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long engines get to free their memory.
 const UNLOAD_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the store gets to write what it has.
+const STORE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the command line says beside the configuration.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +60,8 @@ pub enum StartError {
     Model(#[from] LoadError),
     #[error("cannot write {path}: {error}", path = path.display())]
     PortFile { path: PathBuf, error: std::io::Error },
+    #[error("{0}")]
+    Store(#[from] OpenError),
     #[error("{0}")]
     Metrics(#[from] MetricsError),
     #[error("a vital part of the gateway panicked; the log says which")]
@@ -84,7 +90,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
         let _ = std::fs::remove_file(path);
     }
     let address = listener.local_addr().map_err(|error| cannot_listen(config.server.listen, &error))?;
-    let app = App::build(&config, &lifecycle)?;
+    let app = App::build(&config, &lifecycle).await?;
     let server = app.accept(&config, listener);
     tokio::select! {
         started = app.start() => started?,
@@ -104,6 +110,7 @@ pub struct App {
     pub router: axum::Router,
     lifecycle: Lifecycle,
     tasks: Arc<Registry>,
+    pub store: Store,
     pub pools: Vec<Arc<Pool>>,
 }
 
@@ -112,9 +119,9 @@ impl App {
     ///
     /// # Errors
     ///
-    /// When two metrics have the same name, which a test rules out.
-    pub fn build(config: &Config, lifecycle: &Lifecycle) -> Result<Self, StartError> {
-        Self::build_with(config, lifecycle, |pool, catalog| load::loader(pool, config, lifecycle, catalog))
+    /// Where the store cannot be opened; also when two metrics have the same name, which a test rules out.
+    pub async fn build(config: &Config, lifecycle: &Lifecycle) -> Result<Self, StartError> {
+        Self::build_with(config, lifecycle, |pool, catalog| load::loader(pool, config, lifecycle, catalog)).await
     }
 
     /// As [`build`](App::build), with engines from `loader`.
@@ -122,13 +129,14 @@ impl App {
     /// # Errors
     ///
     /// As [`build`](App::build).
-    pub fn build_with(
+    pub async fn build_with(
         config: &Config,
         lifecycle: &Lifecycle,
         loader: impl Fn(&config::Pool, &Arc<LiveCatalog>) -> Arc<dyn Loader>,
     ) -> Result<Self, StartError> {
         let (pool_metrics, catalog_metrics, http_metrics) = metrics::register()?;
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
+        let store = Store::open(&config.store, lifecycle).await?;
         let tasks = Registry::new(Retention {
             time: config.admission.retention,
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
@@ -152,7 +160,7 @@ impl App {
             Settings { compression: config.server.compression, max_body_bytes: config.server.max_body_bytes };
         let router = api::router(Api { gateway: Arc::clone(&gateway), http_metrics, settings });
         let pools = pools.into_iter().map(|(_, pool)| pool).collect();
-        Ok(Self { gateway, router, lifecycle: lifecycle.clone(), tasks, pools })
+        Ok(Self { gateway, router, lifecycle: lifecycle.clone(), tasks, store, pools })
     }
 
     /// Loads every pool's model, and starts to take tasks.
@@ -209,7 +217,9 @@ impl App {
             }
         };
         let unloaded = timeout(UNLOAD_DEADLINE, unload).await.is_ok();
-        tracing::info!(phase = 5, flushed, unloaded, "ended");
+        // 6. Nothing is left that could have something to keep.
+        let stored = timeout(STORE_DEADLINE, self.store.close()).await.is_ok();
+        tracing::info!(phase = 6, flushed, unloaded, stored, "ended");
         if self.lifecycle.failed() { Err(StartError::Panicked) } else { Ok(()) }
     }
 }

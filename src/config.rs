@@ -17,6 +17,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use crate::catalog::{self, Catalog, HubAccess, Storage};
+use crate::store;
 
 mod check;
 mod key;
@@ -34,6 +35,8 @@ pub struct Config {
     /// Absolute; need not exist yet.
     pub data_dir: PathBuf,
     pub server: Server,
+    /// Where the database is.
+    pub store: store::Location,
     pub telemetry: Telemetry,
     pub admission: Admission,
     pub catalog: Catalog,

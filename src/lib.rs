@@ -31,6 +31,7 @@
 //! | contract | `sluicegate_compat` | wire types of all dialects and the translation between them; pure |
 //! | 0 | [`ids`] | names, each its own type |
 //! | 0 | [`lifecycle`] | the only place that spawns; signals, drain, force |
+//! | 0 | [`store`] | what survives a restart, in an embedded SQLite database; the only place that knows SQL |
 //! | 1 | [`tasks`] | a task, its event log, the ways it can end, the registry and its retention |
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `scripted`, and the text machinery |
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk or a hub, with digests; state, trust and verification |
@@ -62,5 +63,6 @@ pub mod ids;
 pub mod lifecycle;
 pub mod placement;
 pub mod pools;
+pub mod store;
 pub mod tasks;
 pub mod telemetry;

@@ -21,11 +21,12 @@ impl Loader for Scripted {
 
 /// A started gateway with one pool that follows `script`. Call it in a runtime, which it needs for as long as it is used.
 pub async fn start(script: Script, settings: &[(&str, &str)]) -> App {
+    let settings = [&[("SLUICEGATE_STORE__URL", "sqlite::memory:")], settings].concat();
     let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let overrides = Overrides { engine: Some("scripted".into()), ..Overrides::default() };
     let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     let loader = |_: &Pool, _: &Arc<LiveCatalog>| -> Arc<dyn Loader> { Arc::new(Scripted(script.clone())) };
-    let app = App::build_with(&config, &Lifecycle::new(), loader).unwrap_or_else(|error| panic!("{error}"));
+    let app = App::build_with(&config, &Lifecycle::new(), loader).await.unwrap_or_else(|error| panic!("{error}"));
     app.start().await.unwrap_or_else(|error| panic!("{error}"));
     app
 }

@@ -60,9 +60,13 @@ struct Arguments {
 async fn main() -> Result<(), Failure> {
     let arguments = Arguments::parse();
     let lifecycle = Lifecycle::new();
-    let environment = [("SLUICEGATE_POOLS__0__QUEUE__CAPACITY".to_owned(), arguments.queue.to_string())];
+    // Not the folder of a gateway that may be running.
+    let environment = [
+        ("SLUICEGATE_POOLS__0__QUEUE__CAPACITY".to_owned(), arguments.queue.to_string()),
+        ("SLUICEGATE_STORE__URL".to_owned(), "sqlite::memory:".to_owned()),
+    ];
     let config = Config::load(None, environment.into_iter(), Overrides::default())?;
-    let app = App::build(&config, &lifecycle)?;
+    let app = App::build(&config, &lifecycle).await?;
     app.start().await?;
     eprintln!("{CLIENTS} clients of each tenant for {} s", arguments.seconds);
     let until = Instant::now() + Duration::from_secs(arguments.seconds);

@@ -42,10 +42,12 @@ impl Loader for Shared {
 
 /// Starts a gateway with the default configuration over `engine`, and returns where it listens.
 pub async fn serve(engine: Arc<dyn Engine>) -> Result<SocketAddr, Failure> {
-    let config = Config::load(None, std::iter::empty(), Overrides::default())?;
+    // Not the folder of a gateway that may be running.
+    let store = [("SLUICEGATE_STORE__URL".to_owned(), "sqlite::memory:".to_owned())];
+    let config = Config::load(None, store.into_iter(), Overrides::default())?;
     let lifecycle = Lifecycle::new();
     let loader = |_: &Pool, _: &Arc<LiveCatalog>| -> Arc<dyn Loader> { Arc::new(Shared(Arc::clone(&engine))) };
-    let app = App::build_with(&config, &lifecycle, loader)?;
+    let app = App::build_with(&config, &lifecycle, loader).await?;
     app.start().await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

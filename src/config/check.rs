@@ -11,6 +11,7 @@ use super::layers::Layers;
 use super::shape::{self, LogLevel, Provision, Shape};
 use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
 use crate::catalog::{FileRoots, HubAccess, Policy, Token};
+use crate::store::Location;
 
 mod models;
 mod pools;
@@ -24,6 +25,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     let mut check = Check { layers, mistakes };
     check.absent_features(&shape);
     let data_dir = check.data_dir(&shape.data_dir);
+    let store = check.store(&shape.store.url, &data_dir);
     let server = check.server(&shape.server);
     let telemetry = telemetry(&shape.telemetry);
     let admission = check.admission(&shape.admission);
@@ -33,7 +35,18 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
     let catalog_policy = Policy { strict: shape.catalog.trust == shape::Trust::Strict, roots };
     let pools = check.pools(&shape.pools, catalog.as_ref());
-    Some(Config { data_dir, server, telemetry, admission, catalog: catalog?, catalog_policy, hub, pools, sessions })
+    Some(Config {
+        data_dir,
+        server,
+        store,
+        telemetry,
+        admission,
+        catalog: catalog?,
+        catalog_policy,
+        hub,
+        pools,
+        sessions,
+    })
 }
 
 /// Collects mistakes with their places.
@@ -71,7 +84,6 @@ impl Check<'_> {
     }
 
     fn absent_features(&mut self, shape: &Shape) {
-        self.served(shape.store.url == "sqlite:", "store.url", "leave it at \"sqlite:\"");
         self.served(shape.server.tls.is_none(), "server.tls", "put a TLS proxy on this machine in front");
         self.served(shape.sessions.budget.is_none(), "sessions.budget", "leave it out");
         self.served(shape.admission.provision == Provision::Refuse, "admission.provision", "leave it at \"refuse\"");
@@ -97,6 +109,21 @@ impl Check<'_> {
             self.refuse("data_dir", error.to_string());
             path
         })
+    }
+
+    /// Never shows the address, which may hold a password.
+    fn store(&mut self, url: &str, data_dir: &Path) -> Location {
+        match url.strip_prefix("sqlite:") {
+            Some("") => return Location::in_folder(data_dir),
+            Some(":memory:") => return Location::Memory,
+            Some(path) if path.starts_with('/') && !path.ends_with('/') => return Location::File(PathBuf::from(path)),
+            Some(_) => self.refuse("store.url", "the path after sqlite: is that of a file, and absolute"),
+            None if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
+                self.served(false, "store.url", "leave it at \"sqlite:\"");
+            }
+            None => self.refuse("store.url", "\"sqlite:\", \"sqlite:/path/file.db\" or \"sqlite::memory:\""),
+        }
+        Location::Memory
     }
 
     fn server(&mut self, server: &shape::Server) -> Server {

@@ -88,6 +88,8 @@ impl Gate {
         good: u32,
     ) -> Self {
         let script: Arc<dyn Fn(u32) -> Script + Send + Sync> = Arc::new(script);
+        let store = settings.iter().all(|(name, _)| *name != "SLUICEGATE_STORE__URL");
+        let settings = [settings, if store { &[("SLUICEGATE_STORE__URL", "sqlite::memory:")] } else { &[] }].concat();
         let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         // Where a test writes pools of its own it says their engine too.
         let engine = settings.iter().all(|(name, _)| *name != "SLUICEGATE_POOLS").then(|| "scripted".to_owned());
@@ -98,7 +100,7 @@ impl Gate {
         let loader = |_: &sluicegate::config::Pool, _: &Arc<sluicegate::catalog::LiveCatalog>| -> Arc<dyn Loader> {
             Arc::new(ScriptedLoader { script: Arc::clone(&script), loads: Arc::clone(&loads), good })
         };
-        let app = App::build_with(&config, &lifecycle, loader).unwrap();
+        let app = App::build_with(&config, &lifecycle, loader).await.unwrap();
         app.start().await.unwrap();
         Self { app, lifecycle, loads, finished: false }
     }

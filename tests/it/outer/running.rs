@@ -69,6 +69,11 @@ impl Running {
         format!("http://{}{path}", self.address)
     }
 
+    /// Where it keeps its things.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
     /// Everything that it has written to standard error.
     pub fn stderr(&self) -> String {
         stderr(self.folder.path())
@@ -163,6 +168,12 @@ pub fn refused(arguments: &[&str], settings: &[(&str, &str)]) -> Exit {
         child.wait().unwrap();
     }
     Exit { code: status.and_then(|status| status.code()), stderr: stderr(folder.path()) }
+}
+
+/// As [`refused`], over the data folder of a gateway that runs.
+pub fn refused_beside(running: &Running) -> Exit {
+    let data = running.data_dir().display().to_string();
+    refused(&["--listen", "127.0.0.1:0", "--engine", "scripted"], &[("DATA_DIR", &data)])
 }
 
 /// `sluicegate serve` with only these settings, writing below `folder`.

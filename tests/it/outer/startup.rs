@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use super::running::{Running, refused};
+use super::running::{Running, refused, refused_beside};
 
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
 
@@ -105,4 +105,14 @@ fn a_configuration_with_mistakes_names_them_all() {
 fn a_port_file_that_cannot_be_written() {
     let message = complaint(&[&LISTEN[..], &["--engine", "scripted", "--port-file", "/no/such/folder/port"]].concat());
     assert!(message.contains("/no/such/folder/port"), "{message}");
+}
+
+#[test]
+fn a_second_gateway_on_the_same_data_folder() {
+    let first = Running::scripted(&[]);
+    let exit = refused_beside(&first);
+    assert_eq!(exit.code, Some(1), "{}", exit.stderr);
+    let (folder, pid) = (first.data_dir(), first.pid());
+    let message = format!("the data folder {} is in use by another gateway (process {pid})", folder.display());
+    assert_eq!(exit.stderr.matches(&message).count(), 1, "{}", exit.stderr);
 }

@@ -1,0 +1,166 @@
+//! The store: one SQLite database per gateway, for everything that survives a restart.
+//!
+//! | module | job |
+//! | --- | --- |
+//! | `ownership` | one process per data folder |
+//! | `writer` | one connection; what is waiting is committed together |
+//! | `journal` | tasks that were answered with 202, and the keys they were sent with |
+//! | `migrations` | the tables, as numbered SQL files |
+//!
+//! # Adding tables
+//!
+//! Another concern adds `migrations/NNNN_concern.sql` (never change a file that was released) and `concern.rs`, which holds
+//! its plain rows (numbers, strings, JSON as text) and its functions as `impl Store`. A function is one call of
+//! `Store::run`, which waits for the commit, or of `Store::enqueue`, which does not and calls back; the closure gets
+//! the connection inside a transaction that it shares with others. One statement is atomic by itself; a function with
+//! several takes `connection.begin()`, which is a savepoint there. Operations are applied in the order in which they are
+//! handed over. Nothing outside this module names sqlx; rows mean nothing here, whoever asks for them gives them meaning.
+//! The SQL keeps to what SQLite and PostgreSQL have in common: `BIGINT`, `TEXT`, `ON CONFLICT`, numbered parameters.
+//!
+//! # Durability
+//!
+//! The journal mode is WAL with `synchronous = FULL`: a commit returns when the log is on the disk, so that it also
+//! outlives a loss of power. What that costs (one `fsync`) is shared: while one batch is committed the next gathers.
+//! `secure_delete` overwrites what is deleted, and [`Scrub`] empties the log of it too.
+//!
+//! # Time
+//!
+//! A batch runs as blocking work of the runtime, and not on a thread that the runtime does not know: under paused time
+//! (tests) the clock stands still while blocking work runs, and would leap to the next deadline while a foreign thread is
+//! waited for.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use sqlx::SqliteConnection;
+use tokio::sync::oneshot;
+
+use crate::lifecycle::{Lifecycle, OnPanic};
+
+mod journal;
+mod ownership;
+mod writer;
+
+pub use journal::{EndedRow, KeyRow, TaskRow};
+pub use ownership::InUse;
+use ownership::Ownership;
+use writer::{Operation, Queue, Work};
+
+/// Where the database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// Nowhere: what it holds ends with the process.
+    Memory,
+    /// A file; its folder is made where it is missing. No other process may use it.
+    File(PathBuf),
+}
+
+/// Why the store cannot be opened. One line, for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{0}")]
+    InUse(#[from] InUse),
+    #[error("cannot write the data folder {folder}: {error}", folder = folder.display())]
+    Folder { folder: PathBuf, error: std::io::Error },
+    #[error("cannot open the store {path}: {reason}", path = path.display())]
+    Database { path: PathBuf, reason: String },
+}
+
+/// Why something was not stored, or not found out. It may succeed later where the disk has room again.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    #[error("the store fails: {0}")]
+    Failed(Arc<str>),
+    #[error("the store is closed")]
+    Closed,
+}
+
+/// Whether the database's log is emptied after a commit, because it holds what was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scrub {
+    No,
+    Yes,
+}
+
+/// A handle; cheap to clone.
+#[derive(Clone)]
+pub struct Store(Arc<Queue>);
+
+impl Store {
+    /// Opens the database, brings its tables up to date, and starts to write.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`]; nothing is left open then.
+    pub async fn open(location: &Location, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
+        let (place, path) = (location.clone(), location.path());
+        let open = move || {
+            let ownership = match &place {
+                Location::Memory => None,
+                Location::File(path) => Some(Ownership::take(path)?),
+            };
+            let opened = tokio::runtime::Handle::current().block_on(writer::connect(&place));
+            let failed = |error: sqlx::Error| OpenError::Database { path: place.path(), reason: error.to_string() };
+            Ok::<_, OpenError>((opened.map_err(failed)?, ownership))
+        };
+        let panicked = |_| OpenError::Database { path, reason: "the work panicked".to_owned() };
+        let (connection, ownership) = lifecycle.blocking("open the store", open).await.map_err(panicked)??;
+        let queue = Arc::new(Queue::default());
+        let run = writer::run(Arc::clone(&queue), lifecycle.clone(), connection, ownership);
+        lifecycle.spawn("store", OnPanic::Shutdown, run);
+        Ok(Self(queue))
+    }
+
+    /// Writes what was handed over, closes the database, and lets go of its folder. Later operations fail.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+
+    /// Hands over one operation, and tells `done` once it is committed or has failed.
+    fn enqueue(
+        &self,
+        scrub: Scrub,
+        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send + 'static,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        self.0.push(Operation { work: Box::new(work), done: Box::new(done), scrub });
+    }
+
+    /// Hands over one operation, and waits until it is committed or has failed. It is done also when nobody waits.
+    fn run<T: Send + 'static>(
+        &self,
+        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        let (found, result) = oneshot::channel();
+        let (told, committed) = oneshot::channel();
+        let work: Work = Box::new(move |connection| {
+            let work = work(connection);
+            // Nobody waits any more where sending fails.
+            Box::pin(async move { work.await.map(|value| _ = found.send(value)) })
+        });
+        self.0.push(Operation { work, done: Box::new(|result| _ = told.send(result)), scrub: Scrub::No });
+        Box::pin(async move {
+            committed.await.map_err(|_| StoreError::Closed)??;
+            result.await.map_err(|_| StoreError::Closed)
+        })
+    }
+}
+
+impl Location {
+    /// The file, or the name of none.
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::Memory => PathBuf::from(":memory:"),
+            Self::File(path) => path.clone(),
+        }
+    }
+
+    /// The database of a data folder.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self::File(folder.join("sluicegate.db"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! Accepted tasks and what became of them, and the keys of requests.
+
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::{Scrub, Store, StoreError};
+
+/// A task that was answered with 202.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct TaskRow {
+    /// Grows from task to task.
+    pub position: i64,
+    pub id: String,
+    /// JSON without prompt and output.
+    pub facts: String,
+    /// JSON; `None` once the task has ended.
+    pub request: Option<String>,
+    pub started_at_ms: Option<i64>,
+    pub ended_at_ms: Option<i64>,
+    /// JSON with the last event and the output; there once the task has ended.
+    pub outcome: Option<String>,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndedRow {
+    pub id: String,
+    pub ended_at_ms: i64,
+    pub outcome: String,
+}
+
+/// A key that a request was sent with.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct KeyRow {
+    pub tenant: String,
+    pub name: String,
+    pub fingerprint: String,
+    pub task_id: String,
+    /// JSON.
+    pub answer: String,
+    pub created_at_ms: i64,
+}
+
+impl Store {
+    /// Files a task that has not started, and calls back once that is durable.
+    pub fn task_accepted(&self, row: TaskRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.enqueue(Scrub::No, |connection| Box::pin(insert_task(connection, row)), done);
+    }
+
+    /// Files the key of a request beside its task.
+    pub fn key_used(&self, row: KeyRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.enqueue(Scrub::No, |connection| Box::pin(insert_key(connection, row)), done);
+    }
+
+    /// Forgets a task that was refused after it was filed.
+    pub fn task_withdrawn(&self, id: String) {
+        self.enqueue(Scrub::No, |connection| Box::pin(delete_tasks(connection, vec![id])), |_| ());
+    }
+
+    /// Notes that an engine has a task.
+    pub fn task_started(&self, id: String, at_ms: i64) {
+        self.enqueue(Scrub::No, move |connection| Box::pin(set_started(connection, id, at_ms)), |_| ());
+    }
+
+    /// Notes the end of a task, deletes its request, and calls back once that is durable. The first end stays.
+    pub fn task_ended(&self, row: EndedRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.enqueue(Scrub::No, |connection| Box::pin(set_ended(connection, row)), done);
+    }
+
+    /// Deletes tasks so that nothing of them can be read from the file any more.
+    pub fn tasks_forgotten(&self, ids: Vec<String>) {
+        self.enqueue(Scrub::Yes, |connection| Box::pin(delete_tasks(connection, ids)), |_| ());
+    }
+
+    /// Deletes keys that were used before `before_ms`.
+    pub fn keys_forgotten(&self, before_ms: i64) {
+        self.enqueue(Scrub::No, move |connection| Box::pin(delete_keys(connection, before_ms)), |_| ());
+    }
+
+    /// All tasks, in the order in which they were accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn tasks(&self) -> Result<Vec<TaskRow>, StoreError> {
+        let all =
+            "SELECT position, id, facts, request, started_at_ms, ended_at_ms, outcome FROM tasks ORDER BY position";
+        self.run(move |connection| Box::pin(sqlx::query_as(all).fetch_all(connection))).await
+    }
+
+    /// All keys, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
+        let all = "SELECT tenant, name, fingerprint, task_id, answer, created_at_ms FROM idempotency_keys \
+                   ORDER BY created_at_ms";
+        self.run(move |connection| Box::pin(sqlx::query_as(all).fetch_all(connection))).await
+    }
+}
+
+async fn insert_task(connection: &mut SqliteConnection, row: TaskRow) -> sqlx::Result<()> {
+    let insert = "INSERT INTO tasks (position, id, facts, request) VALUES ($1, $2, $3, $4)";
+    let query = sqlx::query(insert).bind(row.position).bind(row.id).bind(row.facts).bind(row.request);
+    query.execute(connection).await.map(|_| ())
+}
+
+async fn insert_key(connection: &mut SqliteConnection, row: KeyRow) -> sqlx::Result<()> {
+    let insert = "INSERT INTO idempotency_keys (tenant, name, fingerprint, task_id, answer, created_at_ms) \
+                  VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, name) DO UPDATE SET \
+                  fingerprint = excluded.fingerprint, task_id = excluded.task_id, answer = excluded.answer, \
+                  created_at_ms = excluded.created_at_ms";
+    let query = sqlx::query(insert).bind(row.tenant).bind(row.name).bind(row.fingerprint);
+    query.bind(row.task_id).bind(row.answer).bind(row.created_at_ms).execute(connection).await.map(|_| ())
+}
+
+async fn set_started(connection: &mut SqliteConnection, id: String, at_ms: i64) -> sqlx::Result<()> {
+    let update = "UPDATE tasks SET started_at_ms = $2 WHERE id = $1 AND started_at_ms IS NULL";
+    sqlx::query(update).bind(id).bind(at_ms).execute(connection).await.map(|_| ())
+}
+
+async fn set_ended(connection: &mut SqliteConnection, row: EndedRow) -> sqlx::Result<()> {
+    let update =
+        "UPDATE tasks SET ended_at_ms = $2, outcome = $3, request = NULL WHERE id = $1 AND ended_at_ms IS NULL";
+    let query = sqlx::query(update).bind(row.id).bind(row.ended_at_ms).bind(row.outcome);
+    query.execute(connection).await.map(|_| ())
+}
+
+async fn delete_tasks(connection: &mut SqliteConnection, ids: Vec<String>) -> sqlx::Result<()> {
+    let mut all_or_none = connection.begin().await?;
+    for id in ids {
+        sqlx::query("DELETE FROM tasks WHERE id = $1").bind(id).execute(&mut *all_or_none).await?;
+    }
+    all_or_none.commit().await
+}
+
+async fn delete_keys(connection: &mut SqliteConnection, before_ms: i64) -> sqlx::Result<()> {
+    let delete = "DELETE FROM idempotency_keys WHERE created_at_ms < $1";
+    sqlx::query(delete).bind(before_ms).execute(connection).await.map(|_| ())
+}

@@ -1,0 +1,50 @@
+//! One process per data folder: an exclusive lock on a file in it, which holds the number of the process.
+//!
+//! The operating system lets go of the lock when the process ends, however it ends.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::OpenError;
+
+/// Another gateway has the data folder.
+#[derive(Debug, thiserror::Error)]
+#[error("the data folder {folder} is in use by another gateway{holder}; give each gateway its own data_dir",
+    folder = folder.display(), holder = pid.map_or_else(String::new, |pid| format!(" (process {pid})")))]
+pub struct InUse {
+    pub folder: PathBuf,
+    /// Of the process that has it, where it is known.
+    pub pid: Option<u32>,
+}
+
+/// The lock, while it is held.
+#[derive(Debug)]
+pub(super) struct Ownership {
+    _locked: File,
+}
+
+impl Ownership {
+    /// Takes the folder of the database `path`, and makes it where it is missing. Blocking.
+    pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
+        let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let failed = |error| OpenError::Folder { folder: folder.clone(), error };
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        let lock = path.with_extension("lock");
+        let mut file =
+            File::options().read(true).write(true).create(true).truncate(false).open(lock).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                // Whether its number can be read or not, the folder is taken.
+                let _ = file.read_to_string(&mut holder);
+                return Err(InUse { folder, pid: holder.trim().parse().ok() }.into());
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        let write = |file: &mut File| file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+        write(&mut file).map_err(failed)?;
+        Ok(Self { _locked: file })
+    }
+}
