@@ -21,5 +21,6 @@ mod openai_chat;
 mod openapi;
 mod outer;
 mod placing;
+mod reloading;
 mod replicas;
 mod tidy;
