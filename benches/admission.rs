@@ -88,7 +88,7 @@ fn gateway(criterion: &mut Criterion) {
     let caller = Caller::local(CorrelationId::from("bench"));
     let request = request();
     let ids: Vec<TaskId> = (0..=WAITING).map(|_| submit(&runtime, gateway, request.clone(), &caller)).collect();
-    let cancel = |id| gateway.cancel(Some(id)).unwrap_or_else(|error| panic!("{error:?}"));
+    let cancel = |id| runtime.block_on(gateway.cancel(Some(id))).unwrap_or_else(|error| panic!("{error:?}"));
     let view = |id| gateway.view(Some(id)).unwrap_or_else(|error| panic!("{error:?}"));
 
     let mut group = criterion.benchmark_group("gateway with 100,000 waiting tasks");

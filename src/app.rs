@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -14,12 +14,12 @@ use crate::api::{self, Api, Settings};
 use crate::catalog::LiveCatalog;
 use crate::config::{self, Config};
 use crate::engine::{LoadError, Loader};
-use crate::gateway::{Gateway, Parts};
+use crate::gateway::{Gateway, Parts, Waiting, take_in};
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
-use crate::store::{OpenError, Store};
-use crate::tasks::{Clock, Registry, Retention};
+use crate::store::{OpenError, Store, StoreError};
+use crate::tasks::{Clock, Journal, Registry, Retention};
 
 mod greeting;
 mod load;
@@ -30,6 +30,9 @@ pub use metrics::MetricsError;
 
 /// How often ended tasks are looked through for those whose retention is over.
 const SWEEP: Duration = Duration::from_secs(1);
+
+/// Keys of requests are looked through once in so many of these times.
+const SWEEPS_OF_KEYS: u32 = 600;
 
 /// How long connections get to send what they have, once every task has ended.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
@@ -62,6 +65,8 @@ pub enum StartError {
     PortFile { path: PathBuf, error: std::io::Error },
     #[error("{0}")]
     Store(#[from] OpenError),
+    #[error("cannot read what is stored: {0}")]
+    Stored(#[from] StoreError),
     #[error("{0}")]
     Metrics(#[from] MetricsError),
     #[error("a vital part of the gateway panicked; the log says which")]
@@ -112,6 +117,9 @@ pub struct App {
     tasks: Arc<Registry>,
     pub store: Store,
     pub pools: Vec<Arc<Pool>>,
+    /// What waited when an earlier process ended, until the pools can take it.
+    left: Mutex<Vec<Waiting>>,
+    idempotency_ttl: Duration,
 }
 
 impl App {
@@ -137,10 +145,14 @@ impl App {
         let (pool_metrics, catalog_metrics, http_metrics) = metrics::register()?;
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
         let store = Store::open(&config.store, lifecycle).await?;
-        let tasks = Registry::new(Retention {
+        let (journal, kept) = Journal::open(store.clone()).await?;
+        let keys = journal.keys().await?;
+        let retention = Retention {
             time: config.admission.retention,
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
-        });
+        };
+        let tasks = Registry::with_journal(retention, journal);
+        let left = take_in(&tasks, kept);
         let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
         let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
         let default_max_tokens = config.admission.default_max_tokens;
@@ -156,10 +168,21 @@ impl App {
             metrics: pool_metrics,
             started_unix_s: Clock::now().unix_ms / 1000,
         }));
+        gateway.remember(&keys);
         let settings =
             Settings { compression: config.server.compression, max_body_bytes: config.server.max_body_bytes };
         let router = api::router(Api { gateway: Arc::clone(&gateway), http_metrics, settings });
-        Ok(Self { gateway, router, lifecycle: lifecycle.clone(), tasks, store, pools })
+        let pools = pools.into_iter().map(|(_, pool)| pool).collect();
+        Ok(Self {
+            gateway,
+            router,
+            lifecycle: lifecycle.clone(),
+            tasks,
+            store,
+            pools,
+            left: Mutex::new(left),
+            idempotency_ttl: config.admission.idempotency_ttl,
+        })
     }
 
     /// Loads every pool's model, and starts to take tasks.
@@ -169,15 +192,23 @@ impl App {
     /// The first model that cannot be loaded.
     pub async fn start(&self) -> Result<(), StartError> {
         let tasks = Arc::clone(&self.tasks);
-        let forced = self.lifecycle.forced().clone();
+        let (forced, ttl) = (self.lifecycle.forced().clone(), self.idempotency_ttl);
         self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
             let mut ticks = interval(SWEEP);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            while forced.run_until_cancelled(ticks.tick()).await.is_some() {
+            for tick in 0_u32.. {
+                if forced.run_until_cancelled(ticks.tick()).await.is_none() {
+                    return;
+                }
                 tasks.sweep(Instant::now());
+                if let Some(journal) = tasks.journal().filter(|_| tick.is_multiple_of(SWEEPS_OF_KEYS)) {
+                    journal.forget_keys(ttl);
+                }
             }
         });
         try_join_all(self.pools.iter().map(Pool::start)).await?;
+        let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
+        self.gateway.queue_again(left).await;
         Ok(())
     }
 
@@ -202,13 +233,16 @@ impl App {
             }
             () = self.lifecycle.forced().cancelled() => {}
         }
-        // 3. What is left ends now, each task with its last event.
+        // 3. Nothing starts any more. What is left ends now, each task with its last event, but for those that wait and that
+        //    the next process finds in the journal.
+        self.lifecycle.force();
         for task in self.tasks.live() {
-            task.fail(admission::shutting_down());
+            if !(task.is_kept() && task.log.park()) {
+                task.fail(admission::shutting_down());
+            }
         }
         // 4. No more connections; the open ones get to send those last events.
         let flushed = timeout(FLUSH_DEADLINE, server.close()).await.is_ok();
-        self.lifecycle.force();
         // 5. Engines free their memory.
         let unload = async {
             for pool in &self.pools {
@@ -223,7 +257,12 @@ impl App {
     }
 }
 
-fn build_pool(pool: &config::Pool, loader: Arc<dyn Loader>, lifecycle: &Lifecycle, metrics: &PoolMetrics) -> Arc<Pool> {
+fn build_pool(
+    pool: &config::Pool,
+    loader: Arc<dyn Loader>,
+    lifecycle: &Lifecycle,
+    metrics: &PoolMetrics,
+) -> (ModelId, Arc<Pool>) {
     let spec = PoolSpec {
         id: PoolId::from(pool.id.as_str()),
         engine: load::engine_name(&pool.engine),
@@ -237,7 +276,7 @@ fn build_pool(pool: &config::Pool, loader: Arc<dyn Loader>, lifecycle: &Lifecycl
         batch_floor: Floor::new(pool.batch_floor),
         watchdog: Watchdog { wall: pool.watchdog_wall, idle: pool.watchdog_idle },
     };
-    Pool::new(spec, ModelId::from(pool.model.as_str()), loader, lifecycle.clone(), metrics.clone())
+    (ModelId::from(pool.model.as_str()), Pool::new(spec, loader, lifecycle.clone(), metrics.clone()))
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -5,12 +5,14 @@
 //! [`Seal`] of a log and writes its last event; after that nothing is ever appended, which is what makes cancellation
 //! free of races.
 
+mod journal;
 mod log;
 mod progress;
 mod registry;
 mod sync;
 mod task;
 
+pub use journal::{Durable, Journal, Kept, Key, Stage};
 pub use log::{EventLog, Read, Reader, Seal, Sealed};
 pub use progress::Progress;
 pub use registry::{Conflict, Registry, Retention};

@@ -67,7 +67,7 @@ pub async fn view(State(api): State<Api>, Parameter(id): Parameter) -> Result<Re
 
 /// `POST /v2/tasks/{id}/cancel`: 204, and from then on no token.
 pub async fn cancel(State(api): State<Api>, Parameter(id): Parameter) -> Result<StatusCode, Failure> {
-    api.gateway.cancel(TaskId::parse(&id))?;
+    api.gateway.cancel(TaskId::parse(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

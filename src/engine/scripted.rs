@@ -34,8 +34,6 @@ pub struct Script {
     pub slots: u32,
     /// Tokens of prompt and output together.
     pub context_length: u32,
-    /// What it says of its model's files.
-    pub model_digest: String,
 }
 
 /// A scripted failure.
@@ -71,7 +69,6 @@ impl Default for Script {
             failure: None,
             slots: 8,
             context_length: 8192,
-            model_digest: "none".to_owned(),
         }
     }
 }
@@ -93,7 +90,7 @@ impl ScriptedEngine {
             engine: EngineName::Scripted,
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             sampler_profile_version: "scripted-1".to_owned(),
-            model_digest: script.model_digest.clone(),
+            model_digest: "none".to_owned(),
             context_length: script.context_length,
             slots: script.slots,
             device: "none".to_owned(),
@@ -268,7 +265,6 @@ impl Engine for ScriptedEngine {
     }
 
     fn unload(&self) -> BoxFuture<'_, ()> {
-        self.dead.store(true, Ordering::Relaxed);
         async {}.boxed()
     }
 }

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 
 use crate::ids::{TaskId, TenantId};
 use crate::pools::Place;
-use crate::tasks::Owner;
+use crate::store::KeyRow;
+use crate::tasks::{Clock, Durable, Key, Owner};
 
 /// Keys that are remembered at most; beyond them the oldest are forgotten before their time.
 const MOST: usize = 100_000;
@@ -44,16 +45,27 @@ impl Once {
         let hash = Sha256::new().chain_update(operation).chain_update([0]).chain_update(body);
         Ok(Self { key: key.into(), fingerprint: hash.finalize().into() })
     }
+
+    /// As it is filed beside its task, before it has an answer.
+    pub fn key(&self) -> Key {
+        Key {
+            name: self.key.to_string(),
+            fingerprint: self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
+        }
+    }
 }
 
 /// What a first request got.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct First {
     fingerprint: [u8; 32],
     pub id: TaskId,
-    pub place: Place,
+    /// Where the task stood; not known where the process ended before it was filed.
+    pub place: Option<Place>,
     /// Of a task that ends when its clients hang up.
     pub owner: Option<Weak<Owner>>,
+    /// Of a task that outlives the process.
+    pub durable: Option<Durable>,
 }
 
 /// A key that is in use: locked while a request with it is admitted, and empty until one was.
@@ -100,14 +112,44 @@ impl Idempotency {
         entry
     }
 
+    /// Remembers a key of an earlier process. To be called with the oldest first; what cannot be read, or is too old, is
+    /// left out.
+    pub fn remember(&self, row: &KeyRow) {
+        let (now, unix_ms) = (Instant::now(), Clock::now().unix_ms);
+        let age = Duration::from_millis(unix_ms.saturating_sub(row.created_at_ms.cast_unsigned()));
+        let Some(first) = First::read(row).filter(|_| age < self.ttl) else { return };
+        let name = (TenantId::from(row.tenant.as_str()), row.name.as_str().into());
+        let mut state = self.lock();
+        state.order.push_back((now.checked_sub(age).unwrap_or(now), Name::clone(&name)));
+        state.entries.insert(name, Arc::new(Entry::new(Some(first))));
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl First {
-    pub fn new(once: &Once, id: TaskId, place: Place, owner: Option<Weak<Owner>>) -> Self {
-        Self { fingerprint: once.fingerprint, id, place, owner }
+    /// Of a task that lives as long as its clients.
+    pub fn owned(once: &Once, id: TaskId, place: Place, owner: Weak<Owner>) -> Self {
+        Self { fingerprint: once.fingerprint, id, place: Some(place), owner: Some(owner), durable: None }
+    }
+
+    /// Of a task that outlives the process.
+    pub fn kept(once: &Once, id: TaskId, place: Place, durable: Option<Durable>) -> Self {
+        Self { fingerprint: once.fingerprint, id, place: Some(place), owner: None, durable }
+    }
+
+    fn read(row: &KeyRow) -> Option<Self> {
+        let digits = (0..64).step_by(2).map(|at| row.fingerprint.get(at..at + 2));
+        let bytes: Option<Vec<u8>> = digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect();
+        Some(Self {
+            fingerprint: bytes?.try_into().ok()?,
+            id: TaskId::parse(&row.task_id)?,
+            place: row.answer.as_ref().and_then(|answer| serde_json::from_str(answer).ok()),
+            owner: None,
+            durable: None,
+        })
     }
 
     /// Refuses a request that is not the first one sent again.

@@ -60,8 +60,11 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub fn cancel(&self, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
-        self.task(id)?.cancel();
+    pub async fn cancel(&self, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
+        let task = self.task(id)?;
+        task.cancel();
+        // Its end may have to become durable first.
+        task.log.ended().await;
         Ok(())
     }
 

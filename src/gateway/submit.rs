@@ -6,8 +6,10 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PreviewResponse, TaskR
 
 use super::Gateway;
 use super::idempotency::{First, Once};
-use crate::admission::{Accepted, Admitted, Caller, Pools};
-use crate::tasks::{Owner, Task};
+use crate::admission::{Accepted, Admitted, Caller, Life, Pools, not_kept};
+use crate::ids::TaskId;
+use crate::pools::Place;
+use crate::tasks::{Durable, Owner, Task};
 
 /// A task that ends when nobody holds its owner any more.
 pub struct Owned {
@@ -17,17 +19,25 @@ pub struct Owned {
 }
 
 impl Gateway {
-    /// Lets a task in, or refuses it.
+    /// Lets a task in that ends with the process, or refuses it.
     ///
     /// # Errors
     ///
     /// What the client is told, but for the correlation id.
     pub async fn submit(&self, request: TaskRequest, caller: &Caller) -> Result<Admitted, ErrorEnvelope> {
+        self.let_in(request, caller, Life::Process).await
+    }
+
+    async fn let_in(&self, request: TaskRequest, caller: &Caller, life: Life) -> Result<Admitted, ErrorEnvelope> {
         let serving =
             self.serving(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
-        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
+        // Where the pools are not ready themselves they say why.
+        if serving.iter().any(|pool| pool.status().is_ready()) {
+            self.check_open()?;
+        }
+        let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
         let reference = request.model_ref.clone();
-        let admitted = self.admission.admit(request, &Pools { serving: &serving, known: &known }, caller).await?;
+        let admitted = self.admission.admit(request, &Pools { serving, known: &known }, caller, life).await?;
         // The model may have been found changed, or been retired, while its prompt was counted.
         if let Err(error) = self.usable(&reference) {
             admitted.task.fail(error.clone());
@@ -47,16 +57,29 @@ impl Gateway {
         request: TaskRequest,
         caller: &Caller,
     ) -> Result<Accepted, ErrorEnvelope> {
-        let accepted = |admitted: &Admitted| Accepted { id: admitted.task.spec.id, place: admitted.place };
-        let Some(once) = once else { return Ok(accepted(&self.submit(request, caller).await?)) };
+        let Some(once) = once else {
+            let Admitted { task, place, durable } = self.let_in(request, caller, Life::Kept(None)).await?;
+            kept(Some(&task), durable).await?;
+            return Ok(Accepted { id: task.spec.id, place });
+        };
         let entry = self.idempotency.entry(&caller.share.tenant, &once);
         let mut first = entry.lock().await;
         if let Some(first) = first.as_ref() {
             first.check(&once)?;
-            return Ok(Accepted { id: first.id, place: first.place });
+            // The client that was first may have hung up before it was durable.
+            kept(None, first.durable.clone()).await?;
+            return Ok(Accepted { id: first.id, place: first.place.unwrap_or_else(|| self.place_now(first.id)) });
         }
-        let Accepted { id, place } = accepted(&self.submit(request, caller).await?);
-        *first = Some(First::new(&once, id, place, None));
+        let Admitted { task, place, durable } = self.let_in(request, caller, Life::Kept(Some(once.key()))).await?;
+        let id = task.spec.id;
+        if let Some(journal) = self.registry.journal() {
+            journal.answered(id, &place);
+        }
+        *first = Some(First::kept(&once, id, place, durable.clone()));
+        if let Err(error) = kept(Some(&task), durable).await {
+            *first = None;
+            return Err(error);
+        }
         Ok(Accepted { id, place })
     }
 
@@ -72,7 +95,7 @@ impl Gateway {
         caller: &Caller,
     ) -> Result<Owned, ErrorEnvelope> {
         let owned = |task: Arc<Task>| Owned { owner: Some(Owner::of(Arc::clone(&task))), task };
-        let Some(once) = once else { return Ok(owned(self.submit(request, caller).await?.task)) };
+        let Some(once) = once else { return Ok(owned(self.let_in(request, caller, Life::Process).await?.task)) };
         let entry = self.idempotency.entry(&caller.share.tenant, &once);
         let mut first = entry.lock().await;
         if let Some(first) = first.as_ref()
@@ -80,10 +103,18 @@ impl Gateway {
         {
             return Ok(owned);
         }
-        let Admitted { task, place } = self.submit(request, caller).await?;
+        let Admitted { task, place, .. } = self.let_in(request, caller, Life::Process).await?;
         let owner = Owner::of(Arc::clone(&task));
-        *first = Some(First::new(&once, task.spec.id, place, Some(Arc::downgrade(&owner))));
+        *first = Some(First::owned(&once, task.spec.id, place, Arc::downgrade(&owner)));
         Ok(Owned { task, owner: Some(owner) })
+    }
+
+    /// Where a task stands now: for a key whose process ended before the first answer was filed.
+    fn place_now(&self, id: TaskId) -> Place {
+        let task = self.registry.get(id);
+        let place = task.and_then(|task| self.pool_of(&task)?.place(&task));
+        // It waits for nothing.
+        place.unwrap_or_default()
     }
 
     /// Another client of a task; `None` where its clients have hung up and it was cancelled for that.
@@ -103,10 +134,10 @@ impl Gateway {
 
     /// What would become of a request, with nothing queued.
     pub async fn preview(&self, request: TaskRequest, caller: &Caller) -> PreviewResponse {
-        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
+        let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
         let admission = &self.admission;
         let foreseen = match self.serving(&request.model_ref) {
-            Ok(serving) => admission.preview(request, &Pools { serving: &serving, known: &known }, caller).await,
+            Ok(serving) => admission.preview(request, &Pools { serving, known: &known }, caller).await,
             Err(error) => Err(error),
         };
         match foreseen {
@@ -128,4 +159,15 @@ impl Gateway {
             },
         }
     }
+}
+
+/// Waits until a task is durable. One that cannot be kept ends, and its client is told to come again.
+async fn kept(task: Option<&Task>, durable: Option<Durable>) -> Result<(), ErrorEnvelope> {
+    let Some(durable) = durable else { return Ok(()) };
+    durable.await.map_err(|_reason| {
+        if let Some(task) = task {
+            task.fail(not_kept());
+        }
+        not_kept()
+    })
 }

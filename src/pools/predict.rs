@@ -13,7 +13,7 @@ pub struct Running {
 }
 
 /// Where a task stands, in ms from now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Prediction {
     pub start_ms: u64,
     pub end_ms: u64,

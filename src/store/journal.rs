@@ -14,7 +14,8 @@ pub struct TaskRow {
     pub facts: String,
     /// JSON; `None` once the task has ended.
     pub request: Option<String>,
-    pub started_at_ms: Option<i64>,
+    /// JSON; there once an engine had it.
+    pub started: Option<String>,
     pub ended_at_ms: Option<i64>,
     /// JSON with the last event and the output; there once the task has ended.
     pub outcome: Option<String>,
@@ -35,30 +36,40 @@ pub struct KeyRow {
     pub name: String,
     pub fingerprint: String,
     pub task_id: String,
-    /// JSON.
-    pub answer: String,
+    /// JSON; `None` until it was given.
+    pub answer: Option<String>,
     pub created_at_ms: i64,
 }
 
 impl Store {
-    /// Files a task that has not started, and calls back once that is durable.
-    pub fn task_accepted(&self, row: TaskRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.enqueue(Scrub::No, |connection| Box::pin(insert_task(connection, row)), done);
+    /// Files a task that has not started, with the key of its request, and calls back once that is durable.
+    pub fn task_accepted(
+        &self,
+        row: TaskRow,
+        key: Option<KeyRow>,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        self.enqueue(Scrub::No, |connection| Box::pin(insert_task(connection, row, key)), done);
     }
 
-    /// Files the key of a request beside its task.
-    pub fn key_used(&self, row: KeyRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.enqueue(Scrub::No, |connection| Box::pin(insert_key(connection, row)), done);
+    /// Files the answer that a task's request got, for its key.
+    pub fn task_answered(&self, id: String, answer: String) {
+        self.enqueue(Scrub::No, |connection| Box::pin(set_answer(connection, id, answer)), |_| ());
     }
 
-    /// Forgets a task that was refused after it was filed.
+    /// Forgets a task that was refused after it was filed, and the key of its request.
     pub fn task_withdrawn(&self, id: String) {
-        self.enqueue(Scrub::No, |connection| Box::pin(delete_tasks(connection, vec![id])), |_| ());
+        self.enqueue(Scrub::No, |connection| Box::pin(withdraw(connection, id)), |_| ());
     }
 
-    /// Notes that an engine has a task.
-    pub fn task_started(&self, id: String, at_ms: i64) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(set_started(connection, id, at_ms)), |_| ());
+    /// Notes that an engine gets a task, and calls back once that is durable.
+    pub fn task_started(
+        &self,
+        id: String,
+        started: String,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        self.enqueue(Scrub::No, move |connection| Box::pin(set_started(connection, id, started)), done);
     }
 
     /// Notes the end of a task, deletes its request, and calls back once that is durable. The first end stays.
@@ -82,8 +93,7 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn tasks(&self) -> Result<Vec<TaskRow>, StoreError> {
-        let all =
-            "SELECT position, id, facts, request, started_at_ms, ended_at_ms, outcome FROM tasks ORDER BY position";
+        let all = "SELECT position, id, facts, request, started, ended_at_ms, outcome FROM tasks ORDER BY position";
         self.run(move |connection| Box::pin(sqlx::query_as(all).fetch_all(connection))).await
     }
 
@@ -99,10 +109,28 @@ impl Store {
     }
 }
 
-async fn insert_task(connection: &mut SqliteConnection, row: TaskRow) -> sqlx::Result<()> {
+async fn insert_task(connection: &mut SqliteConnection, row: TaskRow, key: Option<KeyRow>) -> sqlx::Result<()> {
+    let mut both_or_none = connection.begin().await?;
     let insert = "INSERT INTO tasks (position, id, facts, request) VALUES ($1, $2, $3, $4)";
     let query = sqlx::query(insert).bind(row.position).bind(row.id).bind(row.facts).bind(row.request);
-    query.execute(connection).await.map(|_| ())
+    query.execute(&mut *both_or_none).await?;
+    if let Some(key) = key {
+        insert_key(&mut both_or_none, key).await?;
+    }
+    both_or_none.commit().await
+}
+
+async fn set_answer(connection: &mut SqliteConnection, id: String, answer: String) -> sqlx::Result<()> {
+    let update = "UPDATE idempotency_keys SET answer = $2 WHERE task_id = $1";
+    sqlx::query(update).bind(id).bind(answer).execute(connection).await.map(|_| ())
+}
+
+async fn withdraw(connection: &mut SqliteConnection, id: String) -> sqlx::Result<()> {
+    let mut both_or_none = connection.begin().await?;
+    for delete in ["DELETE FROM tasks WHERE id = $1", "DELETE FROM idempotency_keys WHERE task_id = $1"] {
+        sqlx::query(delete).bind(&id).execute(&mut *both_or_none).await?;
+    }
+    both_or_none.commit().await
 }
 
 async fn insert_key(connection: &mut SqliteConnection, row: KeyRow) -> sqlx::Result<()> {
@@ -114,9 +142,9 @@ async fn insert_key(connection: &mut SqliteConnection, row: KeyRow) -> sqlx::Res
     query.bind(row.task_id).bind(row.answer).bind(row.created_at_ms).execute(connection).await.map(|_| ())
 }
 
-async fn set_started(connection: &mut SqliteConnection, id: String, at_ms: i64) -> sqlx::Result<()> {
-    let update = "UPDATE tasks SET started_at_ms = $2 WHERE id = $1 AND started_at_ms IS NULL";
-    sqlx::query(update).bind(id).bind(at_ms).execute(connection).await.map(|_| ())
+async fn set_started(connection: &mut SqliteConnection, id: String, started: String) -> sqlx::Result<()> {
+    let update = "UPDATE tasks SET started = $2 WHERE id = $1 AND started IS NULL";
+    sqlx::query(update).bind(id).bind(started).execute(connection).await.map(|_| ())
 }
 
 async fn set_ended(connection: &mut SqliteConnection, row: EndedRow) -> sqlx::Result<()> {

@@ -11,7 +11,7 @@ fn task(number: i64) -> TaskRow {
         id: format!("task-{number}"),
         facts: "{}".into(),
         request: Some("canary-in-a-prompt".into()),
-        started_at_ms: None,
+        started: None,
         ended_at_ms: None,
         outcome: None,
     }
@@ -47,10 +47,10 @@ async fn what_was_committed_is_there_after_the_store_is_opened_again() {
     let store = opened(folder.path()).await;
     for number in 1..=3 {
         let (done, durable) = told();
-        store.task_accepted(task(number), done);
+        store.task_accepted(task(number), None, done);
         assert_eq!(durable.await, Ok(Ok(())));
     }
-    store.task_started("task-1".into(), 5);
+    store.task_started("task-1".into(), "{}".into(), |_| ());
     let (done, durable) = told();
     store.task_ended(ended(1), done);
     // The first end stays.
@@ -62,7 +62,7 @@ async fn what_was_committed_is_there_after_the_store_is_opened_again() {
     let store = opened(folder.path()).await;
     let tasks = store.tasks().await.expect("tasks");
     let first = TaskRow {
-        started_at_ms: Some(5),
+        started: Some("{}".into()),
         ended_at_ms: Some(7),
         request: None,
         outcome: Some("canary-in-an-output".into()),
@@ -111,7 +111,7 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
 async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = opened(folder.path()).await;
-    (1..=20).for_each(|number| store.task_accepted(task(number), |_| ()));
+    (1..=20).for_each(|number| store.task_accepted(task(number), None, |_| ()));
     assert_eq!(store.tasks().await.expect("tasks").len(), 20);
     assert!(holds(folder.path(), "canary-in-a-prompt"));
     (1..=20).for_each(|number| store.task_ended(ended(number), |_| ()));
@@ -128,9 +128,9 @@ async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
 async fn one_operation_that_fails_does_not_take_others_with_it() {
     let store = Store::open(&Location::Memory, &Lifecycle::new()).await.expect("a store");
     let ((first, one), (second, two), (third, three)) = (told(), told(), told());
-    store.task_accepted(task(1), first);
-    store.task_accepted(task(1), second);
-    store.task_accepted(task(2), third);
+    store.task_accepted(task(1), None, first);
+    store.task_accepted(task(1), None, second);
+    store.task_accepted(task(2), None, third);
     assert_eq!(one.await, Ok(Ok(())));
     assert!(matches!(two.await, Ok(Err(StoreError::Failed(_)))));
     assert_eq!(three.await, Ok(Ok(())));
@@ -142,7 +142,7 @@ async fn what_comes_after_the_end_is_told_so_at_once() {
     let store = Store::open(&Location::Memory, &Lifecycle::new()).await.expect("a store");
     store.close().await;
     let (done, durable) = told();
-    store.task_accepted(task(1), done);
+    store.task_accepted(task(1), None, done);
     assert_eq!(durable.await, Ok(Err(StoreError::Closed)));
     assert_eq!(store.tasks().await, Err(StoreError::Closed));
 }
@@ -154,7 +154,7 @@ async fn paused_time_stands_still_while_a_commit_is_waited_for() {
     let began = tokio::time::Instant::now();
     for number in 1..=20 {
         let (done, durable) = told();
-        store.task_accepted(task(number), done);
+        store.task_accepted(task(number), None, done);
         let told = tokio::time::timeout(Duration::from_millis(1), durable).await;
         assert_eq!(told.expect("in time"), Ok(Ok(())));
     }
@@ -164,20 +164,24 @@ async fn paused_time_stands_still_while_a_commit_is_waited_for() {
 #[tokio::test]
 async fn keys_are_forgotten_by_their_age_and_used_again_afterwards() {
     let store = Store::open(&Location::Memory, &Lifecycle::new()).await.expect("a store");
-    let key = |name: &str, answer: &str, created_at_ms| KeyRow {
+    let key = |name: &str, number: i64| KeyRow {
         tenant: "default".into(),
         name: name.into(),
         fingerprint: "00".into(),
-        task_id: "task-1".into(),
-        answer: answer.into(),
-        created_at_ms,
+        task_id: format!("task-{number}"),
+        answer: None,
+        created_at_ms: number * 10,
     };
-    for row in [key("a", "1", 10), key("b", "2", 20), key("a", "3", 30)] {
-        store.key_used(row, |_| ());
+    for (name, number) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
+        store.task_accepted(task(number), Some(key(name, number)), |_| ());
     }
-    assert_eq!(store.keys().await, Ok(vec![key("b", "2", 20), key("a", "3", 30)]));
+    store.task_answered("task-3".into(), "{}".into());
+    store.task_withdrawn("task-4".into());
+    let answered = KeyRow { answer: Some("{}".into()), ..key("a", 3) };
+    assert_eq!(store.keys().await, Ok(vec![key("b", 2), answered.clone()]));
+    assert_eq!(store.tasks().await.expect("tasks").len(), 3);
     store.keys_forgotten(30);
-    assert_eq!(store.keys().await, Ok(vec![key("a", "3", 30)]));
+    assert_eq!(store.keys().await, Ok(vec![answered]));
 }
 
 #[tokio::test]
@@ -187,7 +191,7 @@ async fn many_that_wait_share_a_commit() {
     let committed = Arc::new(AtomicUsize::new(0));
     for number in 0..2000 {
         let committed = Arc::clone(&committed);
-        store.task_accepted(task(number), move |result| {
+        store.task_accepted(task(number), None, move |result| {
             assert_eq!(result, Ok(()));
             committed.fetch_add(1, Ordering::SeqCst);
         });

@@ -27,10 +27,14 @@ pub struct EventLog {
 
 #[derive(Default)]
 struct State {
+    /// Events that were before these, and are gone.
+    gone: u64,
     events: Vec<Event>,
     progress: Progress,
     /// Set by the one call of [`EventLog::seal`] that wins.
     sealed: bool,
+    /// Sealed without a last event: the next process goes on with it.
+    parked: bool,
     /// Readers that have seen everything, by their number.
     waiting: SmallVec<[(u64, Waker); 2]>,
     readers_made: u64,
@@ -44,6 +48,17 @@ pub struct Sealed;
 impl EventLog {
     pub fn new() -> Arc<Self> {
         Arc::default()
+    }
+
+    /// The log of a task of an earlier process: `gone` events of it are not kept, but for what is known from them.
+    pub fn kept(gone: u64, progress: Progress) -> Arc<Self> {
+        Arc::new(Self { state: Mutex::new(State { gone, progress, ..State::default() }) })
+    }
+
+    /// The id of the last event so far; 0 where there is none.
+    pub fn last_id(&self) -> u64 {
+        let state = self.lock();
+        state.gone + state.events.len() as u64
     }
 
     /// Appends an event that is not the last.
@@ -74,6 +89,29 @@ impl EventLog {
         Some(Seal { log: Arc::clone(self) })
     }
 
+    /// Closes the log of a task that waits, without a last event: another process runs it. False where it has started, or
+    /// has ended.
+    pub fn park(&self) -> bool {
+        let waiting = {
+            let mut state = self.lock();
+            if state.sealed || state.progress.started.is_some() {
+                return false;
+            }
+            (state.sealed, state.parked) = (true, true);
+            std::mem::take(&mut state.waiting)
+        };
+        wake(waiting);
+        true
+    }
+
+    /// Returns once the last event has been written.
+    pub async fn ended(self: &Arc<Self>) {
+        let (mut reader, mut events) = (self.reader(u64::MAX), Vec::new());
+        while reader.read(&mut events).await != Read::End {
+            events.clear();
+        }
+    }
+
     /// Whether somebody has won the seal; the last event may be yet to come.
     pub fn is_sealed(&self) -> bool {
         self.lock().sealed
@@ -83,7 +121,7 @@ impl EventLog {
     pub fn reader(self: &Arc<Self>, after: u64) -> Reader {
         let mut state = self.lock();
         state.readers_made += 1;
-        let next = usize::try_from(after).unwrap_or(usize::MAX).min(state.events.len());
+        let next = usize::try_from(after.saturating_sub(state.gone)).unwrap_or(usize::MAX).min(state.events.len());
         Reader { log: Arc::clone(self), number: state.readers_made, next }
     }
 
@@ -150,7 +188,7 @@ pub struct Reader {
 pub enum Read {
     /// Events were added to the buffer; the first of them has this id.
     Events { first_id: u64 },
-    /// The last event was read before.
+    /// The last event was read before, or comes from another process.
     End,
 }
 
@@ -162,11 +200,11 @@ impl Reader {
         if !fresh.is_empty() {
             let batch = &fresh[..fresh.len().min(BATCH)];
             into.extend_from_slice(batch);
-            let first_id = self.next as u64 + 1;
+            let first_id = state.gone + self.next as u64 + 1;
             self.next += batch.len();
             return Poll::Ready(Read::Events { first_id });
         }
-        if state.events.last().is_some_and(Event::is_last) {
+        if state.parked || state.events.last().is_some_and(Event::is_last) {
             return Poll::Ready(Read::End);
         }
         match state.waiting.iter_mut().find(|(number, _)| *number == self.number) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Home, Task, TaskSpec};
+use super::{Home, Journal, Kept, Stage, Task, TaskSpec};
 use crate::ids::TaskId;
 
 /// How long, and in how much memory, ended tasks are kept.
@@ -21,6 +21,8 @@ pub struct Retention {
 /// Finds tasks by id. One mutex: it is held for a map operation only.
 pub struct Registry {
     retention: Retention,
+    /// Where tasks that outlive the process are filed.
+    journal: Option<Journal>,
     state: Mutex<State>,
     /// No task is left that has not ended.
     idle: Notify,
@@ -46,7 +48,47 @@ pub struct Conflict;
 
 impl Registry {
     pub fn new(retention: Retention) -> Arc<Self> {
-        Arc::new(Self { retention, state: Mutex::default(), idle: Notify::new() })
+        Arc::new(Self { retention, journal: None, state: Mutex::default(), idle: Notify::new() })
+    }
+
+    /// As [`new`](Self::new), with a journal for tasks that outlive the process.
+    pub fn with_journal(retention: Retention, journal: Journal) -> Arc<Self> {
+        Arc::new(Self { retention, journal: Some(journal), state: Mutex::default(), idle: Notify::new() })
+    }
+
+    /// Where tasks that outlive the process are filed.
+    pub fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// Takes in a task of an earlier process; `None` where its retention is over, and it is forgotten. Those that had ended
+    /// are to come in the order in which they ended.
+    pub fn take_in(self: &Arc<Self>, kept: Kept, home: Home) -> Option<Arc<Task>> {
+        let journal = self.journal.clone()?;
+        let ended = match &kept.stage {
+            Stage::Ended { ago, .. } => Some(*ago),
+            _ => None,
+        };
+        if ended.is_some_and(|ago| ago >= self.retention.time) {
+            journal.forget(std::iter::once(kept.spec.id));
+            return None;
+        }
+        let mut state = self.lock();
+        let number = state.next_number;
+        let task = Task::again(kept, number, home, Arc::downgrade(self), journal);
+        state.next_number += 1;
+        state.made.insert(number, task.spec.id);
+        state.tasks.insert(task.spec.id, Arc::clone(&task));
+        match ended {
+            None => state.live += 1,
+            Some(ago) => {
+                let now = Instant::now();
+                let bytes = size_of::<Task>() + task.log.progress().bytes;
+                state.ended.push_back((now.checked_sub(ago).unwrap_or(now), task.spec.id, bytes));
+                state.ended_bytes += bytes;
+            }
+        }
+        Some(task)
     }
 
     /// Makes a task and files it under its id.
@@ -136,6 +178,7 @@ impl Registry {
             dropped.push(task);
         }
         drop(state);
+        self.forget(&dropped);
     }
 
     /// Drops the tasks whose retention has ended. Called every few seconds.
@@ -147,6 +190,17 @@ impl Registry {
             dropped.extend(state.drop_oldest());
         }
         drop(state);
+        self.forget(&dropped);
+    }
+
+    /// Has the journal forget those of these tasks that it knows.
+    fn forget(&self, dropped: &[Arc<Task>]) {
+        let mut kept = dropped.iter().filter(|task| task.is_kept()).map(|task| task.spec.id).peekable();
+        if let Some(journal) = &self.journal
+            && kept.peek().is_some()
+        {
+            journal.forget(kept);
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {

@@ -1,20 +1,20 @@
 //! One task: its request, its log, and the ways it can end.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{
-    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Priority, TaskState, TaskSummary, TaskView,
-    Workload,
+    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Priority, Started, TaskState, TaskSummary,
+    TaskView, Workload,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{EventLog, Progress, Registry, Seal};
+use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Stage};
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 
-/// What admission decided about a task. The texts of the prompt are not here: they go with its job, and end with it.
+/// What admission decided about a task. The texts of the prompt are not kept: from here on it is token ids.
 #[derive(Debug, Clone)]
 pub struct TaskSpec {
     pub id: TaskId,
@@ -27,7 +27,6 @@ pub struct TaskSpec {
     pub priority: Priority,
     pub determinism: Determinism,
     pub metadata: std::collections::BTreeMap<String, String>,
-    /// As they were at admission; [`Task::limits`] are those that hold.
     pub limits: Limits,
 }
 
@@ -68,8 +67,15 @@ impl Clock {
         Self { instant: Instant::now(), unix_ms: millis(unix) }
     }
 
-    fn unix_ms_at(&self, instant: Instant) -> u64 {
-        self.unix_ms + millis(instant.saturating_duration_since(self.instant))
+    pub(super) fn unix_ms_at(&self, instant: Instant) -> u64 {
+        self.unix_ms.saturating_add(millis(instant.saturating_duration_since(self.instant)))
+    }
+
+    /// The instant of a Unix time in ms; of one that is too long ago to say, this one.
+    pub(super) fn instant_at(&self, unix_ms: u64) -> Instant {
+        let (ago, ahead) = (self.unix_ms.saturating_sub(unix_ms), unix_ms.saturating_sub(self.unix_ms));
+        let instant = self.instant.checked_sub(Duration::from_millis(ago)).unwrap_or(self.instant);
+        instant + Duration::from_millis(ahead)
     }
 }
 
@@ -130,34 +136,65 @@ pub struct Task {
     /// The replica that runs it, or ran it last. As above.
     replica: Mutex<Option<ReplicaId>>,
     abandoned: AtomicBool,
-    /// What of its limits depends on the model; changes when the pool of a waiting task gets another one. As above.
-    tokens: Mutex<Tokens>,
+    /// Where it is kept; empty for a task that does not outlive the process.
+    journal: OnceLock<Journal>,
+    /// The text of each choice, of a task that ended in an earlier process.
+    kept_outputs: Vec<String>,
     registry: Weak<Registry>,
-}
-
-/// The limits that depend on the model's tokenizer and context.
-#[derive(Debug, Clone, Copy)]
-struct Tokens {
-    prompt: u32,
-    max: u32,
 }
 
 impl Task {
     pub(super) fn new(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>) -> Arc<Self> {
-        let (created, log, stop) = (Clock::now(), EventLog::new(), CancellationToken::new());
-        let tokens = Mutex::new(Tokens { prompt: spec.limits.prompt_tokens, max: spec.limits.max_tokens });
-        Arc::new(Self {
+        Arc::new(Self::begun(spec, number, home, registry, Clock::now()))
+    }
+
+    fn begun(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>, created: Clock) -> Self {
+        Self {
             spec,
             number,
             created,
-            log,
-            stop,
+            log: EventLog::new(),
+            stop: CancellationToken::new(),
             home: Mutex::new(home),
             replica: Mutex::default(),
             abandoned: AtomicBool::new(false),
-            tokens,
+            journal: OnceLock::new(),
+            kept_outputs: Vec::new(),
             registry,
-        })
+        }
+    }
+
+    /// A task of an earlier process.
+    pub(super) fn again(kept: Kept, number: u64, home: Home, registry: Weak<Registry>, journal: Journal) -> Arc<Self> {
+        let begun = Self::begun(kept.spec, number, home, registry, kept.created);
+        let (log, kept_outputs) = match kept.stage {
+            Stage::Waiting(_) => (EventLog::new(), Vec::new()),
+            Stage::Started(log) => (log, Vec::new()),
+            Stage::Ended { log, outputs, .. } => (log, outputs),
+        };
+        let (replica, journal) = (Mutex::new(kept.replica_id), OnceLock::from(journal));
+        Arc::new(Self { log, kept_outputs, replica, journal, ..begun })
+    }
+
+    /// From now on `journal` hears what becomes of it.
+    pub(super) fn keep_in(&self, journal: Journal) {
+        // It is filed once.
+        let _ = self.journal.set(journal);
+    }
+
+    /// Whether it outlives the process.
+    pub fn is_kept(&self) -> bool {
+        self.journal.get().is_some()
+    }
+
+    /// Writes the `started` event. What is returned is to be waited for before there is a token.
+    ///
+    /// # Errors
+    ///
+    /// [`Sealed`] where the task has ended: it is not to be started.
+    pub fn start(&self, started: Arc<Started>, now: Instant) -> Result<Option<Durable>, Sealed> {
+        self.log.append(Event::Started(Arc::clone(&started)), now)?;
+        Ok(self.journal.get().map(|journal| journal.started(self.spec.id, self.created.unix_ms_at(now), &started)))
     }
 
     /// The pool that it is in.
@@ -168,18 +205,6 @@ impl Task {
     /// Hands a waiting task on to another pool.
     pub fn move_to(&self, home: Home) {
         *self.home.lock().unwrap_or_else(PoisonError::into_inner) = home;
-    }
-
-    /// What it may use.
-    pub fn limits(&self) -> Limits {
-        let Tokens { prompt, max } = *self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        Limits { prompt_tokens: prompt, max_tokens: max, ..self.spec.limits }
-    }
-
-    /// Its prompt has so many tokens for the model that it is to run on now. It may use no more output than before.
-    pub fn refit(&self, prompt_tokens: u32, max_tokens: u32) {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        *tokens = Tokens { prompt: prompt_tokens, max: max_tokens.min(tokens.max) };
     }
 
     /// Notes the replica that runs it.
@@ -235,7 +260,7 @@ impl Task {
             from.zip(to).map(|(from, to)| millis(to.saturating_duration_since(from)))
         };
         let end = End {
-            tokens_in: if started.is_some() { u64::from(self.limits().prompt_tokens) } else { 0 },
+            tokens_in: if started.is_some() { u64::from(self.spec.limits.prompt_tokens) } else { 0 },
             cached_tokens: usage.cached_tokens,
             tokens_out: usage.tokens_out,
             queue_ms: millis(started.unwrap_or(now).saturating_duration_since(self.created.instant)),
@@ -254,10 +279,18 @@ impl Task {
         let now = Instant::now();
         progress.ended = Some((now, last.clone()));
         // Before the event, so that whoever has seen the end finds the counters settled.
-        self.home().observer.ended(self, &Ended { last: last.clone(), progress });
-        seal.end(last, now);
-        if let Some(registry) = self.registry.upgrade() {
-            registry.ended(self.spec.id);
+        let ended = Ended { last: last.clone(), progress };
+        self.home().observer.ended(self, &ended);
+        let (registry, id) = (Weak::clone(&self.registry), self.spec.id);
+        let show = move || {
+            seal.end(last, now);
+            if let Some(registry) = registry.upgrade() {
+                registry.ended(id);
+            }
+        };
+        match self.journal.get() {
+            None => show(),
+            Some(journal) => journal.ended(self, &ended.progress, show),
         }
     }
 
@@ -312,7 +345,7 @@ impl Task {
             ended_at_ms: ended.map(at),
             queue_ms: millis(started.unwrap_or(until).saturating_duration_since(self.created.instant)),
             decode_ms: progress.first_token.map_or(0, |first| millis(until.saturating_duration_since(first))),
-            tokens_in: if started.is_some() { u64::from(self.limits().prompt_tokens) } else { 0 },
+            tokens_in: if started.is_some() { u64::from(self.spec.limits.prompt_tokens) } else { 0 },
             tokens_out: end.map_or(progress.tokens, |end| end.tokens_out),
             finish_reason,
             error,
@@ -321,7 +354,10 @@ impl Task {
     }
 
     /// The text of each choice so far.
-    fn outputs(&self) -> Vec<String> {
+    pub(super) fn outputs(&self) -> Vec<String> {
+        if !self.kept_outputs.is_empty() {
+            return self.kept_outputs.clone();
+        }
         let mut outputs = vec![String::new(); usize::from(self.spec.limits.choices)];
         self.log.inspect(|events| {
             for event in events {

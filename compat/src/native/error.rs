@@ -1,9 +1,9 @@
 //! The error envelope: one small shape for every failure, with what a client can do about it.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What went wrong, as clients match on it. The names are part of the contract and never change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 pub enum ErrorCode {
     /// Malformed or out of range; `param` names the field.
@@ -135,7 +135,7 @@ pub mod detail {
 }
 
 /// Which policy refused or ended a task.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum PolicyLabel {
     #[serde(rename = "queue.reject")]
     QueueReject,
@@ -177,7 +177,7 @@ impl PolicyLabel {
 }
 
 /// A failure as every client sees it: as the body of a refused request, or as the `error` event of a stream.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ErrorEnvelope {
     pub code: ErrorCode,
     /// What was wrong, for a person to read. Never shows internals, prompts or keys.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
 use super::ErrorEnvelope;
@@ -41,7 +41,7 @@ impl Event {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     pub queue_position: u64,
     pub predicted_start_ms: u64,
@@ -103,7 +103,7 @@ pub struct Metrics {
     pub queue_depth: Option<u64>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The end token or a stop string.
@@ -127,12 +127,12 @@ impl FinishReason {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct End {
     /// Tokens of the prompt, counted once for all choices; 0 for a task that never started.
     pub tokens_in: u64,
     /// Those of them that the engine took from its cache; at most `tokens_in`.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_zero")]
     pub cached_tokens: u64,
     /// Tokens sampled, over all choices: the end token and those of a stop string included.
     pub tokens_out: u64,
@@ -143,7 +143,7 @@ pub struct End {
     pub decode_ms: u64,
     pub finish_reason: FinishReason,
     /// One per choice, only where there are several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<ChoiceEnd>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_label: Option<super::PolicyLabel>,
@@ -154,7 +154,7 @@ const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ChoiceEnd {
     pub choice: u16,
     pub finish_reason: FinishReason,

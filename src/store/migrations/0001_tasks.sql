@@ -6,7 +6,8 @@ CREATE TABLE tasks (
     facts TEXT NOT NULL,
     -- What is needed to run it, as JSON; gone once it has ended.
     request TEXT,
-    started_at_ms BIGINT,
+    -- When an engine got it and what its `started` event said, as JSON.
+    started TEXT,
     ended_at_ms BIGINT,
     -- The last event and the output, as JSON; there once it has ended.
     outcome TEXT
@@ -20,10 +21,11 @@ CREATE TABLE idempotency_keys (
     name TEXT NOT NULL,
     fingerprint TEXT NOT NULL,
     task_id TEXT NOT NULL,
-    -- The answer, as JSON.
-    answer TEXT NOT NULL,
+    -- The answer, as JSON; there once it was given.
+    answer TEXT,
     created_at_ms BIGINT NOT NULL,
     PRIMARY KEY (tenant, name)
 );
 
+CREATE INDEX idempotency_keys_task ON idempotency_keys (task_id);
 CREATE INDEX idempotency_keys_created ON idempotency_keys (created_at_ms);

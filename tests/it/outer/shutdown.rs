@@ -65,23 +65,28 @@ async fn what_runs_and_what_waits_may_end() {
 }
 
 #[tokio::test]
-async fn the_deadline_ends_what_is_left_with_an_error_event() {
-    let gateway = Running::scripted(&[("POOLS__0__SLOTS", "1"), ("SERVER__DRAIN_DEADLINE_MS", "300")]);
+async fn the_deadline_ends_what_runs_with_an_error_event_and_keeps_what_waits() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let data = folder.path().display().to_string();
+    let settings = [("DATA_DIR", data.as_str()), ("POOLS__0__SLOTS", "1"), ("SERVER__DRAIN_DEADLINE_MS", "300")];
+    let gateway = Running::scripted(&settings);
     let (_, mut running) = submit(&gateway, 8000).await;
-    let (_, mut waiting) = submit(&gateway, 8000).await;
+    let (waits, mut waiting) = submit(&gateway, 20).await;
     read_until(&mut running, "event: token").await;
     let began = Instant::now();
     gateway.terminate();
-    for stream in [&mut running, &mut waiting] {
-        let rest = in_time("the rest", read_to_end(stream)).await;
-        assert!(
-            rest.contains("event: error") && rest.contains("POOL_UNREADY") && !rest.contains("event: end"),
-            "{rest}"
-        );
-    }
+    let rest = in_time("the rest", read_to_end(&mut running)).await;
+    assert!(rest.contains("event: error") && rest.contains("POOL_UNREADY") && !rest.contains("event: end"), "{rest}");
+    // Not over: the next process runs it.
+    let rest = in_time("the rest", read_to_end(&mut waiting)).await;
+    assert!(!rest.contains("event: error") && !rest.contains("event: end"), "{rest}");
     ended_well(&gateway.wait_for_exit());
     let took = began.elapsed();
     assert!((Duration::from_millis(300)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    let again = Running::scripted(&settings);
+    let mut stream = again.get(&format!("/v2/tasks/{waits}/events")).await;
+    let whole = in_time("the end", read_to_end(&mut stream)).await;
+    assert!(whole.contains("event: started") && whole.contains(r#""tokens_out":20"#), "{whole}");
 }
 
 async fn read_to_end(stream: &mut Response) -> String {

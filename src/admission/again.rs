@@ -1,0 +1,59 @@
+//! Letting a task in again that an earlier process had accepted: what it may use was decided then.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
+
+use super::translate::job;
+use super::{Admission, Caller, Pools, by_start, nowhere, refused, submit, too_long};
+use crate::placement::NoPlace;
+use crate::pools::{Job, Share};
+use crate::tasks::Task;
+
+/// What a task is told that cannot be kept: nothing is accepted that could be lost.
+pub fn not_kept() -> ErrorEnvelope {
+    let message = "the gateway cannot store the task, and takes none that it could lose; try again later";
+    ErrorEnvelope::new(ErrorCode::PoolUnready, message).with_retry_after_ms(5000)
+}
+
+/// What a task is told whose engine went with the process.
+pub fn interrupted() -> ErrorEnvelope {
+    let message = "the gateway ended while the task ran; send it again";
+    ErrorEnvelope::new(ErrorCode::WorkerReset, message).with_retry_after_ms(0)
+}
+
+impl Admission {
+    /// Queues a task of an earlier process. Its prompt is not checked again, and counted only to see that it still fits.
+    ///
+    /// # Errors
+    ///
+    /// With what the task is to end.
+    pub async fn admit_again(
+        &self,
+        task: &Arc<Task>,
+        mut request: TaskRequest,
+        weight: u32,
+        pools: &Pools<'_>,
+    ) -> Result<(), ErrorEnvelope> {
+        let weight = NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN);
+        let share = Share { tenant: task.spec.tenant_id.clone(), weight };
+        let caller = Caller { correlation_id: task.spec.correlation_id.clone(), share };
+        let tiers = pools.rank(&request)?;
+        let Some(pool) = tiers.iter().flatten().next() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
+        let engine = pool.available().map_err(|reason| refused(reason, pool))?;
+        let (tokens, param) = self.tokenize(&mut request, &engine).await?;
+        let (limits, context) = (&task.spec.limits, engine.info().context_length);
+        let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        if prompt_tokens.saturating_add(limits.max_tokens) > context {
+            return Err(too_long(param, Some(prompt_tokens), limits.max_tokens, context));
+        }
+        let order = by_start(tiers, request.priority, &caller.share, limits);
+        let wish = request.placement.is_some() || request.engine.is_some();
+        let allowed = wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect());
+        let job = Job { allowed, ..job(request, task, &caller, tokens, &engine.info().sampling) };
+        submit(job, order.iter().map(|(pool, _)| pool))?;
+        self.watch_deadline(task);
+        Ok(())
+    }
+}

@@ -1,0 +1,343 @@
+//! What is kept of accepted tasks, so that they outlive the process: written as they go, and read when it starts again.
+//!
+//! A task is filed before its client hears that it was accepted, and its start before an engine gets it. Its last event is
+//! shown once it is durable: what a client has seen of an end is never taken back. What is filed goes with the task's
+//! retention.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use serde::{Deserialize, Serialize};
+use sluicegate_compat::native::{Determinism, End, ErrorEnvelope, Event, Priority, Started, TaskRequest, Workload};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::log::EventLog;
+use super::{Clock, Limits, Progress, Task, TaskSpec};
+use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
+use crate::store::{EndedRow, KeyRow, Store, StoreError, TaskRow};
+
+/// Becomes `Ok` once what was filed is durable. Any number of parties may wait for it.
+pub type Durable = Shared<BoxFuture<'static, Result<(), StoreError>>>;
+
+/// Files tasks. Cheap to clone.
+#[derive(Clone)]
+pub struct Journal {
+    store: Store,
+    /// The position of the next task.
+    next: Arc<AtomicI64>,
+}
+
+/// A key that a request was sent with, and what tells its body from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Key {
+    pub name: String,
+    pub fingerprint: String,
+}
+
+/// A task that the journal knows, as it was when the process ended.
+pub struct Kept {
+    pub spec: TaskSpec,
+    pub created: Clock,
+    pub pool_id: PoolId,
+    pub replica_id: Option<ReplicaId>,
+    /// The tenant's weight beside others.
+    pub weight: u32,
+    pub stage: Stage,
+}
+
+/// How far a task had come.
+pub enum Stage {
+    Waiting(Box<TaskRequest>),
+    /// An engine had it.
+    Started(Arc<EventLog>),
+    Ended {
+        log: Arc<EventLog>,
+        outputs: Vec<String>,
+        ago: Duration,
+    },
+}
+
+/// What is known of a task beside its prompt and its output.
+#[derive(Serialize, Deserialize)]
+struct Facts {
+    created_at_ms: u64,
+    correlation_id: String,
+    tenant: String,
+    weight: u32,
+    session_id: Option<uuid::Uuid>,
+    workload: Workload,
+    model_ref: String,
+    priority: Priority,
+    determinism: Determinism,
+    metadata: std::collections::BTreeMap<String, String>,
+    prompt_tokens: u32,
+    max_tokens: u32,
+    choices: u16,
+    alone: bool,
+    expected_tokens: Option<u32>,
+    deadline_at_ms: Option<u64>,
+    pool_id: String,
+}
+
+/// The start of a task.
+#[derive(Serialize, Deserialize)]
+struct Start {
+    at_ms: u64,
+    event: Started,
+}
+
+/// The end of a task.
+#[derive(Serialize, Deserialize)]
+struct Outcome {
+    last: Last,
+    /// Of the last event.
+    id: u64,
+    start: Option<Start>,
+    first_token_at_ms: Option<u64>,
+    tokens: u64,
+    outputs: Vec<String>,
+    pool_id: String,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Last {
+    End(End),
+    Error(ErrorEnvelope),
+}
+
+impl Journal {
+    /// Over what the store has, which is returned beside it in the order in which the tasks were accepted.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn open(store: Store) -> Result<(Self, Vec<Kept>), StoreError> {
+        let rows = store.tasks().await?;
+        let next = rows.last().map_or(0, |row| row.position + 1);
+        let journal = Self { store, next: Arc::new(AtomicI64::new(next)) };
+        let now = Clock::now();
+        let mut kept = Vec::with_capacity(rows.len());
+        for row in rows {
+            let (id, position) = (row.id.clone(), row.position);
+            match read(row, now) {
+                Some(task) => kept.push(task),
+                None => tracing::error!(task_id = id, position, "the journal has a task that cannot be read"),
+            }
+        }
+        Ok((journal, kept))
+    }
+
+    /// What is filed of a request, so that its task can be run by another process.
+    pub fn request(request: &TaskRequest) -> String {
+        json(request)
+    }
+
+    /// Files a task that has not started, and the key of its request; from then on the journal hears what becomes of it.
+    pub fn accept(&self, task: &Task, request: String, weight: u32, key: Option<Key>) -> Durable {
+        let key = key.map(|key| KeyRow {
+            tenant: task.spec.tenant_id.to_string(),
+            name: key.name,
+            fingerprint: key.fingerprint,
+            task_id: task.spec.id.to_string(),
+            answer: None,
+            created_at_ms: signed(task.created.unix_ms),
+        });
+        let row = TaskRow {
+            position: self.next.fetch_add(1, Ordering::Relaxed),
+            id: task.spec.id.to_string(),
+            facts: json(&facts(task, weight)),
+            request: Some(request),
+            started: None,
+            ended_at_ms: None,
+            outcome: None,
+        };
+        task.keep_in(self.clone());
+        durable(|told| self.store.task_accepted(row, key, told))
+    }
+
+    /// Files the answer that a task's request got, for the key that it was sent with.
+    pub fn answered(&self, id: TaskId, answer: &impl Serialize) {
+        self.store.task_answered(id.to_string(), json(answer));
+    }
+
+    /// Forgets a task that was refused after it was filed.
+    pub fn withdraw(&self, id: TaskId) {
+        self.store.task_withdrawn(id.to_string());
+    }
+
+    /// Files the start of a task. From its first token on it must never be run again, so that waits for this.
+    pub(super) fn started(&self, id: TaskId, at_ms: u64, event: &Started) -> Durable {
+        durable(|told| self.store.task_started(id.to_string(), json(&Start { at_ms, event: event.clone() }), told))
+    }
+
+    /// Files the end of a task, and calls back when it may be shown.
+    pub(super) fn ended(&self, task: &Task, progress: &Progress, show: impl FnOnce() + Send + 'static) {
+        let Some((at, last)) = &progress.ended else { return show() };
+        let at_ms = |instant: Instant| task.created.unix_ms_at(instant);
+        let started = progress.started.as_ref();
+        let outcome = Outcome {
+            last: match last {
+                Event::Error(error) => Last::Error(error.as_ref().clone()),
+                Event::End(end) => Last::End(end.as_ref().clone()),
+                _ => return show(),
+            },
+            id: task.log.last_id() + 1,
+            start: started.map(|(at, event)| Start { at_ms: at_ms(*at), event: event.as_ref().clone() }),
+            first_token_at_ms: progress.first_token.map(at_ms),
+            tokens: progress.tokens,
+            outputs: task.outputs(),
+            pool_id: task.pool_id().to_string(),
+        };
+        let id = task.spec.id;
+        let row = EndedRow { id: id.to_string(), ended_at_ms: signed(at_ms(*at)), outcome: json(&outcome) };
+        self.store.task_ended(row, move |result| {
+            if let Err(error) = result {
+                // Nobody is helped by a stream that never ends.
+                tracing::error!(task_id = %id, %error, "the end of a task is shown and could not be stored");
+            }
+            show();
+        });
+    }
+
+    /// Deletes tasks whose retention is over.
+    pub(super) fn forget(&self, ids: impl Iterator<Item = TaskId>) {
+        self.store.tasks_forgotten(ids.map(|id| id.to_string()).collect());
+    }
+
+    /// Deletes keys that are older than `ttl`.
+    pub fn forget_keys(&self, ttl: Duration) {
+        self.store.keys_forgotten(signed(Clock::now().unix_ms.saturating_sub(millis(ttl))));
+    }
+
+    /// All keys, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
+        self.store.keys().await
+    }
+}
+
+/// Hands something over with a callback, and makes a future of that.
+fn durable(hand_over: impl FnOnce(Box<dyn FnOnce(Result<(), StoreError>) + Send>)) -> Durable {
+    let (told, result) = oneshot::channel();
+    // Nobody waits any more where sending fails.
+    hand_over(Box::new(|result| _ = told.send(result)));
+    async { result.await.unwrap_or(Err(StoreError::Closed)) }.boxed().shared()
+}
+
+fn facts(task: &Task, weight: u32) -> Facts {
+    let TaskSpec { correlation_id, tenant_id, session_id, workload, model_ref, priority, .. } = &task.spec;
+    let limits = &task.spec.limits;
+    Facts {
+        created_at_ms: task.created.unix_ms,
+        correlation_id: correlation_id.to_string(),
+        tenant: tenant_id.to_string(),
+        weight,
+        session_id: *session_id,
+        workload: *workload,
+        model_ref: model_ref.clone(),
+        priority: *priority,
+        determinism: task.spec.determinism,
+        metadata: task.spec.metadata.clone(),
+        prompt_tokens: limits.prompt_tokens,
+        max_tokens: limits.max_tokens,
+        choices: limits.choices,
+        alone: limits.alone,
+        expected_tokens: limits.expected_tokens,
+        deadline_at_ms: limits.deadline.map(|deadline| task.created.unix_ms_at(deadline)),
+        pool_id: task.pool_id().to_string(),
+    }
+}
+
+/// A row as a task; `None` where it is not one.
+fn read(row: TaskRow, now: Clock) -> Option<Kept> {
+    let facts: Facts = serde_json::from_str(&row.facts).ok()?;
+    let id = TaskId::parse(&row.id)?;
+    let created = Clock { instant: now.instant_at(facts.created_at_ms), unix_ms: facts.created_at_ms };
+    let start = row.started.map(|start| serde_json::from_str::<Start>(&start)).transpose().ok()?;
+    let mut replica_id = start.as_ref().map(|start| ReplicaId::from(start.event.replica_id.as_str()));
+    let mut pool_id = PoolId::from(facts.pool_id.as_str());
+    let stage = match (row.outcome, start, row.request) {
+        (Some(outcome), _, _) => {
+            let outcome: Outcome = serde_json::from_str(&outcome).ok()?;
+            pool_id = PoolId::from(outcome.pool_id.as_str());
+            replica_id = outcome.start.as_ref().map(|start| ReplicaId::from(start.event.replica_id.as_str()));
+            let ended_at_ms = row.ended_at_ms?.cast_unsigned();
+            let ago = Duration::from_millis(now.unix_ms.saturating_sub(ended_at_ms));
+            let outputs = outcome.outputs.clone();
+            Stage::Ended { log: ended_log(outcome, ended_at_ms, now), outputs, ago }
+        }
+        (None, Some(start), _) => {
+            let started = (now.instant_at(start.at_ms), Arc::new(start.event));
+            // Its `started` event, and whatever came after it, is not repeated.
+            Stage::Started(EventLog::kept(1, Progress { started: Some(started), ..Progress::default() }))
+        }
+        (None, None, Some(request)) => Stage::Waiting(serde_json::from_str(&request).ok()?),
+        (None, None, None) => return None,
+    };
+    let weight = facts.weight;
+    Some(Kept { spec: spec(id, facts, now), created, pool_id, replica_id, weight, stage })
+}
+
+fn spec(id: TaskId, facts: Facts, now: Clock) -> TaskSpec {
+    TaskSpec {
+        id,
+        correlation_id: CorrelationId::from(facts.correlation_id),
+        tenant_id: TenantId::from(facts.tenant),
+        session_id: facts.session_id,
+        workload: facts.workload,
+        model_ref: facts.model_ref,
+        priority: facts.priority,
+        determinism: facts.determinism,
+        metadata: facts.metadata,
+        limits: Limits {
+            prompt_tokens: facts.prompt_tokens,
+            max_tokens: facts.max_tokens,
+            choices: facts.choices,
+            alone: facts.alone,
+            expected_tokens: facts.expected_tokens,
+            deadline: facts
+                .deadline_at_ms
+                .map(|at| now.instant + Duration::from_millis(at.saturating_sub(now.unix_ms))),
+        },
+    }
+}
+
+/// A log whose events but the last are gone.
+fn ended_log(outcome: Outcome, ended_at_ms: u64, now: Clock) -> Arc<EventLog> {
+    let last = match outcome.last {
+        Last::End(end) => Event::End(Arc::new(end)),
+        Last::Error(error) => Event::Error(Arc::new(error)),
+    };
+    let progress = Progress {
+        started: outcome.start.map(|start| (now.instant_at(start.at_ms), Arc::new(start.event))),
+        first_token: outcome.first_token_at_ms.map(|at| now.instant_at(at)),
+        tokens: outcome.tokens,
+        bytes: outcome.outputs.iter().map(String::len).sum(),
+        ..Progress::default()
+    };
+    let log = EventLog::kept(outcome.id.saturating_sub(1), progress);
+    if let Some(seal) = log.seal() {
+        seal.end(last, now.instant_at(ended_at_ms));
+    }
+    log
+}
+
+/// None of what is filed can fail to be JSON: names and numbers only, and maps whose keys are strings.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn signed(ms: u64) -> i64 {
+    i64::try_from(ms).unwrap_or(i64::MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

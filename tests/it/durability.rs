@@ -1,0 +1,180 @@
+//! What of a gateway's tasks is still there in the next process: over a database file that two gateways open in turn.
+
+use std::path::Path;
+
+use axum::body::Body;
+use insta::assert_snapshot;
+use sluicegate::engine::scripted::Script;
+use tempfile::TempDir;
+
+use super::harness::{Gate, masked, read, request, says};
+
+/// Over the database in `folder`, with one slot.
+async fn gate(folder: &Path, script: Script, settings: &[(&str, &str)]) -> Gate {
+    let url = format!("sqlite:{}/test.db", folder.display());
+    let settings = [&[("SLUICEGATE_STORE__URL", url.as_str())], settings].concat();
+    Gate::with(Script { slots: 1, ..script }, &settings).await
+}
+
+fn endless() -> Script {
+    Script { tokens: vec!["word ".into()], repeat: true, ..Script::default() }
+}
+
+const TASK: &str = r#"{"model_ref": "builtin", "prompt": "a canary in a prompt", "max_tokens": 1000}"#;
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_what_waited_is_run_in_its_order_and_what_ran_is_told_to_come_again() {
+    let folder = TempDir::new().unwrap();
+    let first = gate(folder.path(), endless(), &[]).await;
+    let ran = first.submit(TASK).await;
+    let waited = [first.submit(TASK).await, first.submit(TASK).await, first.submit(TASK).await];
+    let mut body = first.send(request("GET", &format!("/v2/tasks/{ran}/events"), Body::empty())).await.into_body();
+    super::harness::read_until(&mut body, "event: token").await;
+    first.crash().await;
+
+    let second = gate(folder.path(), says(&["done"]), &[]).await;
+    assert_snapshot!(masked(&second.events(&ran).await), @r#"
+    id: 2
+    event: error
+    data: {"code":"WORKER_RESET","message":"the gateway ended while the task ran; send it again","retriable":true,"retry_after_ms":0,"correlation_id":"<uuid>"}
+    "#);
+    for id in &waited {
+        let stream = second.events(id).await;
+        assert_eq!(stream.matches("event: started").count(), 1, "{stream}");
+        assert!(stream.contains(r#""finish_reason":"stop""#), "{stream}");
+        assert_eq!(second.get(&format!("/v2/tasks/{id}")).await.json()["output"], "done");
+    }
+    let list = second.get("/v2/tasks").await.json();
+    let ids: Vec<_> = list["tasks"].as_array().unwrap().iter().map(|task| task["task_id"].clone()).collect();
+    let newest_first: Vec<_> = std::iter::once(&ran).chain(&waited).rev().map(String::as_str).collect();
+    assert_eq!(ids, newest_first);
+    let starts = waited.map(|id| {
+        list["tasks"].as_array().unwrap().iter().find(|task| task["task_id"] == id).unwrap()["started_at_ms"]
+            .as_u64()
+            .unwrap()
+    });
+    assert!(starts.is_sorted(), "{starts:?}");
+    second.crash().await;
+
+    // What ended once has ended.
+    let third = gate(folder.path(), endless(), &[]).await;
+    assert_eq!(third.get(&format!("/v2/tasks/{ran}")).await.json()["error"]["code"], "WORKER_RESET");
+    third.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ended_task_keeps_its_state_and_output_and_its_stream_replays_the_last_event() {
+    let folder = TempDir::new().unwrap();
+    let first = gate(folder.path(), says(&["Hello", " world"]), &[]).await;
+    let id = first.submit(TASK).await;
+    let whole = first.events(&id).await;
+    let before = first.get(&format!("/v2/tasks/{id}")).await.json();
+    first.crash().await;
+
+    let second = gate(folder.path(), endless(), &[]).await;
+    let after = second.get(&format!("/v2/tasks/{id}")).await.json();
+    assert_eq!((&after["output"], &after["state"]), (&"Hello world".into(), &"finished".into()));
+    assert_eq!(before, after);
+    let last = &whole[whole.rfind("id: ").unwrap()..];
+    assert_eq!(second.events(&id).await, last);
+    assert_eq!(second.get("/v2/tasks?state=finished").await.json()["tasks"].as_array().unwrap().len(), 1);
+    second.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_gives_the_first_answer_in_the_next_process_too() {
+    let folder = TempDir::new().unwrap();
+    let send = async |gate: &Gate, body: &str| {
+        let mut request = request("POST", "/v2/tasks", Body::from(body.to_owned()));
+        request.headers_mut().insert("idempotency-key", "key-1".parse().unwrap());
+        read(gate.send(request).await).await
+    };
+    let first = gate(folder.path(), says(&["done"]), &[]).await;
+    let answer = send(&first, TASK).await;
+    first.settle().await;
+    first.crash().await;
+
+    let second = gate(folder.path(), says(&["done"]), &[]).await;
+    let again = send(&second, TASK).await;
+    assert_eq!((again.status.as_u16(), again.json()), (202, answer.json()));
+    let other = send(&second, r#"{"model_ref": "builtin", "prompt": "another"}"#).await;
+    assert_eq!(other.status.as_u16(), 422);
+    assert_eq!(second.get("/v2/tasks").await.json()["tasks"].as_array().unwrap().len(), 1);
+    second.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_model_is_gone_ends_with_an_error_that_says_so() {
+    let folder = TempDir::new().unwrap();
+    let named = r#"[{id = "old", source = "hf:a/b"}]"#;
+    let pools = |model: &str| format!(r#"[{{id = "default", engine = "scripted", model = "{model}"}}]"#);
+    let settings = |model: &str| [("SLUICEGATE_CATALOG__MODELS", named.to_owned()), ("SLUICEGATE_POOLS", pools(model))];
+    let with = async |model: &str, script: Script| {
+        let settings = settings(model);
+        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        gate(folder.path(), script, &settings).await
+    };
+    let first = with("old", endless()).await;
+    let task = TASK.replace("builtin", "old");
+    let _running = first.submit(&task).await;
+    let waited = first.submit(&task).await;
+    first.crash().await;
+
+    let second = with("builtin", says(&["done"])).await;
+    second.events(&waited).await;
+    let error = second.get(&format!("/v2/tasks/{waited}")).await.json()["error"].clone();
+    assert_eq!(
+        (&error["code"], &error["message"]),
+        (&"POOL_UNAVAILABLE".into(), &r#"no pool serves the model "old""#.into())
+    );
+    second.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_goes_on_from_where_it_was_when_the_gateway_crashed() {
+    let folder = TempDir::new().unwrap();
+    let first = gate(folder.path(), endless(), &[]).await;
+    first.submit(TASK).await;
+    let waited = first.submit(&TASK.replace("1000}", r#"10, "deadline_ms": 50000}"#)).await;
+    first.crash().await;
+    let slow = Script { token: std::time::Duration::from_secs(10), ..endless() };
+    let second = gate(folder.path(), slow, &[]).await;
+    let stream = second.events(&waited).await;
+    assert!(stream.contains(r#""finish_reason":"deadline""#), "{stream}");
+    second.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_retention_ends_prompts_and_outputs_are_gone_from_the_files() {
+    let folder = TempDir::new().unwrap();
+    let holds = |text: &str| {
+        let files = std::fs::read_dir(folder.path()).unwrap().map(|file| std::fs::read(file.unwrap().path()).unwrap());
+        files.into_iter().any(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes()))
+    };
+    let gate =
+        gate(folder.path(), says(&["a canary", " in an output"]), &[("SLUICEGATE_ADMISSION__RETENTION_MS", "1000")])
+            .await;
+    let id = gate.submit(TASK).await;
+    assert!(holds("a canary in a prompt"));
+    gate.events(&id).await;
+    assert!(holds("a canary in an output"));
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(gate.app.store.tasks().await.unwrap(), []);
+    assert!(!holds("a canary"));
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_stored_is_refused_and_never_answered_with_202() {
+    let folder = TempDir::new().unwrap();
+    let gate = gate(folder.path(), says(&["done"]), &[]).await;
+    gate.app.store.close().await;
+    let answer = gate.post("/v2/tasks", TASK).await;
+    assert_eq!((answer.status.as_u16(), answer.header("retry-after")), (503, "5"));
+    let error = answer.json();
+    assert_eq!((&error["code"], &error["retriable"]), (&"POOL_UNREADY".into(), &true.into()));
+    // What need not be kept is served.
+    let chat = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}]}"#;
+    assert_eq!(gate.post("/v1/chat/completions", chat).await.status.as_u16(), 200);
+    gate.finish().await;
+}
