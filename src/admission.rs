@@ -5,32 +5,25 @@
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sluicegate_compat::native::{
-    AdmissionResponse, Determinism, ErrorCode, ErrorEnvelope, PolicyLabel, Preparation, Priority, Streams, TaskRequest,
-    Violation, Workload,
+    AdmissionResponse, ErrorCode, ErrorEnvelope, PolicyLabel, Preparation, Priority, Streams, TaskRequest, Violation,
+    Workload,
 };
-use tokio::time::Instant;
 
-use crate::engine::{Engine, EngineInfo};
 use crate::ids::{CorrelationId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
-use crate::pools::{Job, Place, Pool, PoolMetrics, Refused, Share};
+use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Refused, Share, prepare};
 use crate::tasks::{Durable, Journal, Key, Limits, Registry, Task};
 
-/// Prompts of more bytes are tokenized off the reactor: at some 10 MB/s this is a few ms.
-const INLINE_PROMPT_BYTES: usize = 32 * 1024;
-
-/// A token has at most so many bytes on average, for refusing absurd prompts before they are tokenized.
-const MOST_BYTES_PER_TOKEN: usize = 64;
-
 mod again;
+mod recipe;
 mod translate;
 
 pub use again::{interrupted, not_kept};
-use translate::{job, spec, take_prompt};
+use recipe::Asked;
+use translate::{job, spec};
 
 /// Whose every request is while there are no keys.
 const DEFAULT_TENANT: &str = "default";
@@ -101,11 +94,8 @@ impl Accepted {
 
 /// A request that only its place in a queue is missing.
 struct Checked {
-    /// Without the texts of its prompt.
-    request: TaskRequest,
-    tokens: Arc<[u32]>,
-    limits: Limits,
-    engine: Arc<dyn Engine>,
+    asked: Arc<Asked>,
+    fitted: Fitted,
     /// The pools that may run it, the best first, with the place that it would have.
     order: Vec<Choice>,
 }
@@ -177,11 +167,12 @@ impl Admission {
             Life::Process => None,
             Life::Kept(key) => self.registry.journal().map(|journal| (journal, Journal::request(&request), key)),
         };
-        let Checked { request, tokens, limits, engine, order } = self.check(request, pools, caller).await?;
+        let Checked { asked, fitted, order } = self.check(request, pools, caller).await?;
+        let request = &asked.request;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let task = self
             .registry
-            .create(spec(&request, caller, limits), pool.home())
+            .create(spec(request, caller, fitted.limits), pool.home())
             .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
         // A drain that began meanwhile may have found nothing to wait for.
         if self.lifecycle.draining().is_cancelled() {
@@ -190,7 +181,7 @@ impl Admission {
         }
         let wish = request.placement.is_some() || request.engine.is_some();
         let allowed = wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect());
-        let job = Job { allowed, ..job(request, &task, caller, tokens, &engine.info().sampling) };
+        let job = Job { allowed, ..job(&asked, &task, caller, fitted) };
         // Filed before it is queued, so that the journal hears of its start and its end afterwards.
         let durable =
             kept.map(|(journal, request, key)| journal.accept(&task, request, caller.share.weight.get(), key));
@@ -229,12 +220,7 @@ impl Admission {
     }
 
     /// Every check that comes before the queue.
-    async fn check(
-        &self,
-        mut request: TaskRequest,
-        pools: &Pools<'_>,
-        caller: &Caller,
-    ) -> Result<Checked, ErrorEnvelope> {
+    async fn check(&self, request: TaskRequest, pools: &Pools<'_>, caller: &Caller) -> Result<Checked, ErrorEnvelope> {
         request.check().map_err(violation)?;
         check_served(&request)?;
         if self.lifecycle.draining().is_cancelled() {
@@ -243,69 +229,13 @@ impl Admission {
         let tiers = pools.rank(&request)?;
         let Some(pool) = tiers.iter().flatten().next() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let engine = pool.available().map_err(|reason| refused(reason, pool))?;
-        check_engine(&request, engine.info())?;
+        let (priority, deadline_ms) = (request.priority, request.deadline_ms);
+        let asked = Arc::new(Asked::new(request, self.default_max_tokens));
         // All pools of a model have its tokenizer and its context.
-        let (tokens, param) = self.tokenize(&mut request, &engine).await?;
-        let limits = self.limits(&request, &engine, tokens.len(), param)?;
-        let order = by_start(tiers, request.priority, &caller.share, &limits);
-        let order = in_time(order, request.deadline_ms)?;
-        Ok(Checked { request, tokens, limits, engine, order })
-    }
-
-    /// The prompt in the model's own tokens; the request's texts are moved out of it.
-    async fn tokenize(
-        &self,
-        request: &mut TaskRequest,
-        engine: &Arc<dyn Engine>,
-    ) -> Result<(Arc<[u32]>, &'static str), ErrorEnvelope> {
-        let (prompt, param, bytes) = take_prompt(request);
-        let context = engine.info().context_length as usize;
-        if bytes / MOST_BYTES_PER_TOKEN > context {
-            return Err(too_long(param, None, 1, engine.info().context_length));
-        }
-        let result = if bytes <= INLINE_PROMPT_BYTES {
-            engine.tokenize(&prompt)
-        } else {
-            let engine = Arc::clone(engine);
-            let work = move || engine.tokenize(&prompt);
-            let done = self.lifecycle.blocking("tokenize", work).await;
-            done.map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?
-        };
-        let tokens = result.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
-        if tokens.is_empty() {
-            return Err(ErrorEnvelope::invalid(param, "the prompt has no tokens"));
-        }
-        Ok((tokens, param))
-    }
-
-    /// What the task may use, where prompt and output fit the context.
-    fn limits(
-        &self,
-        request: &TaskRequest,
-        engine: &Arc<dyn Engine>,
-        tokens: usize,
-        param: &'static str,
-    ) -> Result<Limits, ErrorEnvelope> {
-        let model_context = engine.info().context_length;
-        if request.ctx.is_some_and(|ctx| ctx > model_context) {
-            let message = format!("the model's context is {model_context} tokens");
-            return Err(ErrorEnvelope::invalid("ctx", message).with_detail("context_length_exceeded"));
-        }
-        let context = request.ctx.filter(|ctx| *ctx > 0).unwrap_or(model_context);
-        let prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
-        let left = context.saturating_sub(prompt_tokens);
-        let wanted = request.max_tokens;
-        if wanted.unwrap_or(1) > left {
-            return Err(too_long(param, Some(prompt_tokens), wanted.unwrap_or(1), context));
-        }
-        Ok(Limits {
-            prompt_tokens,
-            max_tokens: wanted.unwrap_or(left.min(self.default_max_tokens)),
-            choices: u16::try_from(request.n).unwrap_or(1),
-            alone: request.determinism == Determinism::Strict,
-            expected_tokens: request.expected_tokens,
-            deadline: request.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
-        })
+        let fitted = prepare(&asked, &engine, &self.lifecycle).await?;
+        let order = by_start(tiers, priority, &caller.share, &fitted.limits);
+        let order = in_time(order, deadline_ms)?;
+        Ok(Checked { asked, fitted, order })
     }
 
     /// Ends the task when its deadline comes, wherever it is then.
@@ -340,19 +270,6 @@ fn check_served(request: &TaskRequest) -> Result<(), ErrorEnvelope> {
     }
     if request.session_id.is_some() {
         return not_yet("session_id");
-    }
-    Ok(())
-}
-
-/// What the engine has to know.
-fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(), ErrorEnvelope> {
-    let (profile, vocab_size) = (&info.sampler_profile_version, info.vocab_size);
-    if request.sampler_profile_version.as_ref().is_some_and(|wanted| wanted != profile) {
-        let message = format!("the pool's sampler profile is `{profile}`");
-        return Err(ErrorEnvelope::invalid("sampler_profile_version", message));
-    }
-    if request.logit_bias.last_key_value().is_some_and(|(token, _)| *token >= vocab_size) {
-        return Err(ErrorEnvelope::invalid("logit_bias", format!("token ids are below {vocab_size}")));
     }
     Ok(())
 }
@@ -434,7 +351,7 @@ fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
             ErrorEnvelope::rejected(PolicyLabel::QueueShedBatch, reason.to_string()).with_retry_after_ms(retry_after_ms)
         }
         Refused::NotReady => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(1000),
-        Refused::Draining { retry_after_ms } => {
+        Refused::Draining { retry_after_ms } | Refused::Reloading { retry_after_ms } => {
             ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(retry_after_ms)
         }
         Refused::Exhausted => {
@@ -442,18 +359,4 @@ fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
         }
     };
     envelope.with_pool(pool.id().as_str())
-}
-
-fn too_long(prompt: &'static str, prompt_tokens: Option<u32>, max_tokens: u32, context: u32) -> ErrorEnvelope {
-    let message = match prompt_tokens {
-        Some(tokens) => format!(
-            "the model's context is {context} tokens; the prompt has {tokens} and {max_tokens} are asked for as output"
-        ),
-        None => format!("the model's context is {context} tokens; the prompt is longer"),
-    };
-    let param = match prompt_tokens {
-        Some(tokens) if tokens < context => "max_tokens",
-        _ => prompt,
-    };
-    ErrorEnvelope::invalid(param, message).with_detail("context_length_exceeded")
 }

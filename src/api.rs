@@ -55,6 +55,7 @@ pub fn router(api: Api) -> Router {
         .route("/v2/pools/{id}/health", get(pools::health))
         .route("/v2/pools/{id}/drain", post(pools::drain))
         .route("/v2/pools/{id}/resume", post(pools::resume))
+        .route("/v2/pools/{id}/reload", post(pools::reload))
         .route("/v2/catalog/models", get(catalog::list).post(catalog::create))
         .route("/v2/catalog/models/{id}", get(catalog::view).delete(catalog::remove))
         .route("/v2/catalog/models/{id}/verify", post(catalog::verify))

@@ -172,7 +172,6 @@ impl App {
         let settings =
             Settings { compression: config.server.compression, max_body_bytes: config.server.max_body_bytes };
         let router = api::router(Api { gateway: Arc::clone(&gateway), http_metrics, settings });
-        let pools = pools.into_iter().map(|(_, pool)| pool).collect();
         Ok(Self {
             gateway,
             router,
@@ -257,12 +256,7 @@ impl App {
     }
 }
 
-fn build_pool(
-    pool: &config::Pool,
-    loader: Arc<dyn Loader>,
-    lifecycle: &Lifecycle,
-    metrics: &PoolMetrics,
-) -> (ModelId, Arc<Pool>) {
+fn build_pool(pool: &config::Pool, loader: Arc<dyn Loader>, lifecycle: &Lifecycle, metrics: &PoolMetrics) -> Arc<Pool> {
     let spec = PoolSpec {
         id: PoolId::from(pool.id.as_str()),
         engine: load::engine_name(&pool.engine),
@@ -276,7 +270,7 @@ fn build_pool(
         batch_floor: Floor::new(pool.batch_floor),
         watchdog: Watchdog { wall: pool.watchdog_wall, idle: pool.watchdog_idle },
     };
-    (ModelId::from(pool.model.as_str()), Pool::new(spec, loader, lifecycle.clone(), metrics.clone()))
+    Pool::new(spec, ModelId::from(pool.model.as_str()), loader, lifecycle.clone(), metrics.clone())
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {

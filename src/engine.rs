@@ -258,7 +258,7 @@ pub enum EngineError {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
-/// Makes engines: once at start, and again when one has to be rebuilt.
+/// Makes engines of one model: once at start, and again when one has to be rebuilt.
 pub trait Loader: Send + Sync + 'static {
     /// Loads the model.
     ///
@@ -266,4 +266,29 @@ pub trait Loader: Send + Sync + 'static {
     ///
     /// [`LoadError`], in words for the operator.
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>>;
+
+    /// Makes the model's files ready and verifies their digest, with nothing loaded; says where there is room for `engines`
+    /// engines of it.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`], in words for the operator.
+    fn verify(&self, engines: usize) -> BoxFuture<'_, Result<Room, LoadError>>;
+
+    /// What loads `model` in the place of this one's. It knows nothing of the files that this one has found, also where the
+    /// model is the same.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] where the engine can have no other model.
+    fn of_model(&self, model: &str) -> Result<Arc<dyn Loader>, LoadError>;
+}
+
+/// Where there is memory for more engines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Beside those that are loaded.
+    Beside,
+    /// Only once those have gone.
+    Instead,
 }

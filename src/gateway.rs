@@ -5,11 +5,10 @@
 //! | `submit` | let a task in, once for each idempotency key; preview |
 //! | `look` | view, list, follow, cancel |
 //! | `recover` | what an earlier process left |
-//! | `operate` | how pools stand; drain and resume |
+//! | `operate` | how pools stand; drain, resume and reload |
 //! | `catalog` | add, list, verify, retire and remove models |
 //! | `capabilities` | what the gateway can do |
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,10 +44,8 @@ pub struct Gateway {
     catalog: Arc<LiveCatalog>,
     /// Where models are kept.
     data_dir: PathBuf,
-    /// In the order of the configuration, each with its model.
-    pools: Vec<(ModelId, Arc<Pool>)>,
-    /// The pools of each model, in the order of the configuration.
-    serving: HashMap<ModelId, Vec<Arc<Pool>>>,
+    /// In the order of the configuration. Which model each serves it says itself: that changes when it is reloaded.
+    pools: Vec<Arc<Pool>>,
     admission: Admission,
     registry: Arc<Registry>,
     idempotency: Idempotency,
@@ -64,7 +61,7 @@ pub struct Parts {
     pub catalog: Arc<LiveCatalog>,
     /// Where models are kept.
     pub data_dir: PathBuf,
-    pub pools: Vec<(ModelId, Arc<Pool>)>,
+    pub pools: Vec<Arc<Pool>>,
     pub admission: Admission,
     pub registry: Arc<Registry>,
     /// How long a request's key is remembered.
@@ -97,16 +94,11 @@ impl Gateway {
             started_unix_s,
         } = parts;
         let idempotency = Idempotency::new(idempotency_ttl);
-        let mut serving: HashMap<ModelId, Vec<Arc<Pool>>> = HashMap::new();
-        for (model, pool) in &pools {
-            serving.entry(model.clone()).or_default().push(Arc::clone(pool));
-        }
         Self {
             lifecycle,
             catalog,
             data_dir,
             pools,
-            serving,
             admission,
             registry,
             idempotency,
@@ -120,8 +112,9 @@ impl Gateway {
     pub fn models(&self) -> Vec<ServedModel> {
         let mut seen = std::collections::HashSet::new();
         let usable = |model: &ModelId| self.usable(model.as_str()).is_ok();
-        let pools = self.pools.iter().filter(|(model, _)| seen.insert(model) && usable(model));
-        pools.map(|(model, pool)| self.served(model, pool)).collect()
+        let models = self.pools.iter().map(|pool| pool.model());
+        let models = models.filter(|model| seen.insert(model.clone()) && usable(model));
+        models.filter_map(|model| self.served(model)).collect()
     }
 
     /// One served model, by any of its names.
@@ -135,9 +128,8 @@ impl Gateway {
             ErrorCode::UntrustedArtifact => no_such_model(reference),
             _ => error,
         });
-        let pool = serving?.first();
-        let found = self.pools.iter().find(|(_, other)| pool.is_some_and(|pool| Arc::ptr_eq(other, pool)));
-        found.map(|(model, pool)| self.served(model, pool)).ok_or_else(|| no_such_model(reference))
+        let served = serving?.first().and_then(|pool| self.served(pool.model()));
+        served.ok_or_else(|| no_such_model(reference))
     }
 
     /// Unix time in s of the start.
@@ -149,24 +141,26 @@ impl Gateway {
     pub fn ready(&self) -> bool {
         self.is_open()
             && !self.lifecycle.draining().is_cancelled()
-            && self.pools.iter().any(|(_, pool)| pool.status().is_ready())
+            && self.pools.iter().any(|pool| pool.status().is_ready())
     }
 
     fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }
 
-    fn served(&self, model: &ModelId, pool: &Arc<Pool>) -> ServedModel {
-        let pools = self.serving.get(model).into_iter().flatten().map(|pool| pool.status());
-        let best = pools.min_by_key(|status| (!status.is_ready(), status.health.rank()));
+    /// `None` where no pool has it any more.
+    fn served(&self, model: ModelId) -> Option<ServedModel> {
+        let pools = self.pools_of(model.as_str());
+        let statuses = pools.iter().map(|pool| pool.status());
+        let best = statuses.min_by_key(|status| (!status.is_ready(), status.health.rank()));
         let pool_state = best.map_or(Health::Failed.as_str(), |status| status.as_str());
         let aliases = self.catalog.resolve(model.as_str()).map(|model| model.entry.aliases).unwrap_or_default();
-        ServedModel { id: model.clone(), aliases, pool: Arc::clone(pool), pool_state }
+        Some(ServedModel { id: model, aliases, pool: pools.into_iter().next()?, pool_state })
     }
 
-    /// Every pool with its model, in the order of the configuration.
-    pub fn each_pool(&self) -> impl Iterator<Item = (&ModelId, &Arc<Pool>)> {
-        self.pools.iter().map(|(model, pool)| (model, pool))
+    /// Every pool, in the order of the configuration.
+    pub fn each_pool(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.iter()
     }
 
     /// What the tokens of a task depend on beside its request: see [`Pool::fingerprint`].
@@ -180,16 +174,23 @@ impl Gateway {
     }
 
     fn pool_of(&self, task: &Task) -> Option<&Arc<Pool>> {
-        self.pools.iter().map(|(_, pool)| pool).find(|pool| *pool.id() == task.pool_id())
+        self.pools.iter().find(|pool| *pool.id() == task.pool_id())
     }
 
     /// The pools of a model, by any of its names; at least one.
-    fn serving(&self, reference: &str) -> Result<&[Arc<Pool>], ErrorEnvelope> {
+    fn serving(&self, reference: &str) -> Result<Vec<Arc<Pool>>, ErrorEnvelope> {
         let entry = self.usable(reference)?.entry;
-        self.serving.get(&ModelId::from(entry.id.as_str())).map(Vec::as_slice).ok_or_else(|| {
+        let pools = self.pools_of(&entry.id);
+        if pools.is_empty() {
             let message = format!("no pool serves the model {:?}", entry.id);
-            ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000)
-        })
+            return Err(ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000));
+        }
+        Ok(pools)
+    }
+
+    /// The pools that serve the model of this id now, in the order of the configuration.
+    fn pools_of(&self, id: &str) -> Vec<Arc<Pool>> {
+        self.pools.iter().filter(|pool| pool.model().as_str() == id).map(Arc::clone).collect()
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::engine::{Engine, EngineInfo, EngineStats, Loader};
-use crate::ids::{PoolId, ReplicaId};
+use crate::ids::{ModelId, PoolId, ReplicaId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::placement::Candidate;
 use crate::tasks::{Ended, Home, Limits, Observer, Task};
@@ -33,15 +33,17 @@ mod predict;
 mod queue;
 mod rates;
 mod recovery;
+mod reload;
 mod replica;
 mod run;
 mod state;
 
-pub use job::Job;
+pub use job::{Fitted, Job, Recipe, prepare};
 pub use metrics::PoolMetrics;
 pub use predict::{Bench, Forecast, Prediction, Running};
 pub use queue::{Floor, Full, Queue, Share, Ticket, Work};
 pub use rates::{Measured, Rates};
+pub use reload::{Busy, Phase, Reload, ReloadEnd, Reloading};
 pub use replica::Health;
 use replica::{Replica, Slots};
 pub use state::{Eviction, Place, Policy, Refused, Rejected};
@@ -83,6 +85,12 @@ pub struct Watchdog {
 pub struct PoolStatus {
     pub health: Health,
     pub draining: bool,
+    /// It has no engine, or waits for what runs to end, because there is no room for another model beside its own.
+    pub held: bool,
+    /// What is served, or will be first.
+    pub model: ModelId,
+    /// The reload that is under way, or the last one.
+    pub reload: Option<Reload>,
     pub queue_depth: u64,
     pub replicas: Vec<ReplicaView>,
 }
@@ -90,19 +98,22 @@ pub struct PoolStatus {
 impl PoolStatus {
     /// Whether the pool takes tasks.
     pub fn is_ready(&self) -> bool {
-        self.health == Health::Ready && !self.draining
+        self.health == Health::Ready && !self.draining && !self.held
     }
 
-    /// The word for it in answers: its health, or `draining`.
+    /// The word for it in answers: its health, `draining`, or `reloading` where it takes no tasks for that.
     pub fn as_str(&self) -> &'static str {
-        if self.draining { "draining" } else { self.health.as_str() }
+        match self {
+            Self { draining: true, .. } => "draining",
+            Self { held: true, .. } => "reloading",
+            Self { health, .. } => health.as_str(),
+        }
     }
 }
 
 /// A pool with its replicas.
 pub struct Pool {
     spec: PoolSpec,
-    loader: Arc<dyn Loader>,
     lifecycle: Lifecycle,
     metrics: PoolMetrics,
     /// Observed for each token.
@@ -112,25 +123,34 @@ pub struct Pool {
     changed: Notify,
     /// The engine works again, or was given up.
     recovered: Notify,
+    /// A task has given its slots back.
+    stopped: Notify,
 }
 
 impl Pool {
     /// A pool that is starting: it has no engine and takes no tasks until [`start`](Pool::start) has loaded one.
-    pub fn new(spec: PoolSpec, loader: Arc<dyn Loader>, lifecycle: Lifecycle, metrics: PoolMetrics) -> Arc<Self> {
+    pub fn new(
+        spec: PoolSpec,
+        model: ModelId,
+        loader: Arc<dyn Loader>,
+        lifecycle: Lifecycle,
+        metrics: PoolMetrics,
+    ) -> Arc<Self> {
         let ids = (0..spec.replicas.max(1)).map(|number| ReplicaId::from(format!("{}-{number}", spec.id)));
         let replicas: Vec<_> = ids.inspect(|id| metrics.add_replica(&spec, id)).map(Replica::new).collect();
-        let state = State::new(replicas, spec.queue_capacity, spec.queue_policy, spec.batch_floor);
+        let queue = (spec.queue_capacity, spec.queue_policy, spec.batch_floor);
+        let state = State::new(replicas, queue, (model, loader));
         metrics.add_pool(&spec);
         let inter_token_ms = metrics.inter_token(&spec);
         Arc::new(Self {
             spec,
-            loader,
             lifecycle,
             metrics,
             inter_token_ms,
             state: Mutex::new(state),
             changed: Notify::new(),
             recovered: Notify::new(),
+            stopped: Notify::new(),
         })
     }
 
@@ -141,16 +161,20 @@ impl Pool {
     /// In words for the operator: the model cannot be loaded, or does not answer.
     pub async fn start(self: &Arc<Self>) -> Result<(), crate::engine::LoadError> {
         // The pool opens with its first replica; one of the others that cannot be loaded is tried again.
-        let engine = self.load_and_probe().await?;
-        self.install(0, engine);
+        let (loader, epoch) = {
+            let state = self.lock();
+            (Arc::clone(&state.loader), state.epoch)
+        };
+        let fresh = self.load_and_probe(loader.as_ref()).await?;
+        self.install(0, fresh, epoch).await;
         let pool = Arc::clone(self);
         self.lifecycle.spawn("dispatcher", OnPanic::Shutdown, async move { pool.dispatch().await });
         let pool = Arc::clone(self);
         self.lifecycle.spawn("queue positions", OnPanic::Shutdown, async move { pool.tell_positions().await });
         let replicas = self.lock().replicas.len();
         for replica in 1..replicas {
-            match self.load_and_probe().await {
-                Ok(engine) => self.install(replica, engine),
+            match self.load_and_probe(loader.as_ref()).await {
+                Ok(fresh) => self.install(replica, fresh, epoch).await,
                 Err(error) => self.not_loaded(replica, &error),
             }
         }
@@ -163,6 +187,11 @@ impl Pool {
 
     pub fn spec(&self) -> &PoolSpec {
         &self.spec
+    }
+
+    /// The model that it serves, or will serve first.
+    pub fn model(&self) -> ModelId {
+        self.lock().model.clone()
     }
 
     /// An engine, once one is loaded; all of the pool have the same model.
@@ -223,6 +252,9 @@ impl Pool {
         PoolStatus {
             health: state.health(),
             draining: state.draining.is_some(),
+            held: state.held,
+            model: state.model.clone(),
+            reload: state.reload.clone(),
             queue_depth: state.queue.total().tasks,
             replicas: state.replicas.iter().map(Replica::view).collect(),
         }
@@ -317,7 +349,11 @@ impl Pool {
 
     /// Frees the engine's memory. Call once nothing runs any more.
     pub async fn unload(&self) {
-        let engines: Vec<_> = self.lock().replicas.iter_mut().filter_map(|replica| replica.engine.take()).collect();
+        let engines: Vec<_> = {
+            let mut state = self.lock();
+            let retiring = std::mem::take(&mut state.retiring);
+            state.replicas.iter_mut().filter_map(|replica| replica.engine.take()).chain(retiring).collect()
+        };
         futures_util::future::join_all(engines.iter().map(|engine| engine.unload())).await;
     }
 
@@ -351,8 +387,8 @@ impl Pool {
     }
 
     fn take_next(self: &Arc<Self>) -> Option<(Job, Slots)> {
-        let (job, replica, count) = self.lock().take_next(Instant::now())?;
-        let slots = Slots::new(Arc::clone(self), replica, count, &job.task.spec.limits);
+        let (job, seat) = self.lock().take_next(Instant::now())?;
+        let slots = Slots::new(Arc::clone(self), seat, &job.task.limits());
         self.metrics.queue_changed(self);
         Some((job, slots))
     }

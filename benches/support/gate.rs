@@ -8,7 +8,7 @@ use sluicegate::app::App;
 use sluicegate::catalog::LiveCatalog;
 use sluicegate::config::{Config, Overrides, Pool};
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
-use sluicegate::engine::{Engine, LoadError, Loader};
+use sluicegate::engine::{Engine, LoadError, Loader, Room};
 use sluicegate::lifecycle::Lifecycle;
 
 struct Scripted(Script);
@@ -16,6 +16,14 @@ struct Scripted(Script);
 impl Loader for Scripted {
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         async { Ok(Arc::new(ScriptedEngine::new(self.0.clone())) as Arc<dyn Engine>) }.boxed()
+    }
+
+    fn verify(&self, _: usize) -> BoxFuture<'_, Result<Room, LoadError>> {
+        async { Ok(Room::Beside) }.boxed()
+    }
+
+    fn of_model(&self, _: &str) -> Result<Arc<dyn Loader>, LoadError> {
+        Ok(Arc::new(Self(self.0.clone())))
     }
 }
 

@@ -11,7 +11,7 @@ use sluicegate::app::App;
 use sluicegate::catalog::LiveCatalog;
 use sluicegate::config::{Config, Overrides, Pool};
 use sluicegate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
-use sluicegate::engine::{Engine, LoadError, Loader};
+use sluicegate::engine::{Engine, LoadError, Loader, Room};
 use sluicegate::lifecycle::{Lifecycle, OnPanic};
 use tokio::net::TcpListener;
 
@@ -37,6 +37,14 @@ impl Loader for Shared {
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         let engine = Arc::clone(&self.0);
         async { Ok(engine) }.boxed()
+    }
+
+    fn verify(&self, _: usize) -> BoxFuture<'_, Result<Room, LoadError>> {
+        async { Ok(Room::Beside) }.boxed()
+    }
+
+    fn of_model(&self, _: &str) -> Result<Arc<dyn Loader>, LoadError> {
+        Ok(Arc::new(Self(Arc::clone(&self.0))))
     }
 }
 

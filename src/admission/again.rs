@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
+use super::recipe::Asked;
 use super::translate::job;
-use super::{Admission, Caller, Pools, by_start, nowhere, refused, submit, too_long};
+use super::{Admission, Caller, Pools, by_start, nowhere, refused, submit};
 use crate::placement::NoPlace;
-use crate::pools::{Job, Share};
+use crate::pools::{Job, Share, prepare};
 use crate::tasks::Task;
 
 /// What a task is told that cannot be kept: nothing is accepted that could be lost.
@@ -24,7 +25,7 @@ pub fn interrupted() -> ErrorEnvelope {
 }
 
 impl Admission {
-    /// Queues a task of an earlier process. Its prompt is not checked again, and counted only to see that it still fits.
+    /// Queues a task of an earlier process. Its prompt is counted again, to see that it still fits.
     ///
     /// # Errors
     ///
@@ -32,7 +33,7 @@ impl Admission {
     pub async fn admit_again(
         &self,
         task: &Arc<Task>,
-        mut request: TaskRequest,
+        request: TaskRequest,
         weight: u32,
         pools: &Pools<'_>,
     ) -> Result<(), ErrorEnvelope> {
@@ -42,16 +43,13 @@ impl Admission {
         let tiers = pools.rank(&request)?;
         let Some(pool) = tiers.iter().flatten().next() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let engine = pool.available().map_err(|reason| refused(reason, pool))?;
-        let (tokens, param) = self.tokenize(&mut request, &engine).await?;
-        let (limits, context) = (&task.spec.limits, engine.info().context_length);
-        let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        if prompt_tokens.saturating_add(limits.max_tokens) > context {
-            return Err(too_long(param, Some(prompt_tokens), limits.max_tokens, context));
-        }
-        let order = by_start(tiers, request.priority, &caller.share, limits);
-        let wish = request.placement.is_some() || request.engine.is_some();
+        let (priority, wish) = (request.priority, request.placement.is_some() || request.engine.is_some());
+        let asked = Arc::new(Asked::new(request, self.default_max_tokens));
+        let fitted = prepare(&asked, &engine, &self.lifecycle).await?;
+        task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens);
+        let order = by_start(tiers, priority, &caller.share, &task.limits());
         let allowed = wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect());
-        let job = Job { allowed, ..job(request, task, &caller, tokens, &engine.info().sampling) };
+        let job = Job { allowed, ..job(&asked, task, &caller, fitted) };
         submit(job, order.iter().map(|(pool, _)| pool))?;
         self.watch_deadline(task);
         Ok(())

@@ -1,11 +1,11 @@
-//! Pools: how they stand, and taking them out of service and back.
+//! Pools: how they stand, taking them out of service and back, and giving them other models.
 
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::DrainRequest;
+use sluicegate_compat::native::{DrainRequest, ReloadRequest};
 
 use super::Api;
 use super::body::Json;
@@ -34,4 +34,12 @@ pub async fn drain(State(api): State<Api>, Parameter(id): Parameter, Json(body):
 /// `POST /v2/pools/{id}/resume`: 202 with the pool as it is now.
 pub async fn resume(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
     Ok((StatusCode::ACCEPTED, axum::Json(api.gateway.resume(&id)?)).into_response())
+}
+
+/// `POST /v2/pools/{id}/reload`: 202 with the pool as it is now; its health shows how the reload goes.
+pub async fn reload(State(api): State<Api>, Parameter(id): Parameter, Json(body): Json) -> Result<Response, Failure> {
+    // An unknown pool is said first, whatever the body.
+    api.gateway.pool(&id)?;
+    let pool = api.gateway.reload(&id, &ReloadRequest::parse(&body)?)?;
+    Ok((StatusCode::ACCEPTED, axum::Json(pool)).into_response())
 }

@@ -11,7 +11,8 @@ pub(super) fn print(gateway: &Gateway, address: SocketAddr) {
 
 fn text(gateway: &Gateway, address: SocketAddr) -> String {
     let mut text = format!("Sluicegate {} is ready on http://{address}\n", env!("CARGO_PKG_VERSION"));
-    for (model, pool) in gateway.each_pool() {
+    for pool in gateway.each_pool() {
+        let model = pool.model();
         if let Some(info) = pool.info() {
             text += &format!(
                 "  model {model} in pool {}: {} {} on {}, {} slots, context {} tokens\n",

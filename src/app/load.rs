@@ -6,12 +6,14 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use sluicegate_compat::native::EngineName;
 use tokio::sync::OnceCell;
 
-use crate::catalog::{LiveCatalog, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
+use crate::catalog::{FileDigest, LiveCatalog, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
 use crate::config::{self, Config};
 use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as EngineFiles};
 use crate::engine::scripted::{Failure, FailureKind, Script, ScriptedEngine};
-use crate::engine::{Engine, LoadError, Loader};
+use crate::engine::{Engine, LoadError, Loader, Room};
 use crate::lifecycle::Lifecycle;
+
+mod memory;
 
 /// The most sequences that the scripted engine runs at once where the configuration says nothing.
 const SCRIPTED_SLOTS: u32 = 8;
@@ -62,8 +64,18 @@ impl Loader for Scripted {
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         async { Ok(Arc::new(ScriptedEngine::new(self.0.clone())) as Arc<dyn Engine>) }.boxed()
     }
+
+    /// Its words are in the configuration: there are no files.
+    fn verify(&self, _: usize) -> BoxFuture<'_, Result<Room, LoadError>> {
+        async { Ok(Room::Beside) }.boxed()
+    }
+
+    fn of_model(&self, _: &str) -> Result<Arc<dyn Loader>, LoadError> {
+        Ok(Arc::new(Self(self.0.clone())))
+    }
 }
 
+#[derive(Clone)]
 struct Mistral {
     catalog: Arc<LiveCatalog>,
     /// Its name there.
@@ -79,7 +91,11 @@ struct Mistral {
 impl Mistral {
     async fn load_model(&self) -> Result<Arc<dyn Engine>, LoadError> {
         let files = self.files.get_or_try_init(|| self.find_files()).await?;
-        let spec = LoadSpec {
+        Ok(Arc::new(MistralEngine::load(self.spec(files)).await?))
+    }
+
+    fn spec(&self, files: &ModelFiles) -> LoadSpec {
+        LoadSpec {
             model: match files.path.clone() {
                 ModelPath::Folder(folder) => EngineFiles::Folder(folder),
                 ModelPath::Gguf(file) => EngineFiles::Gguf(file),
@@ -92,8 +108,7 @@ impl Mistral {
             },
             slots: self.slots,
             context_length: None,
-        };
-        Ok(Arc::new(MistralEngine::load(spec).await?))
+        }
     }
 
     async fn find_files(&self) -> Result<ModelFiles, LoadError> {
@@ -101,6 +116,10 @@ impl Mistral {
         let progress = Arc::new(TerminalProgress::new());
         let prepared = prepare(&model.entry, &self.storage, progress, &self.lifecycle).await;
         let files = prepared.map_err(|error| LoadError(error.to_string()))?;
+        if let Some(why) = differs(&model.facts.files, &files.files) {
+            let id = &model.entry.id;
+            return Err(LoadError(format!("model {id}: {why} since it was loaded or verified last")));
+        }
         self.catalog.loaded(&model.entry.id, &files);
         Ok(files)
     }
@@ -110,4 +129,27 @@ impl Loader for Mistral {
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         self.load_model().boxed()
     }
+
+    fn verify(&self, engines: usize) -> BoxFuture<'_, Result<Room, LoadError>> {
+        async move {
+            let files = self.files.get_or_try_init(|| self.find_files()).await?;
+            let fits = memory::fits_beside(&self.spec(files), files.size, engines);
+            Ok(if fits { Room::Beside } else { Room::Instead })
+        }
+        .boxed()
+    }
+
+    fn of_model(&self, model: &str) -> Result<Arc<dyn Loader>, LoadError> {
+        Ok(Arc::new(Self { model: model.to_owned(), files: OnceCell::new(), ..self.clone() }))
+    }
+}
+
+/// How a model's files are not those that are known; nothing where none are.
+fn differs(known: &[FileDigest], found: &[FileDigest]) -> Option<String> {
+    let in_both = |name: &str, files: &[FileDigest]| files.iter().any(|file| file.name == name);
+    let changed = known.iter().find(|file| found.iter().any(|other| other.name == file.name && other != *file));
+    let missing = known.iter().find(|file| !in_both(&file.name, found));
+    let added = found.iter().find(|file| !known.is_empty() && !in_both(&file.name, known));
+    let says = |file: Option<&FileDigest>, what: &str| file.map(|file| format!("{} {what}", file.name));
+    says(changed, "has changed").or(says(missing, "is missing")).or(says(added, "was added"))
 }

@@ -49,6 +49,7 @@ use super::{
     PromptError, Sampling, Sink,
 };
 use lanes::Lanes;
+pub use load::copies_on_cpu;
 use processor::Answers;
 use rate::Meter;
 

@@ -34,6 +34,8 @@ pub struct Script {
     pub slots: u32,
     /// Tokens of prompt and output together.
     pub context_length: u32,
+    /// What it says of its model's files.
+    pub model_digest: String,
 }
 
 /// A scripted failure.
@@ -69,6 +71,7 @@ impl Default for Script {
             failure: None,
             slots: 8,
             context_length: 8192,
+            model_digest: "none".to_owned(),
         }
     }
 }
@@ -90,7 +93,7 @@ impl ScriptedEngine {
             engine: EngineName::Scripted,
             engine_version: env!("CARGO_PKG_VERSION").to_owned(),
             sampler_profile_version: "scripted-1".to_owned(),
-            model_digest: "none".to_owned(),
+            model_digest: script.model_digest.clone(),
             context_length: script.context_length,
             slots: script.slots,
             device: "none".to_owned(),
@@ -265,6 +268,7 @@ impl Engine for ScriptedEngine {
     }
 
     fn unload(&self) -> BoxFuture<'_, ()> {
+        self.dead.store(true, Ordering::Relaxed);
         async {}.boxed()
     }
 }

@@ -4,7 +4,6 @@ use serde::Serialize;
 use sluicegate_compat::native::Workload;
 
 use super::Gateway;
-use crate::ids::ModelId;
 use crate::pools::Pool;
 
 /// The body of `GET /v2/meta/capabilities`.
@@ -46,7 +45,7 @@ pub struct EngineFacts {
 }
 
 impl PoolCapabilities {
-    fn of(model: &ModelId, pool: &Pool) -> Self {
+    fn of(pool: &Pool) -> Self {
         let rates = pool.rates();
         let engine_facts = pool.info().map(|info| EngineFacts {
             max_output_tokens: info.context_length.saturating_sub(1),
@@ -61,7 +60,7 @@ impl PoolCapabilities {
         });
         Self {
             pool_id: pool.id().to_string(),
-            model_ref: model.to_string(),
+            model_ref: pool.model().to_string(),
             engine: pool.spec().engine.as_str(),
             health: pool.status().as_str(),
             workloads: [Workload::Completion],
@@ -88,7 +87,7 @@ impl Gateway {
         Capabilities {
             api_version,
             gateway_version: env!("CARGO_PKG_VERSION"),
-            pools: self.pools.iter().map(|(model, pool)| PoolCapabilities::of(model, pool)).collect(),
+            pools: self.pools.iter().map(|pool| PoolCapabilities::of(pool)).collect(),
         }
     }
 }

@@ -12,7 +12,6 @@ use super::Gateway;
 use crate::catalog::live::Verification;
 use crate::catalog::verify::{Check, Finding, Run};
 use crate::catalog::{Mistake, Model, Refusal, Unusable, draft};
-use crate::ids::ModelId;
 use crate::lifecycle::OnPanic;
 
 impl Gateway {
@@ -54,8 +53,17 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// NOT_FOUND; CONFLICT where it comes from the configuration.
+    /// NOT_FOUND; CONFLICT where it comes from the configuration, or a pool serves it or is getting it.
     pub fn remove_model(&self, id: &str) -> Result<(), ErrorEnvelope> {
+        let configured = self.catalog.get(id).map_err(refused)?.facts.configured;
+        let needed = || self.pools.iter().find(|pool| pool.needs_model(id));
+        if !configured && let Some(pool) = needed() {
+            let message = format!(
+                "the pool {:?} serves the model {id:?}; reload the pool with another one first",
+                pool.id().as_str()
+            );
+            return Err(ErrorEnvelope::new(ErrorCode::Conflict, message).with_pool(pool.id().as_str()));
+        }
         self.catalog.remove(id).map_err(refused)
     }
 
@@ -107,8 +115,8 @@ impl Gateway {
             None => tracing::info!(model = id, "verified"),
             Some(why) => tracing::warn!(model = id, why, "the verification did not pass"),
         }
-        let pools = self.serving.get(&ModelId::from(id.as_str()));
-        let engine = pools.and_then(|pools| pools.first()).map_or("none", |pool| pool.spec().engine.as_str());
+        let pools = self.pools_of(id);
+        let engine = pools.first().map_or("none", |pool| pool.spec().engine.as_str());
         if self.catalog.end_verification(id, run, finding, engine)
             && let Err(error) = self.usable(id)
         {
@@ -137,7 +145,7 @@ impl Gateway {
 
     /// Ends what waits and runs in the pools of a model.
     fn end_tasks_of(&self, id: &str, error: ErrorEnvelope) {
-        let Some(pools) = self.serving.get(&ModelId::from(id)) else { return };
+        let pools = self.pools_of(id);
         for task in self.registry.live() {
             let at = task.pool_id();
             if pools.iter().any(|pool| *pool.id() == at) {
@@ -148,7 +156,7 @@ impl Gateway {
 
     fn model_view(&self, model: &Model) -> ModelView {
         let Model { entry, facts } = model;
-        let pools = self.serving.get(&ModelId::from(entry.id.as_str()));
+        let pools = self.pools_of(&entry.id);
         ModelView {
             id: entry.id.clone(),
             aliases: entry.aliases.clone(),
@@ -162,7 +170,7 @@ impl Gateway {
             created_at_ms: facts.created_at_ms,
             updated_at_ms: facts.updated_at_ms,
             workloads: vec![Workload::Completion],
-            pools: pools.into_iter().flatten().map(|pool| pool.id().to_string()).collect(),
+            pools: pools.iter().map(|pool| pool.id().to_string()).collect(),
         }
     }
 }

@@ -1,18 +1,20 @@
-//! How pools stand, and taking them out of service and back.
+//! How pools stand, taking them out of service and back, and giving them other models.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, ReloadRequest, ReloadView};
 
 use super::Gateway;
+use crate::admission::shutting_down;
 use crate::ids::ModelId;
-use crate::pools::{Health, Pool};
+use crate::lifecycle::OnPanic;
+use crate::pools::{Health, Pool, PoolStatus, Reload};
 
 impl Gateway {
     /// Every pool, in the order of the configuration.
     pub fn pools(&self) -> PoolList {
-        PoolList { pools: self.pools.iter().map(|(model, pool)| pool_view(model, pool)).collect() }
+        PoolList { pools: self.pools.iter().map(|pool| pool_view(pool)).collect() }
     }
 
     /// One pool.
@@ -21,8 +23,7 @@ impl Gateway {
     ///
     /// NOT_FOUND.
     pub fn pool(&self, id: &str) -> Result<PoolView, ErrorEnvelope> {
-        let (model, pool) = self.pool_named(id)?;
-        Ok(pool_view(model, pool))
+        Ok(pool_view(self.pool_named(id)?))
     }
 
     /// Stops admitting to a pool. What waits there goes to other pools of its model that take tasks, as far as they have
@@ -32,11 +33,10 @@ impl Gateway {
     ///
     /// NOT_FOUND.
     pub fn drain(&self, id: &str, deadline: Duration) -> Result<PoolView, ErrorEnvelope> {
-        let (model, pool) = self.pool_named(id)?;
+        let pool = self.pool_named(id)?;
         pool.drain(deadline);
-        let others = self.pools.iter().filter(|(theirs, other)| theirs == model && other.id() != pool.id());
-        pool.hand_on(&others.map(|(_, other)| Arc::clone(other)).collect::<Vec<_>>());
-        Ok(pool_view(model, pool))
+        self.hand_on(pool);
+        Ok(pool_view(pool))
     }
 
     /// Takes a pool back into service.
@@ -45,30 +45,68 @@ impl Gateway {
     ///
     /// NOT_FOUND.
     pub fn resume(&self, id: &str) -> Result<PoolView, ErrorEnvelope> {
-        let (model, pool) = self.pool_named(id)?;
+        let pool = self.pool_named(id)?;
         pool.resume();
-        Ok(pool_view(model, pool))
+        Ok(pool_view(pool))
     }
 
-    fn pool_named(&self, id: &str) -> Result<(&ModelId, &Arc<Pool>), ErrorEnvelope> {
-        let found = self.pools.iter().find(|(_, pool)| pool.id().as_str() == id);
-        let unknown = || ErrorEnvelope::new(ErrorCode::NotFound, "there is no such pool");
-        found.map(|(model, pool)| (model, pool)).ok_or_else(unknown)
+    /// Gives a pool another model, or its own from files that are verified again. Goes on in the background; until it has
+    /// succeeded the pool serves what it has.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND for the pool or the model; MODEL_DEPRECATED, UNTRUSTED_ARTIFACT or INVALID_PARAMS where the model is not to
+    /// be served; CONFLICT where a reload is under way or the pool starts; POOL_UNREADY while the gateway shuts down.
+    pub fn reload(self: &Arc<Self>, id: &str, request: &ReloadRequest) -> Result<PoolView, ErrorEnvelope> {
+        let pool = self.pool_named(id)?;
+        let named = |error: ErrorEnvelope| match error.param.as_deref() {
+            Some("model_ref") => ErrorEnvelope { param: Some("new_model_ref".into()), ..error },
+            _ => error,
+        };
+        let model = ModelId::from(self.usable(&request.new_model_ref).map_err(named)?.entry.id.as_str());
+        let engine = pool.spec().engine;
+        if self.pools_of(model.as_str()).iter().any(|other| other.spec().engine != engine) {
+            let message = "pools of one model have one engine, and another pool has this model with another engine";
+            return Err(ErrorEnvelope::invalid("new_model_ref", message));
+        }
+        if self.lifecycle.draining().is_cancelled() {
+            return Err(shutting_down());
+        }
+        let reloading =
+            pool.begin_reload(model).map_err(|busy| ErrorEnvelope::new(ErrorCode::Conflict, busy.to_string()));
+        let (reloading, gateway) = (reloading?, Arc::clone(self));
+        self.lifecycle.spawn("reload", OnPanic::Continue, async move {
+            reloading.run(|pool| gateway.hand_on(pool)).await;
+        });
+        Ok(pool_view(pool))
+    }
+
+    /// What waits in a pool goes to others of its model that take tasks, as far as they have room.
+    fn hand_on(&self, pool: &Arc<Pool>) {
+        let mut others = self.pools_of(pool.model().as_str());
+        others.retain(|other| other.id() != pool.id());
+        pool.hand_on(&others);
+    }
+
+    fn pool_named(&self, id: &str) -> Result<&Arc<Pool>, ErrorEnvelope> {
+        let found = self.pools.iter().find(|pool| pool.id().as_str() == id);
+        found.ok_or_else(|| ErrorEnvelope::new(ErrorCode::NotFound, "there is no such pool"))
     }
 }
 
-fn pool_view(model: &ModelId, pool: &Pool) -> PoolView {
+fn pool_view(pool: &Pool) -> PoolView {
     let (status, rates, stats) = (pool.status(), pool.rates(), pool.stats());
     PoolView {
         pool_id: pool.id().to_string(),
         live: status.health != Health::Failed,
         ready: status.is_ready(),
         draining: status.draining,
-        reloading: false,
+        reloading: status.reload.as_ref().is_some_and(Reload::is_under_way),
         engine: pool.spec().engine,
-        model_ref: model.to_string(),
+        model_ref: status.model.to_string(),
         model_digest: pool.info().map(|info| info.model_digest),
-        last_error: status.replicas.iter().find_map(|replica| replica.last_error.clone()),
+        last_error: reload_error(&status).or_else(|| status.replicas.iter().find_map(|it| it.last_error.clone())),
+        reload: status.reload.as_ref().map(reload_view),
         metrics: PoolFigures {
             queue_depth: status.queue_depth,
             slots_total: status.replicas.iter().map(|replica| replica.slots_total).sum(),
@@ -78,5 +116,28 @@ fn pool_view(model: &ModelId, pool: &Pool) -> PoolView {
             tokens_per_s: stats.tokens_per_s,
         },
         replicas: status.replicas,
+    }
+}
+
+/// Why the pool still has its old model, until a reload succeeds.
+fn reload_error(status: &PoolStatus) -> Option<String> {
+    let reload = status.reload.as_ref()?;
+    let error = reload.ended.as_ref()?.error.as_ref()?;
+    Some(format!("the reload with {} failed: {error}", reload.model))
+}
+
+fn reload_view(reload: &Reload) -> ReloadView {
+    let error = reload.ended.as_ref().and_then(|end| end.error.clone());
+    ReloadView {
+        state: match (&reload.ended, &error) {
+            (None, _) => "running",
+            (Some(_), None) => "succeeded",
+            (Some(_), Some(_)) => "failed",
+        },
+        phase: reload.phase.as_str(),
+        new_model_ref: reload.model.to_string(),
+        error,
+        started_at_ms: reload.started_at_ms,
+        ended_at_ms: reload.ended.as_ref().map(|end| end.at_ms),
     }
 }

@@ -65,14 +65,14 @@ impl Gateway {
     /// Queues tasks of an earlier process, in this order, and then lets new ones in. One that no pool takes any more ends
     /// with the reason.
     pub async fn queue_again(&self, waiting: Vec<Waiting>) {
-        let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
+        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
         for Waiting { task, request, weight } in waiting {
             if task.log.is_sealed() {
                 continue;
             }
             let queued = match self.serving(&request.model_ref) {
                 Ok(serving) => {
-                    let pools = Pools { serving, known: &known };
+                    let pools = Pools { serving: &serving, known: &known };
                     self.admission.admit_again(&task, request, weight, &pools).await
                 }
                 Err(error) => Err(error),

@@ -35,9 +35,9 @@ impl Gateway {
         if serving.iter().any(|pool| pool.status().is_ready()) {
             self.check_open()?;
         }
-        let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
+        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
         let reference = request.model_ref.clone();
-        let admitted = self.admission.admit(request, &Pools { serving, known: &known }, caller, life).await?;
+        let admitted = self.admission.admit(request, &Pools { serving: &serving, known: &known }, caller, life).await?;
         // The model may have been found changed, or been retired, while its prompt was counted.
         if let Err(error) = self.usable(&reference) {
             admitted.task.fail(error.clone());
@@ -134,10 +134,10 @@ impl Gateway {
 
     /// What would become of a request, with nothing queued.
     pub async fn preview(&self, request: TaskRequest, caller: &Caller) -> PreviewResponse {
-        let known = |id: &str| self.pools.iter().any(|(_, pool)| pool.id().as_str() == id);
+        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
         let admission = &self.admission;
         let foreseen = match self.serving(&request.model_ref) {
-            Ok(serving) => admission.preview(request, &Pools { serving, known: &known }, caller).await,
+            Ok(serving) => admission.preview(request, &Pools { serving: &serving, known: &known }, caller).await,
             Err(error) => Err(error),
         };
         match foreseen {

@@ -2,13 +2,60 @@
 
 use std::sync::Arc;
 
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Generation, Grammar, Sampling};
+use crate::engine::{Engine, Generation, Grammar, Sampling};
 use crate::ids::PoolId;
+use crate::lifecycle::Lifecycle;
 use crate::pools::{Place, Share, Work};
 use crate::tasks::{Limits, Task};
+
+/// Prompts of more bytes are prepared off the reactor: at some 10 MB/s this is a few ms.
+const INLINE_PROMPT_BYTES: usize = 32 * 1024;
+
+/// What of a request depends on the model: enough to prepare it for whichever engine will run it.
+pub trait Recipe: Send + Sync + 'static {
+    /// Of the prompt's texts.
+    fn bytes(&self) -> usize;
+
+    /// Counts the prompt, and checks what the model and its engine have to do with. Takes some µs per token.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told where the engine cannot run it.
+    fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope>;
+}
+
+/// A request as it fits one model.
+#[derive(Debug, Clone)]
+pub struct Fitted {
+    /// Of the model.
+    pub model_digest: String,
+    pub prompt: Arc<[u32]>,
+    /// Its seed is the first choice's; the others follow from it.
+    pub sampling: Sampling,
+    pub limits: Limits,
+}
+
+/// Follows a recipe, off the reactor where that takes long.
+///
+/// # Errors
+///
+/// As [`Recipe::prepare`].
+pub async fn prepare(
+    recipe: &Arc<impl Recipe + ?Sized>,
+    engine: &Arc<dyn Engine>,
+    lifecycle: &Lifecycle,
+) -> Result<Fitted, ErrorEnvelope> {
+    if recipe.bytes() <= INLINE_PROMPT_BYTES {
+        return recipe.prepare(engine.as_ref());
+    }
+    let (recipe, engine) = (Arc::clone(recipe), Arc::clone(engine));
+    let done = lifecycle.blocking("prepare", move || recipe.prepare(engine.as_ref())).await;
+    done.map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?
+}
 
 /// A task ready to run. Freed when it ends, while the task itself stays for its retention.
 pub struct Job {
@@ -17,9 +64,10 @@ pub struct Job {
     pub allowed: Option<Arc<[PoolId]>>,
     /// Whose it is, and their weight beside other tenants.
     pub share: Share,
-    pub prompt: Arc<[u32]>,
-    /// Its seed is the first choice's; the others follow from it.
-    pub sampling: Sampling,
+    /// For the model that its pool had when it was last prepared.
+    pub fitted: Fitted,
+    /// To prepare it again where the pool has another one by the time that it starts.
+    pub recipe: Arc<dyn Recipe>,
     pub stop: Vec<String>,
     pub top_logprobs: Option<u8>,
     pub grammar: Option<Grammar>,
@@ -30,12 +78,34 @@ pub struct Job {
 }
 
 impl Job {
+    /// Takes what was prepared for the model that the pool has now. The seed stays.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told whose task does not fit it, or named its model by the digest and would get another one.
+    pub fn refit(&mut self, fitted: Result<Fitted, ErrorEnvelope>) -> Result<(), ErrorEnvelope> {
+        let fitted = fitted.map_err(|error| {
+            let message = format!("the pool has got another model while the task waited: {}", error.message);
+            ErrorEnvelope { message, ..error }
+        })?;
+        let named = &self.task.spec.model_ref;
+        if named.starts_with("sha256:") && !named.eq_ignore_ascii_case(&fitted.model_digest) {
+            let message = "the pool has another model now than the one that the task names by its digest";
+            return Err(ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(0));
+        }
+        self.task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens);
+        let sampling = Sampling { seed: self.fitted.sampling.seed, ..fitted.sampling };
+        self.fitted = Fitted { sampling, ..fitted };
+        Ok(())
+    }
+
     /// The generation of one choice.
     pub fn generation(&self, choice: u16, cancel: CancellationToken) -> Generation {
+        let Fitted { prompt, sampling, .. } = &self.fitted;
         Generation {
-            prompt: Arc::clone(&self.prompt),
-            max_tokens: self.task.spec.limits.max_tokens,
-            sampling: Sampling { seed: choice_seed(self.sampling.seed, choice), ..self.sampling.clone() },
+            prompt: Arc::clone(prompt),
+            max_tokens: self.task.limits().max_tokens,
+            sampling: Sampling { seed: choice_seed(sampling.seed, choice), ..sampling.clone() },
             stop: self.stop.clone(),
             top_logprobs: self.top_logprobs,
             grammar: self.grammar.clone(),

@@ -41,6 +41,7 @@ pub struct PoolMetrics {
     tokens_out: IntCounterVec,
     tasks_dropped: IntCounterVec,
     backpressure: IntCounterVec,
+    reloads: IntCounterVec,
     queue_depth: IntGaugeVec,
     slots_active: IntGaugeVec,
     slots_total: IntGaugeVec,
@@ -99,6 +100,7 @@ impl PoolMetrics {
                 "Requests met by a full queue, by its policy.",
                 &["engine", "policy"],
             )?,
+            reloads: counter("pool_reloads_total", "Reloads of pools that ended.", &["pool_id", "outcome"])?,
             queue_depth: gauge("queue_depth", "Tasks waiting.", &["engine", "engine_version", "pool_id", "priority"])?,
             slots_active: gauge("slots_active", "Slots in use.", &["pool_id", "replica_id"])?,
             slots_total: gauge("slots_total", "Sequences that the replica runs at once.", &["pool_id", "replica_id"])?,
@@ -138,6 +140,9 @@ impl PoolMetrics {
             self.tasks_dropped.with_label_values(&[engine, pool, reason(eviction)]);
         }
         self.backpressure.with_label_values(&[engine, spec.queue_policy.as_str()]);
+        for succeeded in [true, false] {
+            self.reloads.with_label_values(&[pool, outcome(succeeded)]);
+        }
         self.inter_token_ms.with_label_values(&[pool]);
         self.start_error_ms.with_label_values(&[pool]);
         for priority in Priority::ALL {
@@ -188,6 +193,11 @@ impl PoolMetrics {
     pub fn rejected(&self, pool: Option<&Pool>, reason: &str) {
         let engine = pool.map_or(NONE, |pool| pool.spec.engine.as_str());
         self.tasks_rejected.with_label_values(&[engine, reason]).inc();
+    }
+
+    /// A reload has ended.
+    pub(super) fn reloaded(&self, pool: &Pool, succeeded: bool) {
+        self.reloads.with_label_values(&[pool.spec.id.as_str(), outcome(succeeded)]).inc();
     }
 
     /// A task came to a full queue.
@@ -250,7 +260,7 @@ impl PoolMetrics {
         }
         let Some((started, told)) = &how.progress.started else { return };
         let version = told.engine_version.as_str();
-        let tokens_in = u64::from(task.spec.limits.prompt_tokens);
+        let tokens_in = u64::from(task.limits().prompt_tokens);
         self.tokens_in.with_label_values(&[engine, version, id, replica]).inc_by(tokens_in);
         let tokens_out = if let Event::End(end) = &how.last { end.tokens_out } else { how.progress.tokens };
         self.tokens_out.with_label_values(&[engine, version, id, replica]).inc_by(tokens_out);
@@ -261,6 +271,10 @@ impl PoolMetrics {
             self.decode_ms.with_label_values(&labels).observe(ms(ended.saturating_duration_since(first)));
         }
     }
+}
+
+const fn outcome(succeeded: bool) -> &'static str {
+    if succeeded { "succeeded" } else { "failed" }
 }
 
 const fn reason(eviction: Eviction) -> &'static str {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::rates::Measured;
-use super::replica::Health;
+use super::replica::{Health, Seat};
 use super::{Pool, Refused};
-use crate::engine::{Engine, LoadError};
+use crate::engine::{Engine, LoadError, Loader};
 use crate::ids::ReplicaId;
 use crate::lifecycle::OnPanic;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
@@ -32,7 +32,7 @@ const QUICK: Duration = Duration::from_millis(50);
 /// The pause before the first repeated probe; it doubles each time.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long an engine that failed may take to end.
+/// How long an engine may take to end.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Rebuilds before the pool has failed.
@@ -42,82 +42,118 @@ const REBUILDS: u32 = 3;
 const REBUILD_PAUSE: Duration = Duration::from_secs(5);
 
 impl Pool {
-    pub(super) async fn load_and_probe(&self) -> Result<Arc<dyn Engine>, LoadError> {
-        let engine = self.loader.load().await?;
-        if self.probe(engine.as_ref(), SHORT_PROBE).await && self.probe_longer(engine.as_ref()).await {
-            return Ok(engine);
-        }
-        release(engine).await;
-        Err(LoadError(format!("pool {}: the model was loaded but does not generate", self.spec.id)))
+    /// A new engine of `loader`'s model, or of the pool's own.
+    pub(super) async fn load_and_probe(&self, loader: &dyn Loader) -> Result<Fresh, LoadError> {
+        let began = Instant::now();
+        let engine = loader.load().await?;
+        self.probe_new(engine, began).await
     }
 
-    /// Takes a working engine into service.
-    pub(super) fn install(self: &Arc<Self>, replica: usize, engine: Arc<dyn Engine>) {
+    /// Sees whether an engine that was just loaded generates, and how fast it is.
+    pub(super) async fn probe_new(&self, engine: Arc<dyn Engine>, began: Instant) -> Result<Fresh, LoadError> {
+        let mut measured = Vec::new();
+        for prompt_tokens in [SHORT_PROBE].into_iter().chain(LONG_PROBES) {
+            let probe_began = Instant::now();
+            let Some(speed) = probe(engine.as_ref(), prompt_tokens).await else {
+                release(engine).await;
+                return Err(LoadError(format!("pool {}: the model was loaded but does not generate", self.spec.id)));
+            };
+            measured.push(speed);
+            if prompt_tokens > SHORT_PROBE && probe_began.elapsed() >= QUICK {
+                break;
+            }
+        }
+        self.lock().load_time = began.elapsed();
+        Ok(Fresh { engine, measured })
+    }
+
+    /// Takes a working engine into service, unless the pool has got others since `epoch`.
+    pub(super) async fn install(self: &Arc<Self>, number: usize, fresh: Fresh, epoch: u64) {
+        let Fresh { engine, measured } = fresh;
         let id = {
             let mut state = self.lock();
-            let replica = &mut state.replicas[replica];
-            replica.install(Arc::clone(&engine));
-            replica.id.clone()
+            if state.epoch == epoch {
+                measured.into_iter().for_each(|measured| state.rates.measure_speed(measured));
+                let replica = &mut state.replicas[number];
+                replica.install(Arc::clone(&engine));
+                replica.health = Health::Ready;
+                Some(replica.id.clone())
+            } else {
+                None
+            }
         };
-        self.metrics.add_engine(self, &id, engine.info());
-        self.set_health(replica, Health::Ready);
+        match id {
+            Some(id) => self.metrics.add_engine(self, &id, engine.info()),
+            None => release(engine).await,
+        }
+        self.health_changed();
     }
 
     /// Notes that a replica beside others could not be loaded, and goes on trying.
     pub(super) fn not_loaded(self: &Arc<Self>, number: usize, error: &LoadError) {
-        let id = {
+        let (id, epoch) = {
             let mut state = self.lock();
+            let epoch = state.epoch;
             let replica = &mut state.replicas[number];
             replica.health = Health::Recovering;
             replica.last_error = Some(error.to_string());
-            replica.id.clone()
+            (replica.id.clone(), epoch)
         };
         tracing::error!(pool = %self.spec.id, replica = %id, %error, "a replica cannot be loaded");
         let pool = Arc::clone(self);
-        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id).await });
+        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id, epoch).await });
     }
 
     /// Notes that the engine failed under a task, and starts to bring it back unless that is under way.
-    pub(super) fn engine_failed(self: &Arc<Self>, number: usize) {
-        let id = {
+    pub(super) fn engine_failed(self: &Arc<Self>, seat: &Seat) {
+        let number = seat.replica;
+        let (id, epoch) = {
             let mut state = self.lock();
+            let epoch = state.epoch;
             let replica = &mut state.replicas[number];
-            if replica.health != Health::Ready {
+            // One that was replaced meanwhile is nobody's concern.
+            if replica.health != Health::Ready || !replica.has(&seat.engine) {
                 return;
             }
             replica.health = Health::Recovering;
             replica.last_error = Some("the engine failed under a task".to_owned());
-            replica.id.clone()
+            (replica.id.clone(), epoch)
         };
         tracing::warn!(pool = %self.spec.id, replica = %id, "the engine failed; probing it");
         let pool = Arc::clone(self);
-        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id).await });
+        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id, epoch).await });
     }
 
-    async fn recover(self: Arc<Self>, number: usize, id: &ReplicaId) {
+    /// Brings a replica's engine back, unless the pool gets others meanwhile: then it is not this one's to change any more.
+    async fn recover(self: Arc<Self>, number: usize, id: &ReplicaId, epoch: u64) {
         let engine = self.lock().replicas[number].engine.clone();
         if let Some(engine) = engine
-            && self.probe(engine.as_ref(), SHORT_PROBE).await
+            && let Some(speed) = probe(engine.as_ref(), SHORT_PROBE).await
         {
             tracing::info!(pool = %self.spec.id, replica = %id, "the engine works again");
-            return self.set_health(number, Health::Ready);
+            self.lock().rates.measure_speed(speed);
+            return self.set_health(number, Health::Ready, epoch);
         }
         let mut attempt = 0;
         while !self.lifecycle.draining().is_cancelled() {
             attempt += 1;
-            self.abandon(number).await;
-            match self.load_and_probe().await {
-                Ok(engine) => {
+            let Some(loader) = self.abandon(number, epoch).await else { return };
+            match self.load_and_probe(loader.as_ref()).await {
+                Ok(fresh) => {
                     tracing::info!(pool = %self.spec.id, replica = %id, attempt, "the engine was built anew");
-                    return self.install(number, engine);
+                    return self.install(number, fresh, epoch).await;
                 }
                 Err(error) => {
                     tracing::error!(pool = %self.spec.id, replica = %id, attempt, %error, "the engine cannot be built anew");
-                    self.lock().replicas[number].last_error = Some(error.to_string());
+                    let mut state = self.lock();
+                    if state.epoch != epoch {
+                        return;
+                    }
+                    state.replicas[number].last_error = Some(error.to_string());
                 }
             }
             if attempt == REBUILDS {
-                self.give_up(number);
+                self.give_up(number, epoch);
             }
             tokio::select! {
                 () = sleep(REBUILD_PAUSE) => {}
@@ -126,46 +162,24 @@ impl Pool {
         }
     }
 
-    async fn probe_longer(&self, engine: &dyn Engine) -> bool {
-        for prompt_tokens in LONG_PROBES {
-            let began = Instant::now();
-            if !self.probe(engine, prompt_tokens).await {
-                return false;
+    /// Ends an engine that does not work, so that its memory is free before the next one is loaded; returns what loads that.
+    async fn abandon(&self, number: usize, epoch: u64) -> Option<Arc<dyn Loader>> {
+        let (engine, loader) = {
+            let mut state = self.lock();
+            if state.epoch != epoch {
+                return None;
             }
-            if began.elapsed() >= QUICK {
-                break;
-            }
-        }
-        true
-    }
-
-    /// A real generation, several times if need be.
-    async fn probe(&self, engine: &dyn Engine, prompt_tokens: u32) -> bool {
-        let mut pause = PROBE_PAUSE;
-        for _ in 0..PROBES {
-            if let Ok(Ok(finished)) = timeout(PROBE_DEADLINE, engine.probe(prompt_tokens)).await {
-                let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
-                let tokens_in = prompt_tokens.saturating_sub(finished.cached_tokens);
-                self.lock().rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode, occupancy: 1.0 });
-                return true;
-            }
-            sleep(pause).await;
-            pause *= 2;
-        }
-        false
-    }
-
-    /// Ends an engine that does not work, so that its memory is free before the next one is loaded.
-    async fn abandon(&self, number: usize) {
-        let engine = self.lock().replicas[number].engine.take();
+            (state.replicas[number].engine.take(), Arc::clone(&state.loader))
+        };
         if let Some(engine) = engine {
             release(engine).await;
         }
+        Some(loader)
     }
 
     /// The replica has failed; with the last one the queue cannot be served any more.
-    fn give_up(self: &Arc<Self>, number: usize) {
-        self.set_health(number, Health::Failed);
+    fn give_up(self: &Arc<Self>, number: usize, epoch: u64) {
+        self.set_health(number, Health::Failed, epoch);
         let jobs = {
             let mut state = self.lock();
             if state.health() == Health::Failed { state.leave_all() } else { Vec::new() }
@@ -177,16 +191,47 @@ impl Pool {
         }
     }
 
-    fn set_health(&self, number: usize, health: Health) {
-        self.lock().replicas[number].health = health;
+    fn set_health(&self, number: usize, health: Health, epoch: u64) {
+        {
+            let mut state = self.lock();
+            if state.epoch == epoch {
+                state.replicas[number].health = health;
+            }
+        }
+        self.health_changed();
+    }
+
+    /// Wakes whoever waits for a replica.
+    pub(super) fn health_changed(&self) {
         self.changed.notify_one();
         self.recovered.notify_waiters();
     }
 }
 
+/// An engine that was just loaded and works, with how fast it was.
+pub(super) struct Fresh {
+    pub engine: Arc<dyn Engine>,
+    pub measured: Vec<Measured>,
+}
+
+/// A real generation, several times if need be.
+async fn probe(engine: &dyn Engine, prompt_tokens: u32) -> Option<Measured> {
+    let mut pause = PROBE_PAUSE;
+    for _ in 0..PROBES {
+        if let Ok(Ok(finished)) = timeout(PROBE_DEADLINE, engine.probe(prompt_tokens)).await {
+            let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
+            let tokens_in = prompt_tokens.saturating_sub(finished.cached_tokens);
+            return Some(Measured { tokens_in, tokens_out, prefill, decode, occupancy: 1.0 });
+        }
+        sleep(pause).await;
+        pause *= 2;
+    }
+    None
+}
+
 /// Ends an engine. One that hangs is left to itself after a while; what it holds stays with it.
-async fn release(engine: Arc<dyn Engine>) {
+pub(super) async fn release(engine: Arc<dyn Engine>) {
     if timeout(RELEASE_DEADLINE, engine.unload()).await.is_err() {
-        tracing::error!("an engine that failed does not end; its memory is lost until the process ends");
+        tracing::error!("an engine does not end; its memory is lost until the process ends");
     }
 }

@@ -94,6 +94,11 @@ impl Replica {
         self.engine = Some(engine);
     }
 
+    /// Whether it has this very engine.
+    pub fn has(&self, engine: &Arc<dyn Engine>) -> bool {
+        self.engine.as_ref().is_some_and(|its| Arc::ptr_eq(its, engine))
+    }
+
     pub fn view(&self) -> ReplicaView {
         ReplicaView {
             replica_id: self.id.to_string(),
@@ -161,33 +166,34 @@ impl Busy {
     }
 }
 
+/// So many slots of a replica, and the engine that it had when they were taken.
+#[derive(Clone)]
+pub(super) struct Seat {
+    /// The number of the replica in its pool.
+    pub replica: usize,
+    pub count: u32,
+    pub engine: Arc<dyn Engine>,
+}
+
 /// Slots of one replica; given back on drop.
 pub(super) struct Slots {
     pool: Arc<Pool>,
-    replica: usize,
-    count: u32,
+    pub seat: Seat,
     sequences: u32,
 }
 
 impl Slots {
     /// For slots that were just taken from the replica.
-    pub fn new(pool: Arc<Pool>, replica: usize, count: u32, limits: &Limits) -> Self {
-        Self { pool, replica, count, sequences: sequences_at_once(limits, count) }
-    }
-
-    /// The number of the replica in its pool.
-    pub fn replica(&self) -> usize {
-        self.replica
-    }
-
-    pub fn count(&self) -> u32 {
-        self.count
+    pub fn new(pool: Arc<Pool>, seat: Seat, limits: &Limits) -> Self {
+        let sequences = sequences_at_once(limits, seat.count);
+        Self { pool, seat, sequences }
     }
 }
 
 impl Drop for Slots {
     fn drop(&mut self) {
-        self.pool.lock().replicas[self.replica].free_slots(Instant::now(), self.count, self.sequences);
+        let Seat { replica, count, .. } = self.seat;
+        self.pool.lock().replicas[replica].free_slots(Instant::now(), count, self.sequences);
         self.pool.metrics.queue_changed(&self.pool);
         self.pool.changed.notify_one();
     }

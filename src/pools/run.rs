@@ -13,9 +13,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::rates::Measured;
-use super::replica::{Health, Moment, Slots};
-use super::{Job, Pool};
-use crate::engine::{Engine, EngineError, EngineInfo, Finish, Finished, LET_GO_DEADLINE, Piece, Sink};
+use super::replica::{Health, Moment, Seat, Slots};
+use super::{Job, Pool, prepare};
+use crate::engine::{Engine, EngineError, Finish, Finished, LET_GO_DEADLINE, Piece, Sink};
 use crate::tasks::{Durable, Sealed, Task, Usage};
 
 /// How long a task that lost its engine before its first token waits for the engine to work again.
@@ -40,48 +40,54 @@ enum Attempt {
 impl Pool {
     /// Runs `job` to its end. The slots are held until the engine has let go of every sequence.
     pub(super) async fn run(self: Arc<Self>, job: Job, slots: Slots) {
-        let unfinished = Unfinished { pool: &self, task: &job.task };
-        let mut slots = slots;
-        if let Ok(durable) = self.announce(&job, slots.replica()) {
+        let task = Arc::clone(&job.task);
+        let unfinished = Unfinished { pool: &self, task: &task };
+        let (mut job, mut slots) = (job, slots);
+        if let Err(error) = self.fit(&mut job, &slots.seat.engine).await {
+            task.fail(error.with_pool(self.spec.id.as_str()));
+        } else if let Ok(durable) = self.announce(&job, &slots.seat) {
             if let Some(Err(error)) = OptionFuture::from(durable).await {
                 // It would be run again after a crash, which is better than not at all.
-                tracing::error!(task_id = %job.task.spec.id, %error, "the start of a task could not be stored");
+                tracing::error!(task_id = %task.spec.id, %error, "the start of a task could not be stored");
             }
-            let mut attempt = self.attempt(&job, &slots).await;
+            let mut attempt = self.attempt(&job, &slots.seat).await;
             if matches!(attempt, Attempt::Failed(EngineError::Reset)) {
-                self.engine_failed(slots.replica());
-                if let Some(again) = self.slots_again(&job.task, slots.replica()).await {
-                    slots = again.unwrap_or(slots);
-                    attempt = self.attempt(&job, &slots).await;
+                self.engine_failed(&slots.seat);
+                if self.find_slots_again(&job, &mut slots).await {
+                    attempt = self.attempt(&job, &slots.seat).await;
                 }
             }
-            self.conclude(&job.task, slots.replica(), attempt);
+            self.conclude(&task, &slots.seat, attempt);
         }
         drop(unfinished);
         drop(slots);
     }
 
+    /// Prepares a job for the model that it gets, where that is not the one that it was prepared for.
+    async fn fit(&self, job: &mut Job, engine: &Arc<dyn Engine>) -> Result<(), ErrorEnvelope> {
+        if job.fitted.model_digest == engine.info().model_digest {
+            return Ok(());
+        }
+        let fitted = prepare(&job.recipe, engine, &self.lifecycle).await;
+        job.refit(fitted)
+    }
+
     /// Appends `started`, unless the task has ended while it waited.
-    fn announce(&self, job: &Job, replica: usize) -> Result<Option<Durable>, Sealed> {
-        let (replica_id, engine) = {
-            let state = self.lock();
-            let replica = &state.replicas[replica];
-            (replica.id.clone(), replica.engine.clone())
-        };
+    fn announce(&self, job: &Job, seat: &Seat) -> Result<Option<Durable>, Sealed> {
+        let replica_id = self.lock().replicas[seat.replica].id.clone();
         job.task.runs_on(replica_id.clone());
-        let info = engine.as_ref().map(|engine| engine.info());
-        let text = |get: fn(&EngineInfo) -> &String| info.map(get).cloned().unwrap_or_default();
+        let info = seat.engine.info();
         let (position, predicted_ms) =
             job.admitted.map_or((0, 0), |(_, place)| (place.position, place.prediction.start_ms));
         let started = Started {
             queue_position: position,
             predicted_start_ms: predicted_ms,
             engine: self.spec.engine.as_str().to_owned(),
-            engine_version: text(|info| &info.engine_version),
+            engine_version: info.engine_version.clone(),
             pool_id: self.spec.id.to_string(),
             replica_id: replica_id.to_string(),
-            sampler_profile_version: text(|info| &info.sampler_profile_version),
-            model_digest: text(|info| &info.model_digest),
+            sampler_profile_version: info.sampler_profile_version.clone(),
+            model_digest: info.model_digest.clone(),
         };
         let (now, started) = (Instant::now(), Arc::new(started));
         let durable = job.task.start(Arc::clone(&started), now)?;
@@ -91,11 +97,9 @@ impl Pool {
     }
 
     /// Runs all choices, as many at once as there are slots, under the watchdog.
-    async fn attempt(self: &Arc<Self>, job: &Job, slots: &Slots) -> Attempt {
-        let engine = self.lock().replicas[slots.replica()].engine.clone();
-        let Some(engine) = engine else { return Attempt::Failed(EngineError::Reset) };
+    async fn attempt(self: &Arc<Self>, job: &Job, seat: &Seat) -> Attempt {
         let began = Instant::now();
-        let sequences = self.sequences(engine.as_ref(), job, slots);
+        let sequences = self.sequences(seat, job);
         tokio::pin!(sequences);
         let limit = tokio::select! {
             attempt = &mut sequences => return attempt,
@@ -109,17 +113,17 @@ impl Pool {
         }
         // A task that was only long says nothing about its engine.
         if limit == Limit::Idle || !let_go {
-            self.engine_failed(slots.replica());
+            self.engine_failed(seat);
         }
         Attempt::TimedOut(limit)
     }
 
-    async fn sequences(&self, engine: &dyn Engine, job: &Job, slots: &Slots) -> Attempt {
-        let choices = job.task.spec.limits.choices;
+    async fn sequences(&self, seat: &Seat, job: &Job) -> Attempt {
+        let choices = job.task.limits().choices;
         // When one choice fails the task does, and the others need not go on.
         let stop = job.task.stop.child_token();
-        let mut waiting = (0..choices).map(|choice| self.sequence(engine, job, slots.replica(), choice, &stop));
-        let mut running: FuturesUnordered<_> = waiting.by_ref().take(slots.count().max(1) as usize).collect();
+        let mut waiting = (0..choices).map(|choice| self.sequence(seat, job, choice, &stop));
+        let mut running: FuturesUnordered<_> = waiting.by_ref().take(seat.count.max(1) as usize).collect();
         let mut done = Vec::with_capacity(usize::from(choices));
         let mut failed = None;
         while let Some((choice, result)) = running.next().await {
@@ -143,36 +147,40 @@ impl Pool {
     /// One choice. A panic of the engine's code is the engine's failure, not ours.
     async fn sequence(
         &self,
-        engine: &dyn Engine,
+        seat: &Seat,
         job: &Job,
-        replica: usize,
         choice: u16,
         stop: &CancellationToken,
     ) -> (u16, Result<Finished, EngineError>) {
-        let since = self.lock().replicas[replica].moment(Instant::now());
+        let since = self.lock().replicas[seat.replica].moment(Instant::now());
         let mut sink = ChoiceSink { pool: self, task: &job.task, choice, index: 0, last: None };
-        let generation = engine.generate(job.generation(choice, stop.clone()), &mut sink);
+        let generation = seat.engine.generate(job.generation(choice, stop.clone()), &mut sink);
         let result = AssertUnwindSafe(generation).catch_unwind().await.unwrap_or_else(|_panic| {
             tracing::error!(pool = %self.spec.id, "the engine panicked");
             Err(EngineError::Reset)
         });
         if let Ok(finished) = &result {
-            self.measure(job, finished, replica, since);
+            self.measure(job, finished, seat, since);
         }
         (choice, result)
     }
 
-    fn measure(&self, job: &Job, finished: &Finished, replica: usize, since: Moment) {
+    fn measure(&self, job: &Job, finished: &Finished, seat: &Seat, since: Moment) {
         if finished.tokens_out == 0 {
             return;
         }
-        let tokens_in = job.task.spec.limits.prompt_tokens.saturating_sub(finished.cached_tokens);
+        let tokens_in = job.task.limits().prompt_tokens.saturating_sub(finished.cached_tokens);
         let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
         let mut state = self.lock();
-        let occupancy = state.replicas[replica].occupancy(since, Instant::now());
+        let replica = &mut state.replicas[seat.replica];
+        // What a model that is no longer served has done says nothing about the one that is.
+        if !replica.has(&seat.engine) {
+            return;
+        }
+        let occupancy = replica.occupancy(since, Instant::now());
         state.rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode, occupancy });
         if finished.finish != Finish::Canceled {
-            state.rates.measure_length(job.task.spec.limits.max_tokens, tokens_out);
+            state.rates.measure_length(job.task.limits().max_tokens, tokens_out);
         }
     }
 
@@ -195,16 +203,24 @@ impl Pool {
     }
 
     /// Whether a task whose engine failed can be run once more: its clients have seen nothing, and there are slots of another
-    /// replica (which come back), or its own engine works again soon enough.
-    async fn slots_again(self: &Arc<Self>, task: &Task, replica: usize) -> Option<Option<Slots>> {
+    /// replica (which it has then), or its own engine works again soon enough; and the model is still the one that it was
+    /// announced with.
+    async fn find_slots_again(self: &Arc<Self>, job: &Job, slots: &mut Slots) -> bool {
+        let (task, replica) = (&job.task, slots.seat.replica);
         if task.log.progress().tokens > 0 {
-            return None;
+            return false;
         }
-        let elsewhere = self.lock().move_running(Instant::now(), task, replica);
-        if let Some((replica, count)) = elsewhere {
-            let id = self.lock().replicas[replica].id.clone();
+        let same_model = |engine: &Arc<dyn Engine>| engine.info().model_digest == job.fitted.model_digest;
+        let elsewhere = {
+            let mut state = self.lock();
+            let may_move = state.engine().is_some_and(same_model);
+            may_move.then(|| state.move_running(Instant::now(), task, replica)).flatten()
+        };
+        if let Some(seat) = elsewhere {
+            let id = self.lock().replicas[seat.replica].id.clone();
             task.runs_on(id);
-            return Some(Some(Slots::new(Arc::clone(self), replica, count, &task.spec.limits)));
+            *slots = Slots::new(Arc::clone(self), seat, &task.limits());
+            return true;
         }
         let health = || self.lock().replicas[replica].health;
         let ready = async {
@@ -217,17 +233,20 @@ impl Pool {
                 recovered.await;
             }
         };
-        let in_time = task.stop.run_until_cancelled(timeout(RETRY_WITHIN, ready)).await;
-        (matches!(in_time, Some(Ok(()))) && health() == Health::Ready).then_some(None)
+        if !matches!(task.stop.run_until_cancelled(timeout(RETRY_WITHIN, ready)).await, Some(Ok(()))) {
+            return false;
+        }
+        let engine = self.lock().engine_again(task, replica).filter(same_model);
+        engine.map(|engine| slots.seat.engine = engine).is_some()
     }
 
     /// Writes the last event of a task whose sequences have ended, unless somebody else has.
-    fn conclude(self: &Arc<Self>, task: &Task, replica: usize, attempt: Attempt) {
+    fn conclude(self: &Arc<Self>, task: &Task, seat: &Seat, attempt: Attempt) {
         match attempt {
             Attempt::Done(done) => finish(task, &done),
             Attempt::Failed(error) => {
                 if error == EngineError::Reset {
-                    self.engine_failed(replica);
+                    self.engine_failed(seat);
                 }
                 task.fail(engine_error(error).with_pool(self.spec.id.as_str()));
             }
@@ -245,6 +264,7 @@ struct Unfinished<'a> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         self.pool.lock().stopped(self.task.spec.id);
+        self.pool.stopped.notify_waiters();
         if std::thread::panicking() {
             self.task.fail(ErrorEnvelope::new(ErrorCode::Internal, "something went wrong in the gateway"));
         }

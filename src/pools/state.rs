@@ -9,14 +9,18 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Job;
-use super::job::{sequences_at_once, slots, work};
-use super::predict::{Bench, Forecast, Prediction, Running};
+use super::job::{sequences_at_once, slots};
+use super::predict::Prediction;
 use super::queue::{Floor, Full, Queue, Share, Ticket, Work};
 use super::rates::Rates;
-use super::replica::{Health, Replica};
-use crate::engine::Engine;
-use crate::ids::{PoolId, TaskId};
+use super::reload::Reload;
+use super::replica::{Health, Replica, Seat};
+use crate::engine::{Engine, Loader};
+use crate::ids::{ModelId, PoolId, TaskId};
 use crate::tasks::{Limits, Task};
+
+mod foresee;
+mod reload;
 
 /// Above this share of its capacity a queue asks clients to slow down.
 const PRESSURE: f64 = 0.75;
@@ -73,6 +77,11 @@ pub enum Refused {
         /// When the drain's deadline comes.
         retry_after_ms: u64,
     },
+    #[error("the pool is getting another model")]
+    Reloading {
+        /// When it is expected to have it.
+        retry_after_ms: u64,
+    },
     #[error("every replica of the pool has failed")]
     Exhausted,
 }
@@ -99,6 +108,21 @@ pub(super) struct State {
     pub rates: Rates,
     /// While no new tasks are taken.
     pub draining: Option<Draining>,
+    /// What is served: all replicas have it.
+    pub model: ModelId,
+    /// Makes engines of it.
+    pub loader: Arc<dyn Loader>,
+    /// Counts the times that the engines were taken out for others, so that whoever was bringing one of them back knows
+    /// that it is too late.
+    pub epoch: u64,
+    /// The reload that is under way, or the last one.
+    pub reload: Option<Reload>,
+    /// Nothing starts and nothing is admitted: the engines have to go before others can be loaded.
+    pub held: bool,
+    /// Engines that were replaced and have tasks yet.
+    pub retiring: Vec<Arc<dyn Engine>>,
+    /// How long loading took the last time.
+    pub load_time: Duration,
     capacity: usize,
     policy: Policy,
 }
@@ -120,9 +144,7 @@ struct RunningTask {
     work: Work,
     /// Per choice.
     expected_tokens: u32,
-    /// Where it runs.
-    replica: usize,
-    slots: u32,
+    seat: Seat,
 }
 
 /// What became of a submission that was taken.
@@ -156,8 +178,19 @@ pub enum Eviction {
 }
 
 impl State {
-    pub fn new(replicas: Vec<Replica>, capacity: usize, policy: Policy, floor: Floor) -> Self {
+    pub fn new(
+        replicas: Vec<Replica>,
+        (capacity, policy, floor): (usize, Policy, Floor),
+        (model, loader): (ModelId, Arc<dyn Loader>),
+    ) -> Self {
         Self {
+            model,
+            loader,
+            epoch: 0,
+            reload: None,
+            held: false,
+            retiring: Vec::new(),
+            load_time: Duration::ZERO,
             queue: Queue::new(capacity, floor),
             tickets: HashMap::new(),
             running: HashMap::new(),
@@ -179,6 +212,7 @@ impl State {
     pub fn open(&self) -> Result<(), Refused> {
         match self.health() {
             _ if self.draining.is_some() => Err(Refused::Draining { retry_after_ms: self.drained_by_ms() }),
+            _ if self.held => Err(Refused::Reloading { retry_after_ms: self.reloaded_by_ms() }),
             Health::Starting => Err(Refused::NotReady),
             Health::Failed => Err(Refused::Exhausted),
             Health::Ready | Health::Recovering => Ok(()),
@@ -236,7 +270,7 @@ impl State {
             Ok(evicted) => evicted,
             Err(reason) => return Err(Box::new(Rejected { reason, job })),
         };
-        let work = self.work(&job.task.spec.limits);
+        let work = self.work(&job.task.limits());
         let (id, share) = (job.task.spec.id, job.share.clone());
         let waiting = Waiting { job, work, told: u64::MAX, tellings: 0, tell_from: now };
         let ticket = match self.queue.push(priority, &share, work, waiting) {
@@ -282,39 +316,43 @@ impl State {
         if shed { Refused::BatchShed { retry_after_ms } } else { Refused::QueueFull { retry_after_ms } }
     }
 
-    /// The next task, with the number of its replica and the slots that it takes there, if it can start now.
-    pub fn take_next(&mut self, now: Instant) -> Option<(Job, usize, u32)> {
-        let (replica, count) = self.room_for(&self.queue.peek()?.job.task.spec.limits)?;
+    /// The next task with the slots that it takes, if it can start now.
+    pub fn take_next(&mut self, now: Instant) -> Option<(Job, Seat)> {
+        let seat = self.seat_for(&self.queue.peek()?.job.task.limits())?;
         let Waiting { job, work, .. } = self.queue.pop()?;
         self.tickets.remove(&job.task.spec.id);
-        self.replicas[replica].take_slots(now, count, sequences_at_once(&job.task.spec.limits, count));
-        let choices = u64::from(job.task.spec.limits.choices);
-        let expected_tokens = u32::try_from(work.decode_tokens / choices).unwrap_or(u32::MAX);
+        let (limits, count) = (job.task.limits(), seat.count);
+        self.replicas[seat.replica].take_slots(now, count, sequences_at_once(&limits, count));
+        let expected_tokens = u32::try_from(work.decode_tokens / u64::from(limits.choices)).unwrap_or(u32::MAX);
         let task = Arc::clone(&job.task);
-        let share = job.share.clone();
-        self.running.insert(task.spec.id, RunningTask { task, share, work, expected_tokens, replica, slots: count });
-        Some((job, replica, count))
+        let (share, seat_of_it) = (job.share.clone(), seat.clone());
+        self.running.insert(task.spec.id, RunningTask { task, share, work, expected_tokens, seat: seat_of_it });
+        Some((job, seat))
     }
 
-    /// The replica that a task with these limits would start on now, and the slots that it would take: of those with room
-    /// the one with the fewest slots in use, then the first.
-    fn room_for(&self, limits: &Limits) -> Option<(usize, u32)> {
+    /// The slots that a task with these limits would take now: of the replicas with room those of the one with the fewest
+    /// slots in use, then of the first.
+    fn seat_for(&self, limits: &Limits) -> Option<Seat> {
+        if self.held {
+            return None;
+        }
         let with_room = self.replicas.iter().enumerate().filter_map(|(number, replica)| {
             let count = slots(limits, replica.slots_total);
             replica.has_room(count).then(|| (replica.slots_used(), number, count))
         });
-        with_room.min().map(|(_, number, count)| (number, count))
+        let (_, replica, count) = with_room.min()?;
+        Some(Seat { replica, count, engine: self.replicas[replica].engine.clone()? })
     }
 
     /// Moves a running task to another replica with room, if there is one.
-    pub fn move_running(&mut self, now: Instant, task: &Task, from: usize) -> Option<(usize, u32)> {
-        let limits = &task.spec.limits;
-        let (replica, count) = self.room_for(limits).filter(|(replica, _)| *replica != from)?;
-        self.replicas[replica].take_slots(now, count, sequences_at_once(limits, count));
+    pub fn move_running(&mut self, now: Instant, task: &Task, from: usize) -> Option<Seat> {
+        let limits = &task.limits();
+        let seat = self.seat_for(limits).filter(|seat| seat.replica != from)?;
+        self.replicas[seat.replica].take_slots(now, seat.count, sequences_at_once(limits, seat.count));
         if let Some(running) = self.running.get_mut(&task.spec.id) {
-            (running.replica, running.slots) = (replica, count);
+            running.seat = seat.clone();
         }
-        Some((replica, count))
+        Some(seat)
     }
 
     /// Takes a task out of the queue, if it is there.
@@ -355,7 +393,7 @@ impl State {
     /// Notes that a running task holds its slots no longer, and what it has used.
     pub fn stopped(&mut self, id: TaskId) {
         let Some(RunningTask { task, share, work, .. }) = self.running.remove(&id) else { return };
-        let (limits, progress) = (&task.spec.limits, task.log.progress());
+        let (limits, progress) = (&task.limits(), task.log.progress());
         // As it was charged: a prompt for each choice.
         let prompts = u64::from(limits.prompt_tokens) * u64::from(limits.choices);
         let used = if progress.started.is_some() { prompts + progress.tokens } else { 0 };
@@ -406,87 +444,5 @@ impl State {
             (task, place)
         };
         moved.into_iter().map(tell).collect()
-    }
-
-    fn place_at(&self, ticket: Ticket) -> Place {
-        let own = self.queue.get(ticket).map(|waiting| waiting.work).unwrap_or_default();
-        let ahead = self.queue.ahead(ticket).unwrap_or_default();
-        let mut forecast = self.forecast();
-        self.fast_forward(&mut forecast, ahead);
-        self.place_without(ahead.tasks, forecast.next(own))
-    }
-
-    fn place_without(&self, position: u64, prediction: Prediction) -> Place {
-        Place {
-            position,
-            prediction,
-            queue_depth: self.queue.len() as u64,
-            backoff_ms: self.backoff_ms(),
-            waits: position > 0 || !self.usable().any(|(_, replica)| replica.has_room(1)),
-        }
-    }
-
-    fn work(&self, limits: &Limits) -> Work {
-        work(limits, self.widest(), |max_tokens| self.rates.expected_tokens(max_tokens))
-    }
-
-    fn forecast(&self) -> Forecast<'_> {
-        let benches: Vec<_> = self.usable().map(|(number, replica)| self.bench(number, replica)).collect();
-        Forecast::new(&self.rates, &benches, !self.queue.is_empty())
-    }
-
-    /// Puts what is ahead of a task on the slots: one by one where it is little, and otherwise all at once.
-    fn fast_forward(&self, forecast: &mut Forecast<'_>, ahead: Work) {
-        if ahead.tasks <= ONE_BY_ONE {
-            for (_, work, _) in self.queue.upcoming().take(ahead.tasks as usize) {
-                forecast.next(*work);
-            }
-        } else {
-            forecast.many(ahead);
-        }
-    }
-
-    /// 0 while the queue is less than three quarters full; else the time until it is expected to be so again.
-    fn backoff_ms(&self) -> u64 {
-        let depth = self.queue.len() as f64;
-        let excess = depth - PRESSURE * self.capacity as f64;
-        if excess <= 0.0 || depth < 1.0 {
-            return 0;
-        }
-        let mut forecast = self.forecast();
-        forecast.many(self.queue.total().share(excess / depth));
-        forecast.next(Work::default()).start_ms.max(1)
-    }
-
-    /// When everything that waits is expected to have started; at least 1 ms.
-    pub fn drained_ms(&self) -> u64 {
-        let mut forecast = self.forecast();
-        self.fast_forward(&mut forecast, self.queue.total());
-        forecast.next(Work::default()).start_ms.max(1)
-    }
-
-    /// When the next task is expected to start, which frees a place; at least 1 ms.
-    fn next_free_ms(&self) -> u64 {
-        self.forecast().next(Work::default()).start_ms.max(1)
-    }
-
-    /// A replica, and what holds its slots now.
-    fn bench(&self, number: usize, replica: &Replica) -> Bench {
-        let mut sequences = Vec::with_capacity(replica.slots_used() as usize);
-        for running in self.running.values().filter(|running| running.replica == number) {
-            let limits = &running.task.spec.limits;
-            let progress = running.task.log.progress();
-            let made = u32::try_from(progress.tokens / u64::from(limits.choices)).unwrap_or(u32::MAX);
-            // One that has outlived its expectation will go on for a while more, the longer the longer it has.
-            let outlived = (made / 10).clamp(1, limits.max_tokens.saturating_sub(made).max(1));
-            let each = running.expected_tokens.saturating_sub(made).max(outlived);
-            // Choices that have no slot of their own come one after the other.
-            let in_turn = u32::from(limits.choices).div_ceil(sequences_at_once(limits, running.slots));
-            let decode_tokens = each.saturating_mul(in_turn);
-            let prefill_tokens = if progress.first_token.is_some() { 0 } else { limits.prompt_tokens };
-            let sequence = Running { prefill_tokens, decode_tokens };
-            sequences.extend(std::iter::repeat_n(sequence, running.slots as usize));
-        }
-        Bench { slots: replica.slots_total, running: sequences }
     }
 }

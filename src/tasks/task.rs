@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Stage};
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 
-/// What admission decided about a task. The texts of the prompt are not kept: from here on it is token ids.
+/// What admission decided about a task. The texts of the prompt are not here: they go with its job, and end with it.
 #[derive(Debug, Clone)]
 pub struct TaskSpec {
     pub id: TaskId,
@@ -27,6 +27,7 @@ pub struct TaskSpec {
     pub priority: Priority,
     pub determinism: Determinism,
     pub metadata: std::collections::BTreeMap<String, String>,
+    /// As they were at admission; [`Task::limits`] are those that hold.
     pub limits: Limits,
 }
 
@@ -140,7 +141,16 @@ pub struct Task {
     journal: OnceLock<Journal>,
     /// The text of each choice, of a task that ended in an earlier process.
     kept_outputs: Vec<String>,
+    /// What of its limits depends on the model; changes when the pool of a waiting task gets another one. As above.
+    tokens: Mutex<Tokens>,
     registry: Weak<Registry>,
+}
+
+/// The limits that depend on the model's tokenizer and context.
+#[derive(Debug, Clone, Copy)]
+struct Tokens {
+    prompt: u32,
+    max: u32,
 }
 
 impl Task {
@@ -149,6 +159,7 @@ impl Task {
     }
 
     fn begun(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>, created: Clock) -> Self {
+        let tokens = Mutex::new(Tokens { prompt: spec.limits.prompt_tokens, max: spec.limits.max_tokens });
         Self {
             spec,
             number,
@@ -160,6 +171,7 @@ impl Task {
             abandoned: AtomicBool::new(false),
             journal: OnceLock::new(),
             kept_outputs: Vec::new(),
+            tokens,
             registry,
         }
     }
@@ -205,6 +217,18 @@ impl Task {
     /// Hands a waiting task on to another pool.
     pub fn move_to(&self, home: Home) {
         *self.home.lock().unwrap_or_else(PoisonError::into_inner) = home;
+    }
+
+    /// What it may use.
+    pub fn limits(&self) -> Limits {
+        let Tokens { prompt, max } = *self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        Limits { prompt_tokens: prompt, max_tokens: max, ..self.spec.limits }
+    }
+
+    /// Its prompt has so many tokens for the model that it is to run on now. It may use no more output than before.
+    pub fn refit(&self, prompt_tokens: u32, max_tokens: u32) {
+        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        *tokens = Tokens { prompt: prompt_tokens, max: max_tokens.min(tokens.max) };
     }
 
     /// Notes the replica that runs it.
@@ -260,7 +284,7 @@ impl Task {
             from.zip(to).map(|(from, to)| millis(to.saturating_duration_since(from)))
         };
         let end = End {
-            tokens_in: if started.is_some() { u64::from(self.spec.limits.prompt_tokens) } else { 0 },
+            tokens_in: if started.is_some() { u64::from(self.limits().prompt_tokens) } else { 0 },
             cached_tokens: usage.cached_tokens,
             tokens_out: usage.tokens_out,
             queue_ms: millis(started.unwrap_or(now).saturating_duration_since(self.created.instant)),
@@ -345,7 +369,7 @@ impl Task {
             ended_at_ms: ended.map(at),
             queue_ms: millis(started.unwrap_or(until).saturating_duration_since(self.created.instant)),
             decode_ms: progress.first_token.map_or(0, |first| millis(until.saturating_duration_since(first))),
-            tokens_in: if started.is_some() { u64::from(self.spec.limits.prompt_tokens) } else { 0 },
+            tokens_in: if started.is_some() { u64::from(self.limits().prompt_tokens) } else { 0 },
             tokens_out: end.map_or(progress.tokens, |end| end.tokens_out),
             finish_reason,
             error,

@@ -16,7 +16,7 @@ use http_body_util::BodyExt as _;
 use sluicegate::app::App;
 use sluicegate::config::{Config, Overrides};
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
-use sluicegate::engine::{Engine, LoadError, Loader};
+use sluicegate::engine::{Engine, LoadError, Loader, Room};
 use sluicegate::lifecycle::Lifecycle;
 use sluicegate::pools::Pool;
 use tower::ServiceExt as _;
@@ -46,23 +46,35 @@ impl Answer {
     }
 }
 
-/// Loads the scripted engine the first `good` times, and fails from then on.
+/// Makes an engine, given how many were made before.
+pub type Make = dyn Fn(u32) -> Result<ScriptedEngine, LoadError> + Send + Sync;
+
+/// What verifying the files of another model finds, and where there is room for it.
+pub type Verify = dyn Fn(&str) -> Result<Room, LoadError> + Send + Sync;
+
+#[derive(Clone)]
 struct ScriptedLoader {
-    script: Arc<dyn Fn(u32) -> Script + Send + Sync>,
+    make: Arc<Make>,
     loads: Arc<AtomicU32>,
-    good: u32,
+    model: String,
+    verify: Arc<Verify>,
 }
 
 impl Loader for ScriptedLoader {
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         async {
-            let number = self.loads.fetch_add(1, Ordering::SeqCst);
-            if number >= self.good {
-                return Err(LoadError("the test says so".into()));
-            }
-            Ok(Arc::new(ScriptedEngine::new((self.script)(number))) as Arc<dyn Engine>)
+            let engine = (self.make)(self.loads.fetch_add(1, Ordering::SeqCst))?;
+            Ok(Arc::new(engine) as Arc<dyn Engine>)
         }
         .boxed()
+    }
+
+    fn verify(&self, _: usize) -> BoxFuture<'_, Result<Room, LoadError>> {
+        async { (self.verify)(&self.model) }.boxed()
+    }
+
+    fn of_model(&self, model: &str) -> Result<Arc<dyn Loader>, LoadError> {
+        Ok(Arc::new(Self { model: model.to_owned(), ..self.clone() }))
     }
 }
 
@@ -87,7 +99,15 @@ impl Gate {
         settings: &[(&str, &str)],
         good: u32,
     ) -> Self {
-        let script: Arc<dyn Fn(u32) -> Script + Send + Sync> = Arc::new(script);
+        let make = move |number| match number < good {
+            true => Ok(ScriptedEngine::new(script(number))),
+            false => Err(LoadError("the test says so".into())),
+        };
+        Self::loading(Arc::new(make), Arc::new(|_| Ok(Room::Beside)), settings).await
+    }
+
+    /// With these engines, and files that are verified so when a pool is reloaded.
+    pub async fn loading(make: Arc<Make>, verify: Arc<Verify>, settings: &[(&str, &str)]) -> Self {
         let store = settings.iter().all(|(name, _)| *name != "SLUICEGATE_STORE__URL");
         let settings = [settings, if store { &[("SLUICEGATE_STORE__URL", "sqlite::memory:")] } else { &[] }].concat();
         let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
@@ -97,8 +117,9 @@ impl Gate {
         let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let lifecycle = Lifecycle::new();
         let loads = Arc::new(AtomicU32::new(0));
-        let loader = |_: &sluicegate::config::Pool, _: &Arc<sluicegate::catalog::LiveCatalog>| -> Arc<dyn Loader> {
-            Arc::new(ScriptedLoader { script: Arc::clone(&script), loads: Arc::clone(&loads), good })
+        let loader = |pool: &sluicegate::config::Pool, _: &Arc<sluicegate::catalog::LiveCatalog>| -> Arc<dyn Loader> {
+            let (make, loads, verify) = (Arc::clone(&make), Arc::clone(&loads), Arc::clone(&verify));
+            Arc::new(ScriptedLoader { make, loads, model: pool.model.clone(), verify })
         };
         let app = App::build_with(&config, &lifecycle, loader).await.unwrap();
         app.start().await.unwrap();

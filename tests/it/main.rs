@@ -22,5 +22,6 @@ mod openai_chat;
 mod openapi;
 mod outer;
 mod placing;
+mod reloading;
 mod replicas;
 mod tidy;

@@ -9,6 +9,7 @@
 //! | `hang_up` | what is left of a task whose client has gone: nothing |
 //! | `stalled` | whether a thousand clients that do not read hurt one that does |
 //! | `shutdown`, `startup`, `logs` | the life of the process, and what it says |
+//! | `reload` | whether a pool gets another model while it serves, and keeps its own where that is damaged |
 //! | `commands` | the commands that operate a running gateway |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
 //! | `rust_client`, `sdks` | async-openai here; the Python and Node clients, installed below the target folder |
@@ -21,6 +22,7 @@ mod hang_up;
 mod logs;
 mod pace;
 mod protocol;
+mod reload;
 mod running;
 mod rust_client;
 mod sdks;

@@ -27,7 +27,10 @@ pub struct PoolView {
     /// Null until an engine is loaded.
     pub model_digest: Option<String>,
     /// What went wrong last in the first replica where anything did, in words for the operator.
+    /// A reload that failed comes first, until one succeeds.
     pub last_error: Option<String>,
+    /// The reload that is under way, or the last one.
+    pub reload: Option<ReloadView>,
     pub metrics: PoolFigures,
     pub replicas: Vec<ReplicaView>,
 }
@@ -57,6 +60,41 @@ pub struct ReplicaView {
     pub slots_total: u32,
     pub slots_active: u32,
     pub last_error: Option<String>,
+}
+
+/// How a reload stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReloadView {
+    /// `running`, `succeeded` or `failed`.
+    pub state: &'static str,
+    /// What it does, or did last: `verifying`, `draining`, `loading`, `probing` or `restoring`.
+    pub phase: &'static str,
+    /// The id of the new model.
+    pub new_model_ref: String,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Unix time in ms.
+    pub started_at_ms: u64,
+    /// Unix time in ms.
+    pub ended_at_ms: Option<u64>,
+}
+
+/// The body of `POST /v2/pools/{id}/reload`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ReloadRequest {
+    /// Any name of a model of the catalog.
+    pub new_model_ref: String,
+}
+
+impl ReloadRequest {
+    /// Reads a body. A field that the contract does not have is refused by name.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        crate::json::parse_known(body)
+    }
 }
 
 /// The body of `POST /v2/pools/{id}/drain`.

@@ -96,6 +96,13 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
     Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), lanes: Lanes::new(all, places) })
 }
 
+/// How many copies of the model an engine keeps in the machine's memory; `None` where it runs on a GPU.
+pub fn copies_on_cpu(spec: &LoadSpec) -> Option<u32> {
+    let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &spec.model;
+    let on_cpu = device(spec.device).is_ok_and(|(device, _)| device.is_cpu());
+    on_cpu.then(|| spec.slots.unwrap_or_else(|| slots_on_cpu(path)).max(1))
+}
+
 /// Opens the device; its name is `cpu` or `cuda:N`.
 fn device(wanted: Device) -> Result<(mistralrs::Device, String), LoadError> {
     let cuda = |ordinal| match mistralrs::Device::new_cuda(ordinal) {

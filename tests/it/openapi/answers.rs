@@ -25,6 +25,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     requests_that_fit_nothing(&mut witness).await;
     malformed_requests(&mut witness).await;
     a_catalog_that_changes(&mut witness).await;
+    reloads_that_are_refused(&mut witness).await;
     bodies_that_are_refused(&mut witness).await;
     conflicts(&mut witness).await;
     a_full_queue(&mut witness).await;
@@ -113,7 +114,7 @@ async fn requests_that_fit_nothing(witness: &mut Witness) {
     }
     assert_eq!(witness.post(&gate, &format!("{task}/cancel"), "").await.0.status, StatusCode::NOT_FOUND);
     assert_eq!(witness.get(&gate, "/v2/pools/nowhere/health").await.0.status, StatusCode::NOT_FOUND);
-    for operation in ["drain", "resume"] {
+    for operation in ["drain", "resume", "reload"] {
         let path = format!("/v2/pools/nowhere/{operation}");
         assert_eq!(witness.post(&gate, &path, "{}").await.0.status, StatusCode::NOT_FOUND);
     }
@@ -205,10 +206,31 @@ async fn a_catalog_that_changes(witness: &mut Witness) {
     gate.finish().await;
 }
 
+async fn reloads_that_are_refused(witness: &mut Witness) {
+    let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_CATALOG__TRUST", "strict")]).await;
+    let (path, same) = ("/v2/pools/default/reload", r#"{"new_model_ref": "builtin"}"#);
+    gate.post("/v2/catalog/models", r#"{"id": "small", "source": "hf:a/b"}"#).await;
+    for (body, status) in [
+        ("{}", StatusCode::BAD_REQUEST),
+        (r#"{"new_model_ref": "small"}"#, StatusCode::UNPROCESSABLE_ENTITY),
+        (same, StatusCode::ACCEPTED),
+        (same, StatusCode::CONFLICT),
+    ] {
+        assert_eq!(witness.post(&gate, path, body).await.0.status, status, "{body}");
+    }
+    gate.post("/v2/catalog/models/builtin/state", r#"{"state": "Retired"}"#).await;
+    assert_eq!(witness.post(&gate, path, same).await.0.status, StatusCode::GONE);
+    gate.post("/v2/catalog/models/builtin/state", r#"{"state": "Active"}"#).await;
+    gate.lifecycle.shutdown();
+    assert_eq!(witness.post(&gate, path, same).await.0.status, StatusCode::SERVICE_UNAVAILABLE);
+    gate.finish().await;
+}
+
 async fn bodies_that_are_refused(witness: &mut Witness) {
     let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
     let others = [
         ("/v2/pools/default/drain", "{}"),
+        ("/v2/pools/default/reload", "{}"),
         ("/v2/tasks/preview", TASK),
         ("/v2/catalog/models", "{}"),
         ("/v2/catalog/models/builtin/state", "{}"),

@@ -1,0 +1,160 @@
+//! From a request to what an engine needs of it: made at admission, and again where a waiting task gets another model.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicegate_compat::native::{Determinism, ErrorEnvelope, Message, TaskRequest};
+use tokio::time::Instant;
+
+use crate::engine::{Chat, Engine, EngineInfo, Prompt, Sampling};
+use crate::pools::{Fitted, Recipe};
+use crate::tasks::Limits;
+
+/// A token has at most so many bytes on average, for refusing absurd prompts before they are tokenized.
+const MOST_BYTES_PER_TOKEN: usize = 64;
+
+/// A request that was checked by itself.
+pub(super) struct Asked {
+    /// Without the texts of its prompt.
+    pub request: TaskRequest,
+    prompt: Prompt,
+    /// The field that the prompt came in.
+    param: &'static str,
+    /// Of the prompt's texts.
+    bytes: usize,
+    /// Output tokens where the request names none.
+    default_max_tokens: u32,
+}
+
+impl Asked {
+    pub fn new(mut request: TaskRequest, default_max_tokens: u32) -> Self {
+        let (prompt, param, bytes) = take_prompt(&mut request);
+        Self { request, prompt, param, bytes, default_max_tokens }
+    }
+
+    /// The prompt in the model's own tokens.
+    fn tokenize(&self, engine: &dyn Engine) -> Result<Arc<[u32]>, ErrorEnvelope> {
+        let context = engine.info().context_length;
+        if self.bytes / MOST_BYTES_PER_TOKEN > context as usize {
+            return Err(too_long(self.param, None, 1, context));
+        }
+        let tokens = engine.tokenize(&self.prompt);
+        let tokens = tokens.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
+        if tokens.is_empty() {
+            return Err(ErrorEnvelope::invalid(self.param, "the prompt has no tokens"));
+        }
+        Ok(tokens)
+    }
+
+    /// What the task may use, where prompt and output fit the context.
+    fn limits(&self, model_context: u32, tokens: usize) -> Result<Limits, ErrorEnvelope> {
+        let request = &self.request;
+        if request.ctx.is_some_and(|ctx| ctx > model_context) {
+            let message = format!("the model's context is {model_context} tokens");
+            return Err(ErrorEnvelope::invalid("ctx", message).with_detail("context_length_exceeded"));
+        }
+        let context = request.ctx.filter(|ctx| *ctx > 0).unwrap_or(model_context);
+        let prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+        let left = context.saturating_sub(prompt_tokens);
+        let wanted = request.max_tokens;
+        if wanted.unwrap_or(1) > left {
+            return Err(too_long(self.param, Some(prompt_tokens), wanted.unwrap_or(1), context));
+        }
+        Ok(Limits {
+            prompt_tokens,
+            max_tokens: wanted.unwrap_or(left.min(self.default_max_tokens)),
+            choices: u16::try_from(request.n).unwrap_or(1),
+            alone: request.determinism == Determinism::Strict,
+            expected_tokens: request.expected_tokens,
+            deadline: request.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
+        })
+    }
+
+    /// The request's own wishes, and the model's for what they leave open.
+    fn sampling(&self, plain: &Sampling) -> Sampling {
+        let request = &self.request;
+        Sampling {
+            temperature: request.temperature.unwrap_or(plain.temperature),
+            top_p: request.top_p.unwrap_or(plain.top_p),
+            top_k: request.top_k.or(plain.top_k),
+            min_p: request.min_p.unwrap_or(plain.min_p),
+            frequency_penalty: request.frequency_penalty.unwrap_or(plain.frequency_penalty),
+            presence_penalty: request.presence_penalty.unwrap_or(plain.presence_penalty),
+            repetition_penalty: request.repetition_penalty.unwrap_or(plain.repetition_penalty),
+            logit_bias: request.logit_bias.iter().map(|(token, bias)| (*token, *bias)).collect(),
+            // Without a seed, random bits: so that one exists, and nobody shares it.
+            seed: request.seed.map_or_else(|| uuid::Uuid::new_v4().as_u64_pair().1, i64::cast_unsigned),
+        }
+    }
+}
+
+impl Recipe for Asked {
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
+        let info = engine.info();
+        check_engine(&self.request, info)?;
+        let prompt = self.tokenize(engine)?;
+        let limits = self.limits(info.context_length, prompt.len())?;
+        let (sampling, model_digest) = (self.sampling(&info.sampling), info.model_digest.clone());
+        Ok(Fitted { model_digest, prompt, sampling, limits })
+    }
+}
+
+/// Moves the prompt out of the request, with the bytes of its texts.
+fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
+    if let Some(text) = request.prompt.take() {
+        let bytes = text.len();
+        return (Prompt::Text(text), "prompt", bytes);
+    }
+    let messages = request.messages.take().unwrap_or_default();
+    let mut kwargs = request.chat_template_kwargs.take().unwrap_or_default();
+    if let Some(effort) = request.reasoning_effort {
+        // Templates that know it, such as those of gpt-oss, read this name.
+        kwargs.entry("reasoning_effort".to_owned()).or_insert_with(|| effort.as_str().into());
+    }
+    let bytes = messages.iter().map(bytes_of).sum::<usize>()
+        + kwargs.values().map(|value| value.to_string().len()).sum::<usize>();
+    (Prompt::Chat(Chat { messages, tools: Vec::new(), kwargs }), "messages", bytes)
+}
+
+/// Every text of a message, and a little for the message itself.
+fn bytes_of(message: &Message) -> usize {
+    let of = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+    let calls = message.tool_calls.iter().map(|call| call.function.name.len() + call.function.arguments.len());
+    message.content.as_ref().map_or(0, |content| content.len())
+        + of(&message.name)
+        + of(&message.reasoning_content)
+        + of(&message.tool_call_id)
+        + calls.sum::<usize>()
+        + 16
+}
+
+/// What only the engine knows.
+fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(), ErrorEnvelope> {
+    let (profile, vocab_size) = (&info.sampler_profile_version, info.vocab_size);
+    if request.sampler_profile_version.as_ref().is_some_and(|wanted| wanted != profile) {
+        let message = format!("the pool's sampler profile is `{profile}`");
+        return Err(ErrorEnvelope::invalid("sampler_profile_version", message));
+    }
+    if request.logit_bias.last_key_value().is_some_and(|(token, _)| *token >= vocab_size) {
+        return Err(ErrorEnvelope::invalid("logit_bias", format!("token ids are below {vocab_size}")));
+    }
+    Ok(())
+}
+
+fn too_long(prompt: &'static str, prompt_tokens: Option<u32>, max_tokens: u32, context: u32) -> ErrorEnvelope {
+    let message = match prompt_tokens {
+        Some(tokens) => format!(
+            "the model's context is {context} tokens; the prompt has {tokens} and {max_tokens} are asked for as output"
+        ),
+        None => format!("the model's context is {context} tokens; the prompt is longer"),
+    };
+    let param = match prompt_tokens {
+        Some(tokens) if tokens < context => "max_tokens",
+        _ => prompt,
+    };
+    ErrorEnvelope::invalid(param, message).with_detail("context_length_exceeded")
+}

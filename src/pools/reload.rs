@@ -1,0 +1,346 @@
+//! Giving a pool another model while it serves.
+//!
+//! ```text
+//! verify the files -> load engines beside the old ones -> a real generation on each -> switch, under the pool's lock
+//!                 \-> no memory for both: hold the queue, let running tasks end, unload -> load -> switch, or the old one again
+//! ```
+//!
+//! Until the switch nothing has changed, and whatever fails before it leaves the pool as it was. What runs at the switch ends
+//! on its old engine, which is freed then; what waits is prepared again for the new model.
+
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use super::recovery::{Fresh, release};
+use super::replica::Health;
+use super::state::State;
+use super::{Pool, prepare};
+use crate::engine::{Engine, LoadError, Loader, Room};
+use crate::ids::ModelId;
+use crate::tasks::Clock;
+
+/// A reload that is under way or has ended.
+#[derive(Debug, Clone)]
+pub struct Reload {
+    /// The new model.
+    pub model: ModelId,
+    pub phase: Phase,
+    pub started_at_ms: u64,
+    pub ended: Option<ReloadEnd>,
+}
+
+/// How a reload ended.
+#[derive(Debug, Clone)]
+pub struct ReloadEnd {
+    pub at_ms: u64,
+    /// Why the pool has its old model still, in words for the operator.
+    pub error: Option<String>,
+}
+
+/// What a reload does, or did last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// The files are fetched where they are missing, and their digest is verified.
+    Verifying,
+    /// There is no memory for both: what runs has to end first.
+    Draining,
+    Loading,
+    /// A real generation.
+    Probing,
+    /// It has failed with the old model unloaded, which is loaded again.
+    Restoring,
+}
+
+impl Phase {
+    /// The word for it in answers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Verifying => "verifying",
+            Self::Draining => "draining",
+            Self::Loading => "loading",
+            Self::Probing => "probing",
+            Self::Restoring => "restoring",
+        }
+    }
+}
+
+/// Why a reload cannot begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    #[error("a reload of this pool is under way")]
+    Reloading,
+    #[error("the pool is starting")]
+    Starting,
+    #[error("{0}")]
+    Fixed(#[from] LoadError),
+}
+
+impl Reload {
+    pub fn is_under_way(&self) -> bool {
+        self.ended.is_none()
+    }
+
+    fn end(&mut self, error: Option<String>) {
+        self.ended = Some(ReloadEnd { at_ms: Clock::now().unix_ms, error });
+    }
+}
+
+/// The right to reload a pool: there is one at a time. Dropped before its end, the reload has failed.
+pub struct Reloading {
+    pool: Arc<Pool>,
+    model: ModelId,
+    loader: Arc<dyn Loader>,
+    ended: bool,
+}
+
+impl Pool {
+    /// Begins a reload: from now on the pool's health shows it, and no other one begins until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`].
+    pub fn begin_reload(self: &Arc<Self>, model: ModelId) -> Result<Reloading, Busy> {
+        let mut state = self.lock();
+        if state.reload.as_ref().is_some_and(Reload::is_under_way) {
+            return Err(Busy::Reloading);
+        }
+        if state.replicas.iter().any(|replica| replica.health == Health::Starting) {
+            return Err(Busy::Starting);
+        }
+        let loader = state.loader.of_model(model.as_str())?;
+        let started_at_ms = Clock::now().unix_ms;
+        state.reload = Some(Reload { model: model.clone(), phase: Phase::Verifying, started_at_ms, ended: None });
+        Ok(Reloading { pool: Arc::clone(self), model, loader, ended: false })
+    }
+
+    /// Whether it has this model, or is getting it.
+    pub fn needs_model(&self, id: &str) -> bool {
+        let state = self.lock();
+        let coming = state.reload.as_ref().is_some_and(|reload| reload.is_under_way() && reload.model.as_str() == id);
+        coming || state.model.as_str() == id
+    }
+
+    /// Puts other engines in the place of all that there are, in one step; returns the old ones.
+    fn switch(self: &Arc<Self>, model: &ModelId, loader: &Arc<dyn Loader>, fresh: Vec<Fresh>) -> Vec<Arc<dyn Engine>> {
+        let mut old = Vec::new();
+        let mut installed = Vec::new();
+        {
+            let mut state = self.lock();
+            let State { replicas, rates, .. } = &mut *state;
+            *rates = super::Rates::default();
+            for (replica, Fresh { engine, measured }) in replicas.iter_mut().zip(fresh) {
+                measured.into_iter().for_each(|measured| rates.measure_speed(measured));
+                old.extend(replica.engine.take());
+                installed.push((replica.id.clone(), Arc::clone(&engine)));
+                replica.install(engine);
+                replica.health = Health::Ready;
+                replica.last_error = None;
+            }
+            state.model = model.clone();
+            state.loader = Arc::clone(loader);
+            state.epoch += 1;
+            state.held = false;
+            state.retiring.extend(old.iter().cloned());
+            if let Some(reload) = &mut state.reload {
+                reload.end(None);
+            }
+        }
+        for (replica, engine) in installed {
+            self.metrics.add_engine(self, &replica, engine.info());
+        }
+        self.metrics.reloaded(self, true);
+        self.metrics.queue_changed(self);
+        self.health_changed();
+        old
+    }
+
+    /// Prepares what waits for the model that the pool has now. What does not fit it ends, and its client is told.
+    async fn prepare_waiting(&self) {
+        let Some(engine) = self.engine() else { return };
+        let misfits = self.lock().misfits(&engine.info().model_digest);
+        for (id, recipe) in misfits {
+            let fitted = prepare(&recipe, &engine, &self.lifecycle).await;
+            let failed = match (self.lock().waiting_mut(id), fitted) {
+                // It has started meanwhile, and was prepared then.
+                (None, _) => None,
+                (Some(job), fitted) => job.refit(fitted).err().map(|error| (Arc::clone(&job.task), error)),
+            };
+            if let Some((task, error)) = failed {
+                task.fail(error.with_pool(self.spec.id.as_str()));
+            }
+        }
+    }
+
+    /// Frees engines that were replaced, each once nothing runs on it any more.
+    async fn retire(&self, old: Vec<Arc<dyn Engine>>) {
+        for engine in old {
+            let unused = self.wait_until(|state| !state.is_used(&engine));
+            if self.lifecycle.forced().run_until_cancelled(unused).await.is_none() {
+                return;
+            }
+            self.lock().retiring.retain(|other| !Arc::ptr_eq(other, &engine));
+            release(engine).await;
+        }
+    }
+
+    /// Waits for something that comes about when a task gives its slots back.
+    async fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
+        loop {
+            // Made before the look, so that no change between the two is lost.
+            let stopped = self.stopped.notified();
+            if is_so(&self.lock()) {
+                return;
+            }
+            stopped.await;
+        }
+    }
+}
+
+impl Reloading {
+    /// Reloads the pool, to its end. `hand_on` gives what waits to other pools that have the old model.
+    pub async fn run(mut self, hand_on: impl Fn(&Arc<Pool>) + Send) {
+        let pool = Arc::clone(&self.pool);
+        match self.exchange(hand_on).await {
+            Ok(old) => {
+                self.ended = true;
+                tracing::info!(pool = %pool.spec.id, model = %self.model, "reloaded");
+                pool.prepare_waiting().await;
+                pool.retire(old).await;
+            }
+            Err(error) => self.fail(error.to_string()),
+        }
+    }
+
+    async fn exchange(&self, hand_on: impl Fn(&Arc<Pool>)) -> Result<Vec<Arc<dyn Engine>>, LoadError> {
+        let pool = &self.pool;
+        let (replicas, old_model) = {
+            let state = pool.lock();
+            (state.replicas.len(), state.model.clone())
+        };
+        let room = self.unless_ending(self.loader.verify(replicas)).await??;
+        if room == Room::Instead {
+            self.make_room(&hand_on).await?;
+        }
+        let loaded = self.unless_ending(self.load(replicas)).await;
+        match loaded.and_then(|loaded| loaded) {
+            Ok(fresh) => {
+                if old_model != self.model {
+                    hand_on(pool);
+                }
+                Ok(pool.switch(&self.model, &self.loader, fresh))
+            }
+            Err(error) => {
+                if room == Room::Instead {
+                    self.restore().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// An engine for each replica, each tried with a real generation.
+    async fn load(&self, replicas: usize) -> Result<Vec<Fresh>, LoadError> {
+        let mut all = Vec::with_capacity(replicas);
+        for _ in 0..replicas {
+            match self.load_one().await {
+                Ok(fresh) => all.push(fresh),
+                Err(error) => {
+                    for Fresh { engine, .. } in all {
+                        release(engine).await;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    async fn load_one(&self) -> Result<Fresh, LoadError> {
+        self.enter(Phase::Loading);
+        let began = Instant::now();
+        let engine = self.loader.load().await?;
+        self.enter(Phase::Probing);
+        self.pool.probe_new(engine, began).await
+    }
+
+    /// Ends what runs and unloads the old engines; what waits goes on waiting, or to another pool.
+    async fn make_room(&self, hand_on: impl Fn(&Arc<Pool>)) -> Result<(), LoadError> {
+        let pool = &self.pool;
+        self.enter(Phase::Draining);
+        pool.lock().held = true;
+        hand_on(pool);
+        let idle = pool.wait_until(|state| state.nothing_runs() && state.retiring.is_empty());
+        if let Err(error) = self.unless_ending(idle).await {
+            self.let_go();
+            return Err(error);
+        }
+        let engines: Vec<_> = {
+            let mut state = pool.lock();
+            state.epoch += 1;
+            let take = |replica: &mut super::Replica| {
+                replica.health = Health::Starting;
+                replica.engine.take()
+            };
+            state.replicas.iter_mut().filter_map(take).collect()
+        };
+        for engine in engines {
+            release(engine).await;
+        }
+        Ok(())
+    }
+
+    /// Loads the old model again. A replica where that fails too goes on trying.
+    async fn restore(&self) {
+        self.enter(Phase::Restoring);
+        let pool = &self.pool;
+        let (replicas, loader, epoch) = {
+            let state = pool.lock();
+            (state.replicas.len(), Arc::clone(&state.loader), state.epoch)
+        };
+        for replica in 0..replicas {
+            match pool.load_and_probe(loader.as_ref()).await {
+                Ok(fresh) => pool.install(replica, fresh, epoch).await,
+                Err(error) => pool.not_loaded(replica, &error),
+            }
+        }
+        self.let_go();
+    }
+
+    /// The queue goes on.
+    fn let_go(&self) {
+        self.pool.lock().held = false;
+        self.pool.health_changed();
+    }
+
+    /// The outcome, unless the gateway begins to shut down first.
+    async fn unless_ending<T>(&self, work: impl Future<Output = T>) -> Result<T, LoadError> {
+        let done = self.pool.lifecycle.draining().run_until_cancelled(work).await;
+        done.ok_or_else(|| LoadError("the gateway is shutting down".to_owned()))
+    }
+
+    fn enter(&self, phase: Phase) {
+        if let Some(reload) = &mut self.pool.lock().reload {
+            reload.phase = phase;
+        }
+    }
+
+    fn fail(&mut self, error: String) {
+        self.ended = true;
+        let pool = &self.pool;
+        tracing::error!(pool = %pool.spec.id, model = %self.model, error, "the reload failed; the pool keeps its model");
+        if let Some(reload) = &mut pool.lock().reload {
+            reload.end(Some(error));
+        }
+        pool.metrics.reloaded(pool, false);
+    }
+}
+
+impl Drop for Reloading {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.let_go();
+            self.fail("it was cut short".to_owned());
+        }
+    }
+}

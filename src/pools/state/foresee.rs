@@ -1,0 +1,92 @@
+//! What the state of a pool says about when things will start and end.
+
+use super::{ONE_BY_ONE, PRESSURE, Place, State};
+use crate::pools::job::{sequences_at_once, work};
+use crate::pools::predict::{Bench, Forecast, Prediction, Running};
+use crate::pools::queue::{Ticket, Work};
+use crate::pools::replica::Replica;
+use crate::tasks::Limits;
+
+impl State {
+    pub(super) fn place_at(&self, ticket: Ticket) -> Place {
+        let own = self.queue.get(ticket).map(|waiting| waiting.work).unwrap_or_default();
+        let ahead = self.queue.ahead(ticket).unwrap_or_default();
+        let mut forecast = self.forecast();
+        self.fast_forward(&mut forecast, ahead);
+        self.place_without(ahead.tasks, forecast.next(own))
+    }
+
+    pub(super) fn place_without(&self, position: u64, prediction: Prediction) -> Place {
+        Place {
+            position,
+            prediction,
+            queue_depth: self.queue.len() as u64,
+            backoff_ms: self.backoff_ms(),
+            waits: position > 0 || !self.usable().any(|(_, replica)| replica.has_room(1)),
+        }
+    }
+
+    pub(super) fn work(&self, limits: &Limits) -> Work {
+        work(limits, self.widest(), |max_tokens| self.rates.expected_tokens(max_tokens))
+    }
+
+    pub(super) fn forecast(&self) -> Forecast<'_> {
+        let benches: Vec<_> = self.usable().map(|(number, replica)| self.bench(number, replica)).collect();
+        Forecast::new(&self.rates, &benches, !self.queue.is_empty())
+    }
+
+    /// Puts what is ahead of a task on the slots: one by one where it is little, and otherwise all at once.
+    pub(super) fn fast_forward(&self, forecast: &mut Forecast<'_>, ahead: Work) {
+        if ahead.tasks <= ONE_BY_ONE {
+            for (_, work, _) in self.queue.upcoming().take(ahead.tasks as usize) {
+                forecast.next(*work);
+            }
+        } else {
+            forecast.many(ahead);
+        }
+    }
+
+    /// 0 while the queue is less than three quarters full; else the time until it is expected to be so again.
+    pub(super) fn backoff_ms(&self) -> u64 {
+        let depth = self.queue.len() as f64;
+        let excess = depth - PRESSURE * self.capacity as f64;
+        if excess <= 0.0 || depth < 1.0 {
+            return 0;
+        }
+        let mut forecast = self.forecast();
+        forecast.many(self.queue.total().share(excess / depth));
+        forecast.next(Work::default()).start_ms.max(1)
+    }
+
+    /// When everything that waits is expected to have started; at least 1 ms.
+    pub fn drained_ms(&self) -> u64 {
+        let mut forecast = self.forecast();
+        self.fast_forward(&mut forecast, self.queue.total());
+        forecast.next(Work::default()).start_ms.max(1)
+    }
+
+    /// When the next task is expected to start, which frees a place; at least 1 ms.
+    pub(super) fn next_free_ms(&self) -> u64 {
+        self.forecast().next(Work::default()).start_ms.max(1)
+    }
+
+    /// A replica, and what holds its slots now.
+    pub(super) fn bench(&self, number: usize, replica: &Replica) -> Bench {
+        let mut sequences = Vec::with_capacity(replica.slots_used() as usize);
+        for running in self.running.values().filter(|running| running.seat.replica == number) {
+            let limits = &running.task.limits();
+            let progress = running.task.log.progress();
+            let made = u32::try_from(progress.tokens / u64::from(limits.choices)).unwrap_or(u32::MAX);
+            // One that has outlived its expectation will go on for a while more, the longer the longer it has.
+            let outlived = (made / 10).clamp(1, limits.max_tokens.saturating_sub(made).max(1));
+            let each = running.expected_tokens.saturating_sub(made).max(outlived);
+            // Choices that have no slot of their own come one after the other.
+            let in_turn = u32::from(limits.choices).div_ceil(sequences_at_once(limits, running.seat.count));
+            let decode_tokens = each.saturating_mul(in_turn);
+            let prefill_tokens = if progress.first_token.is_some() { 0 } else { limits.prompt_tokens };
+            let sequence = Running { prefill_tokens, decode_tokens };
+            sequences.extend(std::iter::repeat_n(sequence, running.seat.count as usize));
+        }
+        Bench { slots: replica.slots_total, running: sequences }
+    }
+}

@@ -1,0 +1,49 @@
+//! What a reload asks of the state of a pool, and changes in it.
+
+use std::sync::Arc;
+
+use super::{LONGEST_RETRY_MS, State};
+use crate::engine::Engine;
+use crate::ids::TaskId;
+use crate::pools::replica::{Health, Replica};
+use crate::pools::{Job, Recipe};
+use crate::tasks::Task;
+
+impl State {
+    /// Until what runs is expected to have ended, and another model to be loaded; at least 1 ms.
+    pub(super) fn reloaded_by_ms(&self) -> u64 {
+        let load_ms = u64::try_from(self.load_time.as_millis()).unwrap_or(u64::MAX);
+        self.next_free_ms().saturating_add(load_ms).min(LONGEST_RETRY_MS)
+    }
+
+    /// Whether a task runs on this engine, or has not given its slots back.
+    pub fn is_used(&self, engine: &Arc<dyn Engine>) -> bool {
+        self.running.values().any(|running| Arc::ptr_eq(&running.seat.engine, engine))
+    }
+
+    pub fn nothing_runs(&self) -> bool {
+        self.running.is_empty()
+    }
+
+    /// The waiting tasks whose prompts were prepared for another model than that of this digest.
+    pub fn misfits(&self, model_digest: &str) -> Vec<(TaskId, Arc<dyn Recipe>)> {
+        let waiting = self.queue.upcoming().map(|(_, _, waiting)| &waiting.job);
+        let misfits = waiting.filter(|job| job.fitted.model_digest != model_digest);
+        misfits.map(|job| (job.task.spec.id, Arc::clone(&job.recipe))).collect()
+    }
+
+    /// A waiting job, if it still waits.
+    pub fn waiting_mut(&mut self, id: TaskId) -> Option<&mut Job> {
+        let ticket = *self.tickets.get(&id)?;
+        Some(&mut self.queue.get_mut(ticket)?.job)
+    }
+
+    /// The engine that a running task's replica has now, if it works: the one that failed under it may have been built anew.
+    pub fn engine_again(&mut self, task: &Task, replica: usize) -> Option<Arc<dyn Engine>> {
+        let Replica { health: Health::Ready, engine: Some(engine), .. } = &self.replicas[replica] else { return None };
+        if let Some(running) = self.running.get_mut(&task.spec.id) {
+            running.seat.engine = Arc::clone(engine);
+        }
+        Some(Arc::clone(engine))
+    }
+}
