@@ -13,6 +13,7 @@ use crate::telemetry;
 
 mod arguments;
 mod client;
+mod models;
 mod operate;
 mod table;
 
@@ -48,6 +49,7 @@ pub fn run_with<E: Display>(
         Command::Config(ConfigCommand::Show(file)) => load(&file.settings(), environment).map(|it| print(&it.text)),
         Command::Task(arguments) => operate(operate::task(arguments)),
         Command::Pool(arguments) => operate(operate::pool(arguments)),
+        Command::Model(arguments) => operate(models::model(arguments)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "sluicegate", &mut script);

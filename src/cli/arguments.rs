@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use clap_complete::Shell;
 
+use super::models::ModelArguments;
 use super::operate::{PoolArguments, TaskArguments};
 use crate::config::Overrides;
 
@@ -26,6 +27,7 @@ Examples:
   sluicegate config show                             every setting and its default
   sluicegate task submit --watch 'What is a pool?'   a task of a running gateway, followed to its end
   sluicegate pool drain default --wait               no new tasks, and wait for those that it has
+  sluicegate pool reload default --model NAME        another model of its catalog, while it serves
   sluicegate completions bash > sluicegate.bash      for your shell to source";
 
 #[derive(Debug, Subcommand)]
@@ -37,8 +39,10 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Submit, follow, cancel and list tasks of a running gateway
     Task(TaskArguments),
-    /// See the pools of a running gateway, and take them out of service and back
+    /// See the pools of a running gateway, take them out of service and back, and give them other models
     Pool(PoolArguments),
+    /// See the catalog of a running gateway, and add, verify, retire and remove models
+    Model(ModelArguments),
     /// Print a script that completes commands and flags in your shell
     Completions {
         /// The shell

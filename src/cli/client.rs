@@ -59,6 +59,11 @@ impl Gateway {
         self.json(if let Some(body) = body { request.json(body) } else { request }).await
     }
 
+    /// `DELETE` of the path of these segments.
+    pub async fn delete(&self, path: &[&str]) -> Result<(), String> {
+        self.send(self.client.request(Method::DELETE, self.url(path))).await.map(|_| ())
+    }
+
     /// The events of a task after that of an id.
     pub async fn events(
         &self,

@@ -15,13 +15,13 @@ use super::table::Table;
 const RESUMES: u32 = 5;
 
 /// Between two tries to take up a stream, and between two looks at a pool that drains.
-const PAUSE: Duration = Duration::from_millis(500);
+pub(super) const PAUSE: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Args)]
 pub(super) struct Target {
     /// The gateway
     #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8080")]
-    url: String,
+    pub(super) url: String,
     /// Print the gateway's JSON, one value per line, and not what people read
     #[arg(long, global = true)]
     json: bool,
@@ -123,6 +123,17 @@ enum PoolCommand {
         /// The id of the pool
         id: String,
     },
+    /// Give a pool another model while it serves
+    Reload {
+        /// The id of the pool
+        id: String,
+        /// The model: any name that the catalog has for it; without it the pool's own, from files that are verified again
+        #[arg(long, value_name = "REF")]
+        model: Option<String>,
+        /// Wait until the pool has it; exit code 1 where it keeps its old one
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// Runs `sluicegate task …`.
@@ -181,11 +192,23 @@ pub(super) async fn pool(PoolArguments { target, command }: PoolArguments) -> Re
             let view = gateway.post(&["v2", "pools", &id, "resume"], None).await?;
             target.show(&view, |view| pools(&json!([view])))
         }
+        PoolCommand::Reload { id, model, wait } => {
+            let model = match model {
+                Some(model) => model,
+                None => text(&gateway.get(&["v2", "pools", &id, "health"], &[]).await?["model_ref"]),
+            };
+            let body = json!({ "new_model_ref": model });
+            let mut view = gateway.post(&["v2", "pools", &id, "reload"], Some(&body)).await?;
+            if wait {
+                view = reloaded(&gateway, &id, view).await?;
+            }
+            target.show(&view, |view| pools(&json!([view])))
+        }
     }
 }
 
 impl Target {
-    fn show(&self, answer: &Value, readable: impl FnOnce(&Value) -> String) -> Result<(), String> {
+    pub(super) fn show(&self, answer: &Value, readable: impl FnOnce(&Value) -> String) -> Result<(), String> {
         super::print(&if self.json { answer.to_string() } else { readable(answer) });
         Ok(())
     }
@@ -292,6 +315,22 @@ async fn drained(gateway: &Gateway, id: &str, mut view: Value) -> Result<Value, 
     Ok(view)
 }
 
+/// Waits until a reload has ended, and returns how the pool stands then.
+async fn reloaded(gateway: &Gateway, id: &str, mut view: Value) -> Result<Value, String> {
+    let bar = ProgressBar::new_spinner();
+    while view["reloading"] == true {
+        bar.set_message(format!("reloading {id}: {}", text(&view["reload"]["phase"])));
+        bar.tick();
+        tokio::time::sleep(PAUSE).await;
+        view = gateway.get(&["v2", "pools", id, "health"], &[]).await?;
+    }
+    bar.finish_and_clear();
+    match view["reload"]["error"].as_str() {
+        Some(error) => Err(format!("{id} keeps {}: {error}", text(&view["model_ref"]))),
+        None => Ok(view),
+    }
+}
+
 fn tasks(list: &Value) -> String {
     let mut table = Table::new(["TASK", "STATE", "PRIORITY", "MODEL", "POOL", "POSITION", "TOKENS"]);
     for task in list.as_array().into_iter().flatten() {
@@ -339,7 +378,7 @@ fn pool_state(pool: &Value) -> &'static str {
 }
 
 /// A value as people read it: strings without quotes, nothing for null.
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),

@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::running::{PATIENCE, Running};
 
 /// What a command came to.
-struct Outcome {
-    code: Option<i32>,
+pub(super) struct Outcome {
+    pub code: Option<i32>,
     stdout: String,
-    stderr: String,
+    pub stderr: String,
 }
 
 impl Outcome {
@@ -25,7 +25,7 @@ impl Outcome {
 }
 
 /// `sluicegate` with these arguments and this standard input, and no proxy that would be asked for loopback.
-fn sluicegate(arguments: &[&str], input: &str) -> Outcome {
+pub(super) fn sluicegate(arguments: &[&str], input: &str) -> Outcome {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
         .args(arguments)
         .env("HTTP_PROXY", "http://127.0.0.1:1")
@@ -106,6 +106,48 @@ fn a_pool_is_drained_and_waited_for_while_its_task_is_cancelled() {
     assert!(canceled.stderr.starts_with("canceled: "), "{}", canceled.stderr);
     let nowhere = run(&["pool", "resume", "a/b"]);
     assert!(nowhere.stderr.starts_with("sluicegate: NOT_FOUND: "), "{}", nowhere.stderr);
+}
+
+#[test]
+fn a_model_is_added_verified_given_to_a_pool_retired_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::write(folder.path().join(name), name).unwrap();
+    }
+    let roots = format!("[\"{}\"]", folder.path().display());
+    let gateway = Running::scripted(&[WORDS.as_slice(), &[("CATALOG__ALLOWED_FILE_ROOTS", &roots)]].concat());
+    let url = gateway.url("");
+    let run = |arguments: &[&str]| sluicegate(&[arguments, &["--url", &url]].concat(), "");
+    let source = format!("file:{}", folder.path().display());
+
+    let added = run(&["model", "add", "org/small", &source, "--alias", "s", "--alias", "t", "--json"]).json();
+    assert_eq!((&added["id"], &added["aliases"]), (&"org/small".into(), &serde_json::json!(["s", "t"])));
+    let verified = run(&["model", "verify", "org/small", "--wait"]);
+    assert!(verified.lines()[1].starts_with("org/small  Active  verified  file:"), "{}", verified.stdout);
+
+    let reloaded = run(&["pool", "reload", "default", "--model", "s", "--wait"]);
+    assert!(reloaded.lines()[1].starts_with("default  ready  org/small"), "{}{}", reloaded.stdout, reloaded.stderr);
+    // Its own again, where nothing is said.
+    let again = run(&["pool", "reload", "default", "--wait", "--json"]).json();
+    assert_eq!((&again["model_ref"], &again["reload"]["state"]), (&"org/small".into(), &"succeeded".into()));
+    let busy = run(&["model", "delete", "org/small"]);
+    assert!(busy.stderr.starts_with("sluicegate: CONFLICT: the pool \"default\" serves"), "{}", busy.stderr);
+
+    std::fs::write(folder.path().join("config.json"), "changed").unwrap();
+    let changed = run(&["model", "verify", "org/small", "--wait"]);
+    assert_eq!(changed.code, Some(1));
+    let message = "sluicegate: the verification of org/small has not passed: config.json has changed\n";
+    assert_eq!(changed.stderr, message);
+    let untrusted = run(&["pool", "reload", "default"]);
+    assert!(untrusted.stderr.starts_with("sluicegate: UNTRUSTED_ARTIFACT: "), "{}", untrusted.stderr);
+
+    assert_eq!(run(&["pool", "reload", "default", "--model", "builtin", "--wait"]).code, Some(0));
+    let retired = run(&["model", "retire", "org/small", "--deadline-ms", "1"]);
+    assert!(retired.lines()[1].contains("Retired"), "{}", retired.stdout);
+    assert!(run(&["model", "activate", "org/small"]).lines()[1].contains("Active"));
+    assert_eq!(run(&["model", "delete", "org/small"]).code, Some(0));
+    let left = run(&["model", "list"]);
+    assert!(left.lines().len() == 2 && left.lines()[1].starts_with("builtin"), "{}", left.stdout);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
+use super::commands::sluicegate;
 use super::running::{Running, eventually};
 
 /// The built-in model with other words around each question, in a folder of its own.
@@ -81,7 +82,12 @@ async fn a_pool_is_reloaded_and_a_damaged_model_leaves_it_as_it_was() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&weights, bytes).unwrap();
-    let health = reload(&gateway, "other").await;
+    let (url, reload_it) = (gateway.url(""), ["pool", "reload", "default", "--model", "other", "--wait", "--url"]);
+    let outcome_of_command = sluicegate(&[reload_it.as_slice(), &[&url]].concat(), "");
+    assert_eq!(outcome_of_command.code, Some(1));
+    let message = "sluicegate: default keeps other: model other: model.safetensors has changed";
+    assert!(outcome_of_command.stderr.starts_with(message), "{}", outcome_of_command.stderr);
+    let health = gateway.get_json("/v2/pools/default/health").await;
     assert_eq!(
         health["last_error"],
         "the reload with other failed: model other: model.safetensors has changed since it was loaded or verified last"

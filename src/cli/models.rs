@@ -1,0 +1,141 @@
+//! The commands that look after the catalog of a running gateway.
+
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::client::Gateway;
+use super::operate::{PAUSE, Target, text};
+use super::table::Table;
+
+const MODELS: [&str; 3] = ["v2", "catalog", "models"];
+
+#[derive(Debug, Args)]
+pub(super) struct ModelArguments {
+    #[command(flatten)]
+    target: Target,
+    #[command(subcommand)]
+    command: ModelCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelCommand {
+    /// List the models of the catalog
+    List,
+    /// Add a model; nothing is fetched or read by this
+    Add {
+        /// What clients call it
+        id: String,
+        /// Where its files are: hf:org/repo (then @revision and /file.gguf where wanted), or file: and an absolute path
+        source: String,
+        /// Another name for it; may be given several times
+        #[arg(long = "alias", value_name = "NAME")]
+        aliases: Vec<String>,
+        /// What its files must digest to
+        #[arg(long, value_name = "sha256:HEX")]
+        digest: Option<String>,
+    },
+    /// Read all files of a model again, and compare them with what is known
+    Verify {
+        /// The id of the model
+        id: String,
+        /// Wait for what it finds; exit code 1 where that is not what is known
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Take no new requests for a model
+    Retire {
+        /// The id of the model
+        id: String,
+        /// When what is left of its tasks is ended, in ms from now; without it they end by themselves
+        #[arg(long, value_name = "MS")]
+        deadline_ms: Option<u64>,
+    },
+    /// Undo a retirement
+    Activate {
+        /// The id of the model
+        id: String,
+    },
+    /// Remove a model that was added while the gateway runs; its files stay
+    Delete {
+        /// The id of the model
+        id: String,
+    },
+}
+
+/// Runs `sluicegate model …`.
+///
+/// # Errors
+///
+/// What went wrong, in one line.
+pub(super) async fn model(ModelArguments { target, command }: ModelArguments) -> Result<(), String> {
+    let gateway = Gateway::new(&target.url)?;
+    let view = match command {
+        ModelCommand::List => {
+            let list = gateway.get(&MODELS, &[]).await?;
+            return target.show(&list, |list| models(&list["models"]));
+        }
+        ModelCommand::Delete { id } => return gateway.delete(&of(&id, None)).await,
+        ModelCommand::Add { id, source, aliases, digest } => {
+            let mut body = json!({ "id": id, "source": source, "aliases": aliases });
+            if let Some(digest) = digest {
+                body["digest"] = digest.into();
+            }
+            gateway.post(&MODELS, Some(&body)).await?
+        }
+        ModelCommand::Verify { id, wait } => {
+            let view = gateway.post(&of(&id, Some("verify")), None).await?;
+            if wait { verified(&gateway, &id, view).await? } else { view }
+        }
+        ModelCommand::Retire { id, deadline_ms } => {
+            let mut body = json!({ "state": "Retired" });
+            if let Some(deadline_ms) = deadline_ms {
+                body["deadline_ms"] = deadline_ms.into();
+            }
+            gateway.post(&of(&id, Some("state")), Some(&body)).await?
+        }
+        ModelCommand::Activate { id } => {
+            gateway.post(&of(&id, Some("state")), Some(&json!({ "state": "Active" }))).await?
+        }
+    };
+    target.show(&view, |view| models(&json!([view])))
+}
+
+/// The path of a model, or of what is done to it.
+fn of<'a>(id: &'a str, operation: Option<&'a str>) -> Vec<&'a str> {
+    MODELS.into_iter().chain([id]).chain(operation).collect()
+}
+
+/// Waits until a verification has ended, and returns the model then.
+async fn verified(gateway: &Gateway, id: &str, mut view: Value) -> Result<Value, String> {
+    let bytes = |name: &str, view: &Value| view["verification"][name].as_u64().unwrap_or(0);
+    let bar = ProgressBar::new(bytes("bytes_total", &view));
+    if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}") {
+        bar.set_style(style);
+    }
+    bar.set_message(format!("verifying {id}"));
+    while view["verification"]["state"] == "running" {
+        bar.set_length(bytes("bytes_total", &view));
+        bar.set_position(bytes("bytes_done", &view));
+        tokio::time::sleep(PAUSE).await;
+        view = gateway.get(&of(id, None), &[]).await?;
+    }
+    bar.finish_and_clear();
+    match view["verification"]["reason"].as_str() {
+        Some(reason) => Err(format!("the verification of {id} has not passed: {reason}")),
+        None => Ok(view),
+    }
+}
+
+fn models(list: &Value) -> String {
+    let mut table = Table::new(["MODEL", "STATE", "TRUST", "SOURCE", "ALIASES", "POOLS"]);
+    for model in list.as_array().into_iter().flatten() {
+        let names = |field: &str| {
+            let names: Vec<_> = model[field].as_array().into_iter().flatten().map(text).collect();
+            if names.is_empty() { "-".to_owned() } else { names.join(",") }
+        };
+        let cell = |name: &str| text(&model[name]);
+        table.row([cell("id"), cell("state"), cell("trust"), cell("source"), names("aliases"), names("pools")]);
+    }
+    table.to_string()
+}
