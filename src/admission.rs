@@ -7,11 +7,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sluicegate_compat::native::{
-    AdmissionResponse, ErrorCode, ErrorEnvelope, PolicyLabel, Preparation, Priority, Streams, TaskRequest, Violation,
-    Workload,
+    AdmissionResponse, EngineName, ErrorCode, ErrorEnvelope, PolicyLabel, Preparation, Priority, Streams, TaskRequest,
+    Violation, Workload,
 };
 
-use crate::ids::{CorrelationId, TaskId, TenantId};
+use crate::engine::Engine;
+use crate::ids::{CorrelationId, PoolId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Refused, Share, prepare};
@@ -22,7 +23,7 @@ mod recipe;
 mod translate;
 
 pub use again::{interrupted, not_kept};
-use recipe::Asked;
+use recipe::{Asked, check_engine};
 use translate::{job, spec};
 
 /// Whose every request is while there are no keys.
@@ -100,6 +101,9 @@ struct Checked {
     order: Vec<Choice>,
 }
 
+/// Pools that may run a request, those in one tier as good as each other.
+type Tiers = Vec<Vec<Arc<Pool>>>;
+
 /// The pools that there are for a request.
 pub struct Pools<'a> {
     /// Those of its model, in the order of the configuration.
@@ -110,7 +114,7 @@ pub struct Pools<'a> {
 
 impl Pools<'_> {
     /// Those that may run the request, in tiers; at least one.
-    fn rank(&self, request: &TaskRequest) -> Result<Vec<Vec<Arc<Pool>>>, ErrorEnvelope> {
+    fn rank(&self, request: &TaskRequest) -> Result<Tiers, ErrorEnvelope> {
         let candidates: Vec<_> = self.serving.iter().map(|pool| pool.candidate()).collect();
         let wish = request.placement.clone().unwrap_or_default();
         match placement::rank(&wish, request.engine, &candidates, self.known) {
@@ -179,9 +183,7 @@ impl Admission {
             self.registry.withdraw(task.spec.id);
             return Err(shutting_down());
         }
-        let wish = request.placement.is_some() || request.engine.is_some();
-        let allowed = wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect());
-        let job = Job { allowed, ..job(&asked, &task, caller, fitted) };
+        let job = Job { allowed: allowed(request, &order), ..job(&asked, &task, caller, fitted) };
         // Filed before it is queued, so that the journal hears of its start and its end afterwards.
         let durable =
             kept.map(|(journal, request, key)| journal.accept(&task, request, caller.share.weight.get(), key));
@@ -226,16 +228,25 @@ impl Admission {
         if self.lifecycle.draining().is_cancelled() {
             return Err(shutting_down());
         }
-        let tiers = pools.rank(&request)?;
-        let Some(pool) = tiers.iter().flatten().next() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
-        let engine = pool.available().map_err(|reason| refused(reason, pool))?;
         let (priority, deadline_ms) = (request.priority, request.deadline_ms);
-        let asked = Arc::new(Asked::new(request, self.default_max_tokens));
-        // All pools of a model have its tokenizer and its context.
-        let fitted = prepare(&asked, &engine, &self.lifecycle).await?;
+        let (asked, fitted, tiers) = self.fit(request, pools).await?;
         let order = by_start(tiers, priority, &caller.share, &fitted.limits);
         let order = in_time(order, deadline_ms)?;
         Ok(Checked { asked, fitted, order })
+    }
+
+    /// Prepares a request for the best of the pools that can run it; those that cannot are left out.
+    async fn fit(&self, request: TaskRequest, pools: &Pools<'_>) -> Result<(Arc<Asked>, Fitted, Tiers), ErrorEnvelope> {
+        let (engine, mut tiers) = able(pools.rank(&request)?, &request)?;
+        let asked = Arc::new(Asked::new(request, self.default_max_tokens));
+        // All pools of a model have its tokenizer and its context, but that servers elsewhere may run it with a shorter one.
+        let fitted = prepare(&asked, &engine, &self.lifecycle).await?;
+        if engine.info().engine.is(EngineName::Remote) {
+            let needed = u64::from(fitted.limits.prompt_tokens) + u64::from(fitted.limits.max_tokens);
+            let fits = |pool: &Arc<Pool>| pool.info().is_some_and(|info| needed <= u64::from(info.context_length));
+            tiers.iter_mut().for_each(|tier| tier.retain(fits));
+        }
+        Ok((asked, fitted, tiers))
     }
 
     /// Ends the task when its deadline comes, wherever it is then.
@@ -274,6 +285,36 @@ fn check_served(request: &TaskRequest) -> Result<(), ErrorEnvelope> {
     Ok(())
 }
 
+/// The pools whose engine can follow a request, and the engine of the best of them.
+fn able(mut tiers: Tiers, request: &TaskRequest) -> Result<(Arc<dyn Engine>, Tiers), ErrorEnvelope> {
+    let (mut best, mut refusal) = (None, None);
+    let mut keep = |pool: &Arc<Pool>| {
+        let engine = pool.available().map_err(|reason| refused(reason, pool));
+        match engine.and_then(|engine| check_engine(request, engine.info()).map(|()| engine)) {
+            Ok(engine) => _ = best.get_or_insert(engine),
+            Err(error) => {
+                // The best pool's reason is the one to tell.
+                refusal.get_or_insert(error);
+                return false;
+            }
+        }
+        true
+    };
+    tiers.iter_mut().for_each(|tier| tier.retain(&mut keep));
+    match best {
+        Some(engine) => Ok((engine, tiers)),
+        None => Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool")))),
+    }
+}
+
+/// The pools that may run a task, where not all of its model may.
+fn allowed(request: &TaskRequest, order: &[Choice]) -> Option<Arc<[PoolId]>> {
+    // What servers elsewhere can follow differs from pool to pool.
+    let elsewhere = order.iter().any(|(pool, _)| pool.spec().engine.is(EngineName::Remote));
+    let wish = elsewhere || request.placement.is_some() || request.engine.is_some();
+    wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect())
+}
+
 /// A pool with the place that a task would have there.
 type Choice = (Arc<Pool>, Result<Place, Refused>);
 
@@ -299,7 +340,7 @@ fn in_time(mut order: Vec<Choice>, deadline_ms: Option<u64>) -> Result<Vec<Choic
 }
 
 /// The pools of each tier in the order in which they would start the task, the tiers one after the other.
-fn by_start(tiers: Vec<Vec<Arc<Pool>>>, priority: Priority, share: &Share, limits: &Limits) -> Vec<Choice> {
+fn by_start(tiers: Tiers, priority: Priority, share: &Share, limits: &Limits) -> Vec<Choice> {
     let sorted = tiers.into_iter().flat_map(|tier| {
         let foresee = |pool: Arc<Pool>| (pool.foresee(priority, share, limits), pool);
         let mut tier: Vec<_> = tier.into_iter().map(foresee).collect();

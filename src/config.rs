@@ -17,6 +17,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 
 use crate::catalog::{self, Catalog, HubAccess, Storage};
+use crate::engine::remote::{Limits, Secret};
 use crate::store;
 
 mod check;
@@ -27,7 +28,7 @@ mod read;
 mod shape;
 
 pub use mistake::{Mistake, Mistakes, Place};
-pub use shape::{Http2, LogFormat, Policy};
+pub use shape::{Http2, LogFormat, Policy, RemoteEngine};
 
 /// The checked configuration: whatever is in it can be served.
 #[derive(Debug, Clone)]
@@ -114,6 +115,23 @@ pub struct Pool {
 pub enum Engine {
     Mistralrs,
     Scripted(Script),
+    Remote(Remote),
+}
+
+/// An OpenAI-compatible server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Remote {
+    /// Without a slash at its end, such as `http://127.0.0.1:9000/v1`.
+    pub base_url: String,
+    pub api_key: Option<Secret>,
+    /// The model's name there.
+    pub model: String,
+    /// A `tokenizer.json`.
+    pub tokenizer: Option<PathBuf>,
+    pub engine: RemoteEngine,
+    /// Tokens of prompt and output together.
+    pub context_length: u32,
+    pub limits: Limits,
 }
 
 /// What the scripted engine plays.

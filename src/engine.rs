@@ -25,6 +25,7 @@ use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
 pub mod mistral;
+pub mod remote;
 pub mod scripted;
 pub mod text;
 
@@ -36,12 +37,12 @@ pub trait Engine: Send + Sync + 'static {
     /// Facts that do not change while the model is loaded.
     fn info(&self) -> &EngineInfo;
 
-    /// Renders (for a chat) and tokenizes a prompt. Pure CPU work, some µs per token: call it off the reactor when long.
+    /// Renders (for a chat) and counts a prompt. Pure CPU work, some µs per token: call it off the reactor when long.
     ///
     /// # Errors
     ///
     /// [`PromptError`], which is the caller's fault and says so in words meant for the caller.
-    fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError>;
+    fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError>;
 
     /// Runs one sequence to its end, handing each sampled token to `sink` as soon as it is known.
     ///
@@ -89,6 +90,8 @@ pub struct EngineInfo {
     pub vocab_size: u32,
     /// How the model's makers say it should be sampled, for what a request leaves open.
     pub sampling: Sampling,
+    /// Fields of a request that the engine cannot follow; admission refuses them by name.
+    pub unsupported: &'static [&'static str],
 }
 
 /// What a prompt is made of.
@@ -100,6 +103,44 @@ pub enum Prompt {
     Chat(Chat),
     /// Token ids, passed on as they are once each is known to be below the vocabulary's size.
     Tokens(Vec<u32>),
+}
+
+/// A prompt as [`Engine::prepare`] leaves it for [`Engine::generate`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Prepared {
+    /// Its token ids, for an engine that runs the model itself.
+    Ids(Arc<[u32]>),
+    /// The prompt itself, for an engine that hands it on; `tokens` is its length, or an upper bound of it.
+    Content { prompt: Arc<Prompt>, tokens: u32 },
+}
+
+impl Prepared {
+    /// Tokens, or an upper bound of them.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Ids(ids) => ids.len(),
+            Self::Content { tokens, .. } => *tokens as usize,
+        }
+    }
+
+    /// Whether there is nothing to go on from.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The token ids; none where only the content is known.
+    pub fn ids(&self) -> &[u32] {
+        match self {
+            Self::Ids(ids) => ids,
+            Self::Content { .. } => &[],
+        }
+    }
+}
+
+impl From<Arc<[u32]>> for Prepared {
+    fn from(ids: Arc<[u32]>) -> Self {
+        Self::Ids(ids)
+    }
 }
 
 /// A conversation with what its template may need.
@@ -123,7 +164,7 @@ pub struct PromptError {
 /// One sequence to generate.
 #[derive(Debug, Clone)]
 pub struct Generation {
-    pub prompt: Arc<[u32]>,
+    pub prompt: Prepared,
     /// At least 1, and prompt + max_tokens fits the context.
     pub max_tokens: u32,
     pub sampling: Sampling,
@@ -155,6 +196,16 @@ pub struct Sampling {
     pub logit_bias: Vec<(u32, f32)>,
     /// The noise is a function of this, the position and the token alone. Differs between the choices of one task.
     pub seed: u64,
+    /// Which of these the request itself names, for an engine elsewhere that has its own view of what is left open.
+    pub stated: Stated,
+}
+
+/// What a request says about how tokens are chosen; what it does not say is the engine's to choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stated {
+    pub temperature: bool,
+    pub top_p: bool,
+    pub seed: bool,
 }
 
 impl Default for Sampling {
@@ -170,6 +221,7 @@ impl Default for Sampling {
             repetition_penalty: 1.0,
             logit_bias: Vec::new(),
             seed: 0,
+            stated: Stated::default(),
         }
     }
 }

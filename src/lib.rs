@@ -33,7 +33,7 @@
 //! | 0 | [`lifecycle`] | the only place that spawns; signals, drain, force |
 //! | 0 | [`store`] | what survives a restart, in an embedded SQLite database; the only place that knows SQL |
 //! | 1 | [`tasks`] | a task, its event log, the ways it can end, the registry and its retention |
-//! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `scripted`, and the text machinery |
+//! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `remote` (any OpenAI-compatible server), `scripted`, and the text machinery |
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk or a hub, with digests; state, trust and verification |
 //! | 1 | [`placement`] | which pools may run a task, and in which order to try them; pure |
 //! | 2 | [`pools`] | fair queue, replicas and their slots, dispatcher, measured rates, predictions, drain, reload, recovery, watchdog |
@@ -44,7 +44,8 @@
 //!
 //! # What holds everywhere
 //!
-//! - Nothing below [`api`] knows HTTP; nothing but `engine::mistral` knows mistralrs; nothing but [`config`] and [`cli`]
+//! - Nothing below [`api`] knows HTTP; nothing but `engine::mistral` knows mistralrs; nothing but `engine::remote` speaks to
+//!   servers that run models; nothing but [`config`] and [`cli`]
 //!   reads the environment; nothing but [`lifecycle`] spawns. A test reads the `use` lines and says so.
 //! - Nothing is ever appended to a task's log once its [`Seal`](tasks::Seal) is taken, and exactly one party takes it.
 //! - No reader can slow an engine: a log is bounded by what admission granted, and readers have cursors.

@@ -48,7 +48,7 @@ pub fn rank(
     known: impl Fn(&str) -> bool,
 ) -> Result<Vec<Vec<usize>>, NoPlace> {
     check(wish, known)?;
-    let with_engine = |at: &usize| engine.is_none_or(|engine| candidates[*at].engine == engine);
+    let with_engine = |at: &usize| engine.is_none_or(|engine| candidates[*at].engine.is(engine));
     let mut fitting: Vec<usize> = (0..candidates.len()).filter(with_engine).collect();
     if fitting.is_empty() && !candidates.is_empty() {
         return Err(invalid("engine", "no pool serves this model with that engine"));

@@ -160,13 +160,18 @@ impl Pool {
     ///
     /// In words for the operator: the model cannot be loaded, or does not answer.
     pub async fn start(self: &Arc<Self>) -> Result<(), crate::engine::LoadError> {
-        // The pool opens with its first replica; one of the others that cannot be loaded is tried again.
+        // The pool opens with its first replica; one of the others that cannot be loaded is tried again, and so is a server
+        // elsewhere that does not answer yet.
         let (loader, epoch) = {
             let state = self.lock();
             (Arc::clone(&state.loader), state.epoch)
         };
-        let fresh = self.load_and_probe(loader.as_ref()).await?;
-        self.install(0, fresh, epoch).await;
+        let began = Instant::now();
+        match self.probe_new(loader.load().await?, began).await {
+            Ok(fresh) => self.install(0, fresh, epoch).await,
+            Err(error) if self.spec.engine.is(EngineName::Remote) => self.away(0, loader.load().await?, &error),
+            Err(error) => return Err(error),
+        }
         let pool = Arc::clone(self);
         self.lifecycle.spawn("dispatcher", OnPanic::Shutdown, async move { pool.dispatch().await });
         let pool = Arc::clone(self);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use sluicegate::engine::{Chat, Engine, Generation, Piece, Prompt, Sampling, Sink};
+use sluicegate::engine::{Chat, Engine, Generation, Piece, Prepared, Prompt, Sampling, Sink};
 use sluicegate_compat::native::{Message, Role};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -81,7 +81,7 @@ where
 #[derive(Clone)]
 pub struct Direct {
     engine: Arc<dyn Engine>,
-    prompts: [Arc<[u32]>; PROMPTS.len()],
+    prompts: [Prepared; PROMPTS.len()],
 }
 
 /// Notes when the first text came, and keeps it all.
@@ -102,15 +102,15 @@ impl Sink for Collect {
     }
 }
 
-fn tokenize(engine: &dyn Engine, prompt: &str) -> Result<Arc<[u32]>, Failure> {
+fn prepare(engine: &dyn Engine, prompt: &str) -> Result<Prepared, Failure> {
     let messages = vec![Message::text(Role::User, prompt)];
-    Ok(engine.tokenize(&Prompt::Chat(Chat { messages, ..Chat::default() }))?)
+    Ok(engine.prepare(&Arc::new(Prompt::Chat(Chat { messages, ..Chat::default() })))?)
 }
 
 impl Direct {
     pub fn new(engine: Arc<dyn Engine>) -> Result<Self, Failure> {
         let prompts =
-            PROMPTS.into_iter().map(|prompt| tokenize(engine.as_ref(), prompt)).collect::<Result<Vec<_>, _>>()?;
+            PROMPTS.into_iter().map(|prompt| prepare(engine.as_ref(), prompt)).collect::<Result<Vec<_>, _>>()?;
         let prompts = prompts.try_into().map_err(|_| "one prompt, one list of tokens")?;
         Ok(Self { engine, prompts })
     }
@@ -119,14 +119,14 @@ impl Direct {
     pub fn tokenizing(&self) -> Result<Vec<Duration>, Failure> {
         let time = |prompt: &&str| {
             let began = Instant::now();
-            tokenize(self.engine.as_ref(), prompt).map(|_| began.elapsed())
+            prepare(self.engine.as_ref(), prompt).map(|_| began.elapsed())
         };
         PROMPTS.iter().cycle().take(100).map(time).collect()
     }
 
     pub async fn ask(self, number: usize) -> Result<Reply, Failure> {
         let generation = Generation {
-            prompt: Arc::clone(&self.prompts[number % PROMPTS.len()]),
+            prompt: self.prompts[number % PROMPTS.len()].clone(),
             max_tokens: MAX_TOKENS,
             sampling: Sampling {
                 temperature: 0.0,

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sluicegate::engine::{
-    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Piece, Prompt, PromptError, Sampling,
-    Sink,
+    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Piece, Prepared, Prompt, PromptError,
+    Sampling, Sink,
 };
 use sluicegate_compat::native::{EngineName, TokenKind};
 
@@ -27,6 +27,7 @@ impl InstantEngine {
             device: "none".to_owned(),
             vocab_size: u32::MAX,
             sampling: Sampling::default(),
+            unsupported: &[],
         };
         Self { info }
     }
@@ -50,8 +51,8 @@ impl Engine for InstantEngine {
         &self.info
     }
 
-    fn tokenize(&self, _: &Prompt) -> Result<Arc<[u32]>, PromptError> {
-        Ok([1; 40].into())
+    fn prepare(&self, _: &Arc<Prompt>) -> Result<Prepared, PromptError> {
+        Ok(Prepared::Ids([1; 40].into()))
     }
 
     fn generate<'a>(

@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
-use super::recipe::Asked;
 use super::translate::job;
-use super::{Admission, Caller, Pools, by_start, nowhere, refused, submit};
-use crate::placement::NoPlace;
-use crate::pools::{Job, Share, prepare};
+use super::{Admission, Caller, Pools, allowed, by_start, submit};
+use crate::pools::{Job, Share};
 use crate::tasks::Task;
 
 /// What a task is told that cannot be kept: nothing is accepted that could be lost.
@@ -40,16 +38,10 @@ impl Admission {
         let weight = NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN);
         let share = Share { tenant: task.spec.tenant_id.clone(), weight };
         let caller = Caller { correlation_id: task.spec.correlation_id.clone(), share };
-        let tiers = pools.rank(&request)?;
-        let Some(pool) = tiers.iter().flatten().next() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
-        let engine = pool.available().map_err(|reason| refused(reason, pool))?;
-        let (priority, wish) = (request.priority, request.placement.is_some() || request.engine.is_some());
-        let asked = Arc::new(Asked::new(request, self.default_max_tokens));
-        let fitted = prepare(&asked, &engine, &self.lifecycle).await?;
+        let (asked, fitted, tiers) = self.fit(request, pools).await?;
         task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens);
-        let order = by_start(tiers, priority, &caller.share, &task.limits());
-        let allowed = wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect());
-        let job = Job { allowed, ..job(&asked, task, &caller, fitted) };
+        let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits());
+        let job = Job { allowed: allowed(&asked.request, &order), ..job(&asked, task, &caller, fitted) };
         submit(job, order.iter().map(|(pool, _)| pool))?;
         self.watch_deadline(task);
         Ok(())

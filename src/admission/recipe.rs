@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_compat::native::{Determinism, ErrorEnvelope, Message, TaskRequest};
+use sluicegate_compat::native::{Determinism, ErrorEnvelope, KvHint, Message, TaskRequest};
 use tokio::time::Instant;
 
-use crate::engine::{Chat, Engine, EngineInfo, Prompt, Sampling};
+use crate::engine::{Chat, Engine, EngineInfo, Prepared, Prompt, Sampling, Stated};
 use crate::pools::{Fitted, Recipe};
 use crate::tasks::Limits;
 
@@ -17,7 +17,7 @@ const MOST_BYTES_PER_TOKEN: usize = 64;
 pub(super) struct Asked {
     /// Without the texts of its prompt.
     pub request: TaskRequest,
-    prompt: Prompt,
+    prompt: Arc<Prompt>,
     /// The field that the prompt came in.
     param: &'static str,
     /// Of the prompt's texts.
@@ -29,21 +29,21 @@ pub(super) struct Asked {
 impl Asked {
     pub fn new(mut request: TaskRequest, default_max_tokens: u32) -> Self {
         let (prompt, param, bytes) = take_prompt(&mut request);
-        Self { request, prompt, param, bytes, default_max_tokens }
+        Self { request, prompt: Arc::new(prompt), param, bytes, default_max_tokens }
     }
 
-    /// The prompt in the model's own tokens.
-    fn tokenize(&self, engine: &dyn Engine) -> Result<Arc<[u32]>, ErrorEnvelope> {
+    /// The prompt as the engine needs it, counted in the model's own tokens.
+    fn count(&self, engine: &dyn Engine) -> Result<Prepared, ErrorEnvelope> {
         let context = engine.info().context_length;
         if self.bytes / MOST_BYTES_PER_TOKEN > context as usize {
             return Err(too_long(self.param, None, 1, context));
         }
-        let tokens = engine.tokenize(&self.prompt);
-        let tokens = tokens.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
-        if tokens.is_empty() {
+        let prepared = engine.prepare(&self.prompt);
+        let prepared = prepared.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
+        if prepared.is_empty() {
             return Err(ErrorEnvelope::invalid(self.param, "the prompt has no tokens"));
         }
-        Ok(tokens)
+        Ok(prepared)
     }
 
     /// What the task may use, where prompt and output fit the context.
@@ -84,6 +84,11 @@ impl Asked {
             logit_bias: request.logit_bias.iter().map(|(token, bias)| (*token, *bias)).collect(),
             // Without a seed, random bits: so that one exists, and nobody shares it.
             seed: request.seed.map_or_else(|| uuid::Uuid::new_v4().as_u64_pair().1, i64::cast_unsigned),
+            stated: Stated {
+                temperature: request.temperature.is_some(),
+                top_p: request.top_p.is_some(),
+                seed: request.seed.is_some(),
+            },
         }
     }
 }
@@ -96,7 +101,7 @@ impl Recipe for Asked {
     fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
         let info = engine.info();
         check_engine(&self.request, info)?;
-        let prompt = self.tokenize(engine)?;
+        let prompt = self.count(engine)?;
         let limits = self.limits(info.context_length, prompt.len())?;
         let (sampling, model_digest) = (self.sampling(&info.sampling), info.model_digest.clone());
         Ok(Fitted { model_digest, prompt, sampling, limits })
@@ -133,7 +138,11 @@ fn bytes_of(message: &Message) -> usize {
 }
 
 /// What only the engine knows.
-fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(), ErrorEnvelope> {
+pub(super) fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(), ErrorEnvelope> {
+    if let Some(param) = info.unsupported.iter().find(|param| asks_for(request, param)) {
+        let message = format!("`{param}` cannot be followed by the engine that serves this model");
+        return Err(ErrorEnvelope::invalid(*param, message).with_detail("unsupported_parameter"));
+    }
     let (profile, vocab_size) = (&info.sampler_profile_version, info.vocab_size);
     if request.sampler_profile_version.as_ref().is_some_and(|wanted| wanted != profile) {
         let message = format!("the pool's sampler profile is `{profile}`");
@@ -143,6 +152,20 @@ fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(), ErrorEnv
         return Err(ErrorEnvelope::invalid("logit_bias", format!("token ids are below {vocab_size}")));
     }
     Ok(())
+}
+
+/// Whether a request asks for something by a field that not every engine can follow.
+fn asks_for(request: &TaskRequest, param: &str) -> bool {
+    match param {
+        "determinism" => request.determinism == Determinism::Strict,
+        "kv_hint" => request.kv_hint == Some(KvHint::Cold),
+        "top_k" => request.top_k.is_some(),
+        "min_p" => request.min_p.is_some(),
+        "repetition_penalty" => request.repetition_penalty.is_some(),
+        "reasoning_effort" => request.reasoning_effort.is_some(),
+        "chat_template_kwargs" => request.chat_template_kwargs.is_some(),
+        _ => false,
+    }
 }
 
 fn too_long(prompt: &'static str, prompt_tokens: Option<u32>, max_tokens: u32, context: u32) -> ErrorEnvelope {

@@ -9,6 +9,7 @@ use tokio::sync::OnceCell;
 use crate::catalog::{FileDigest, LiveCatalog, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
 use crate::config::{self, Config};
 use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as EngineFiles};
+use crate::engine::remote::{RemoteEngine, RemoteSpec};
 use crate::engine::scripted::{Failure, FailureKind, Script, ScriptedEngine};
 use crate::engine::{Engine, LoadError, Loader, Room};
 use crate::lifecycle::Lifecycle;
@@ -18,10 +19,20 @@ mod memory;
 /// The most sequences that the scripted engine runs at once where the configuration says nothing.
 const SCRIPTED_SLOTS: u32 = 8;
 
+/// The most sequences that a remote engine is given at once where the configuration says nothing.
+const REMOTE_SLOTS: u32 = 32;
+
 pub(super) const fn engine_name(engine: &config::Engine) -> EngineName {
     match engine {
         config::Engine::Mistralrs => EngineName::Mistralrs,
         config::Engine::Scripted(_) => EngineName::Scripted,
+        config::Engine::Remote(remote) => match remote.engine {
+            config::RemoteEngine::Remote => EngineName::Remote,
+            config::RemoteEngine::LlamaCpp => EngineName::LlamaCpp,
+            config::RemoteEngine::Vllm => EngineName::Vllm,
+            config::RemoteEngine::Tgi => EngineName::Tgi,
+            config::RemoteEngine::Triton => EngineName::Triton,
+        },
     }
 }
 
@@ -34,6 +45,19 @@ pub(super) fn loader(
 ) -> Arc<dyn Loader> {
     match &pool.engine {
         config::Engine::Scripted(script) => Arc::new(Scripted(scripted(script, pool.slots))),
+        config::Engine::Remote(remote) => Arc::new(Remote {
+            spec: RemoteSpec {
+                engine: engine_name(&pool.engine),
+                base_url: remote.base_url.clone(),
+                api_key: remote.api_key.clone(),
+                model: remote.model.clone(),
+                tokenizer: remote.tokenizer.clone(),
+                context_length: remote.context_length,
+                slots: pool.slots.unwrap_or(REMOTE_SLOTS),
+                limits: remote.limits,
+            },
+            lifecycle: lifecycle.clone(),
+        }),
         config::Engine::Mistralrs => Arc::new(Mistral {
             catalog: Arc::clone(catalog),
             model: pool.model.clone(),
@@ -72,6 +96,32 @@ impl Loader for Scripted {
 
     fn of_model(&self, _: &str) -> Result<Arc<dyn Loader>, LoadError> {
         Ok(Arc::new(Self(self.0.clone())))
+    }
+}
+
+struct Remote {
+    spec: RemoteSpec,
+    lifecycle: Lifecycle,
+}
+
+impl Loader for Remote {
+    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+        async {
+            let spec = self.spec.clone();
+            let made = self.lifecycle.blocking("read tokenizer", move || RemoteEngine::new(spec)).await;
+            let engine = made.map_err(|panicked| LoadError(panicked.to_string()))??;
+            Ok(Arc::new(engine) as Arc<dyn Engine>)
+        }
+        .boxed()
+    }
+
+    /// Its files are the server's.
+    fn verify(&self, _: usize) -> BoxFuture<'_, Result<Room, LoadError>> {
+        async { Ok(Room::Beside) }.boxed()
+    }
+
+    fn of_model(&self, _: &str) -> Result<Arc<dyn Loader>, LoadError> {
+        Err(LoadError("a pool with a remote engine has the model that its server has".into()))
     }
 }
 

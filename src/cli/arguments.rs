@@ -102,6 +102,8 @@ Each setting of the configuration file can also be an environment variable:
 enum EngineArgument {
     /// The engine inside this program
     Mistralrs,
+    /// A server that speaks the OpenAI API; the pool's `remote` table says which
+    Remote,
     /// Canned answers at a set pace
     Scripted,
 }

@@ -15,6 +15,7 @@ use crate::store::Location;
 
 mod models;
 mod pools;
+mod remote;
 
 /// No time in the configuration is longer: a year, in ms.
 const LONGEST_MS: u64 = 365 * 24 * 60 * 60 * 1000;

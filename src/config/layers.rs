@@ -1,5 +1,6 @@
 //! File, environment and flags, laid over the defaults; and who set what.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
@@ -18,7 +19,6 @@ const DEFAULTS: &str = include_str!("defaults.toml");
 const SECRETS: [&str; 2] = ["catalog.hub.token", "store.url"];
 
 /// One document made of all layers.
-#[derive(Debug)]
 pub(super) struct Layers {
     /// All layers, the defaults included.
     table: Table,
@@ -30,6 +30,8 @@ pub(super) struct Layers {
     mistakes: Mistakes,
     /// What `~` stands for.
     home: Option<PathBuf>,
+    /// Variables that the configuration may name, such as a key's.
+    named: BTreeMap<String, String>,
 }
 
 /// A file with the places of its keys.
@@ -48,14 +50,16 @@ impl Layers {
         environment: impl Iterator<Item = (String, String)>,
         overrides: Overrides,
     ) -> Result<Self, Mistakes> {
-        let variables = environment::Variables::collect(environment);
+        let environment: Vec<_> = environment.collect();
+        let named = environment.iter().cloned().collect();
+        let variables = environment::Variables::collect(environment.into_iter());
         let file = match file.map(Path::to_owned).or_else(|| variables.file.clone()) {
             Some(path) => Some(Parsed::read(path)?),
             None => None,
         };
         let table = file.as_ref().map_or_else(Table::new, Parsed::table);
         let mut layers =
-            Self { table, file, set: Vec::new(), mistakes: Mistakes::default(), home: variables.home.clone() };
+            Self { table, file, set: Vec::new(), mistakes: Mistakes::default(), home: variables.home.clone(), named };
         environment::lay(&mut layers, variables);
         flags::lay(&mut layers, overrides);
         layers.table = over_defaults(std::mem::take(&mut layers.table));
@@ -69,6 +73,11 @@ impl Layers {
     /// What went wrong in laying the layers.
     pub(super) fn mistakes(&self) -> Mistakes {
         self.mistakes.clone()
+    }
+
+    /// The value of a variable that the configuration names.
+    pub(super) fn variable(&self, name: &str) -> Option<&str> {
+        self.named.get(name).map(String::as_str)
     }
 
     pub(super) fn home(&self) -> Option<&Path> {

@@ -95,8 +95,29 @@ pub(super) struct Pool {
     pub watchdog: Watchdog,
     pub scripted: Scripted,
     #[serde(default)]
-    #[eserde(compat)]
-    pub remote: Option<toml::Value>,
+    pub remote: Option<Remote>,
+}
+
+#[derive(Debug, Default, eserde::Deserialize)]
+pub(super) struct Remote {
+    #[serde(default)]
+    pub base_url: Option<String>,
+    #[serde(default)]
+    pub api_key_env: Option<String>,
+    #[serde(default)]
+    pub model: Option<String>,
+    #[serde(default)]
+    pub tokenizer: Option<String>,
+    #[serde(default)]
+    pub engine: Option<RemoteEngine>,
+    #[serde(default)]
+    pub context_length: Option<u32>,
+    #[serde(default)]
+    pub connect_ms: Option<u64>,
+    #[serde(default)]
+    pub first_byte_ms: Option<u64>,
+    #[serde(default)]
+    pub idle_ms: Option<u64>,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -200,6 +221,15 @@ words! {
         Mistralrs = "mistralrs",
         Remote = "remote",
         Scripted = "scripted",
+    }
+
+    /// The program behind a remote engine.
+    pub enum RemoteEngine {
+        Remote = "remote",
+        LlamaCpp = "llamacpp",
+        Vllm = "vllm",
+        Tgi = "tgi",
+        Triton = "triton",
     }
 
     /// What happens to a task that comes to a full queue.

@@ -45,7 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::text::TextModel;
 use super::{
-    Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LET_GO_DEADLINE, LoadError, Prompt,
+    Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LET_GO_DEADLINE, LoadError, Prepared, Prompt,
     PromptError, Sampling, Sink,
 };
 use lanes::Lanes;
@@ -141,6 +141,15 @@ impl MistralEngine {
             .for_each(|processors| processors.splice(..0, fault.clone()).for_each(drop));
     }
 
+    /// The token ids of a prompt.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::prepare`].
+    pub fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError> {
+        self.text.tokenize(prompt)
+    }
+
     /// A few tokens, to see whether the engine works.
     fn trial(&self, prompt_tokens: u32) -> Generation {
         let text = self.text.tokenize(&Prompt::Text("Hello".into())).unwrap_or_default();
@@ -149,7 +158,7 @@ impl MistralEngine {
         let prompt: Arc<[u32]> = text.iter().copied().cycle().take(prompt_tokens.clamp(1, most) as usize).collect();
         Generation {
             max_tokens: TRIAL_TOKENS.min(self.info.context_length.saturating_sub(prompt.len() as u32)),
-            prompt,
+            prompt: prompt.into(),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             stop: Vec::new(),
             top_logprobs: None,
@@ -163,9 +172,9 @@ impl MistralEngine {
     fn accepts(&self, generation: &Generation) -> bool {
         let tokens = generation.prompt.len() as u64 + u64::from(generation.max_tokens);
         generation.max_tokens > 0
-            && !generation.prompt.is_empty()
+            && !generation.prompt.ids().is_empty()
             && tokens <= u64::from(self.info.context_length)
-            && generation.prompt.iter().all(|&id| id < self.info.vocab_size)
+            && generation.prompt.ids().iter().all(|&id| id < self.info.vocab_size)
     }
 }
 
@@ -174,8 +183,8 @@ impl Engine for MistralEngine {
         &self.info
     }
 
-    fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError> {
-        self.text.tokenize(prompt)
+    fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError> {
+        self.text.tokenize(prompt).map(Prepared::Ids)
     }
 
     fn generate<'a>(

@@ -14,7 +14,8 @@ use tokio::time::{Instant, sleep};
 
 use super::text::Output;
 use super::{
-    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Prompt, PromptError, Sampling, Sink,
+    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Prepared, Prompt, PromptError,
+    Sampling, Sink,
 };
 
 /// What every sequence of the engine does.
@@ -99,6 +100,7 @@ impl ScriptedEngine {
             device: "none".to_owned(),
             vocab_size: u32::MAX,
             sampling: Sampling::default(),
+            unsupported: &[],
         };
         let failures_left = AtomicU32::new(script.failure.map_or(0, |failure| failure.times));
         Self {
@@ -223,14 +225,13 @@ impl Engine for ScriptedEngine {
         &self.info
     }
 
-    fn tokenize(&self, prompt: &Prompt) -> Result<Arc<[u32]>, PromptError> {
-        match prompt {
-            Prompt::Text(text) => Ok(words(text).collect()),
-            Prompt::Chat(chat) => {
-                Ok(chat.messages.iter().flat_map(|message| content_words(&message.content)).collect())
-            }
-            Prompt::Tokens(tokens) => Ok(tokens.as_slice().into()),
-        }
+    fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError> {
+        let ids: Arc<[u32]> = match prompt.as_ref() {
+            Prompt::Text(text) => words(text).collect(),
+            Prompt::Chat(chat) => chat.messages.iter().flat_map(|message| content_words(&message.content)).collect(),
+            Prompt::Tokens(tokens) => tokens.as_slice().into(),
+        };
+        Ok(ids.into())
     }
 
     fn generate<'a>(

@@ -1,7 +1,7 @@
 //! What the gateway can do, per pool.
 
 use serde::Serialize;
-use sluicegate_compat::native::Workload;
+use sluicegate_compat::native::{EngineName, Workload};
 
 use super::Gateway;
 use crate::pools::Pool;
@@ -22,7 +22,7 @@ pub struct PoolCapabilities {
     pub health: &'static str,
     pub workloads: [Workload; 1],
     /// What a task may use of the contract's optional features.
-    pub features: [&'static str; 9],
+    pub features: Vec<&'static str>,
     pub queue_capacity: usize,
     /// Absent until the engine is loaded.
     #[serde(flatten)]
@@ -42,6 +42,14 @@ pub struct EngineFacts {
     /// As in the health of the pool.
     pub prefill_tokens_per_s: f64,
     pub decode_tokens_per_s: f64,
+}
+
+const FEATURES: [&str; 9] =
+    ["sse", "resume", "cancel", "seed", "strict_determinism", "logprobs", "choices", "json_output", "deadline"];
+
+/// What `strict` promises, no server elsewhere can.
+fn has(engine: EngineName, feature: &str) -> bool {
+    feature != "strict_determinism" || !engine.is(EngineName::Remote)
 }
 
 impl PoolCapabilities {
@@ -64,17 +72,7 @@ impl PoolCapabilities {
             engine: pool.spec().engine.as_str(),
             health: pool.status().as_str(),
             workloads: [Workload::Completion],
-            features: [
-                "sse",
-                "resume",
-                "cancel",
-                "seed",
-                "strict_determinism",
-                "logprobs",
-                "choices",
-                "json_output",
-                "deadline",
-            ],
+            features: FEATURES.into_iter().filter(|feature| has(pool.spec().engine, feature)).collect(),
             queue_capacity: pool.spec().queue_capacity,
             engine_facts,
         }

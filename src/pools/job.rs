@@ -6,7 +6,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, Generation, Grammar, Sampling};
+use crate::engine::{Engine, Generation, Grammar, Prepared, Sampling};
 use crate::ids::PoolId;
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Place, Share, Work};
@@ -33,7 +33,7 @@ pub trait Recipe: Send + Sync + 'static {
 pub struct Fitted {
     /// Of the model.
     pub model_digest: String,
-    pub prompt: Arc<[u32]>,
+    pub prompt: Prepared,
     /// Its seed is the first choice's; the others follow from it.
     pub sampling: Sampling,
     pub limits: Limits,
@@ -103,7 +103,7 @@ impl Job {
     pub fn generation(&self, choice: u16, cancel: CancellationToken) -> Generation {
         let Fitted { prompt, sampling, .. } = &self.fitted;
         Generation {
-            prompt: Arc::clone(prompt),
+            prompt: prompt.clone(),
             max_tokens: self.task.limits().max_tokens,
             sampling: Sampling { seed: choice_seed(sampling.seed, choice), ..sampling.clone() },
             stop: self.stop.clone(),

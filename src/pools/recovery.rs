@@ -89,6 +89,18 @@ impl Pool {
         self.health_changed();
     }
 
+    /// Notes that a server elsewhere does not answer yet, and goes on trying. Prompts are counted meanwhile, and tasks wait.
+    pub(super) fn away(self: &Arc<Self>, number: usize, engine: Arc<dyn Engine>, error: &LoadError) {
+        let id = {
+            let mut state = self.lock();
+            let replica = &mut state.replicas[number];
+            replica.install(Arc::clone(&engine));
+            replica.id.clone()
+        };
+        self.metrics.add_engine(self, &id, engine.info());
+        self.not_loaded(number, error);
+    }
+
     /// Notes that a replica beside others could not be loaded, and goes on trying.
     pub(super) fn not_loaded(self: &Arc<Self>, number: usize, error: &LoadError) {
         let (id, epoch) = {

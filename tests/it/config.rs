@@ -259,9 +259,6 @@ limits = { requests_per_minute = 1, tokens_per_minute = 1, concurrency = 1 }
 id = "priced"
 source = "https://host/m.gguf"
 price = { engine_second = 1 }
-[[pools]]
-engine = "remote"
-remote = { base_url = "http://127.0.0.1:9000/v1" }
 "#;
     let mistakes = file(text).mistakes();
     assert!(!mistakes.contains("geheim"), "{mistakes}");
@@ -275,9 +272,55 @@ remote = { base_url = "http://127.0.0.1:9000/v1" }
     :6: limits.tokens_per_minute: not served by this version; leave it out
     :9: catalog.models[0].source: https:// sources are not served by this version; download the file and name it with file:
     :10: catalog.models[0].price: not served by this version; leave it out
-    :12: pools[0].engine: not served by this version; engines are "mistralrs" and "scripted"
-    :13: pools[0].remote: not served by this version; engines are "mistralrs" and "scripted"
     "#);
+}
+
+#[test]
+fn a_remote_engine_is_read_with_its_key_which_is_never_shown() {
+    let text = r#"
+[[pools]]
+engine = "remote"
+remote = { base_url = "http://127.0.0.1:9000/v1/", model = "there", api_key_env = "UPSTREAM_KEY", engine = "vllm" }
+"#;
+    let setup = Setup { file: text, environment: &[("UPSTREAM_KEY", "geheim")], ..Setup::default() };
+    let Effective { config, text } = setup.load().unwrap();
+    let Engine::Remote(remote) = &config.pools[0].engine else { panic!("remote: {:?}", config.pools) };
+    assert_eq!((remote.base_url.as_str(), remote.model.as_str()), ("http://127.0.0.1:9000/v1", "there"));
+    assert_eq!(remote.api_key.as_ref().map(|key| key.0.as_str()), Some("geheim"));
+    assert_eq!((remote.context_length, remote.limits.idle), (8192, Duration::from_secs(60)));
+    assert!(!text.contains("geheim") && !format!("{config:?}").contains("geheim"), "a secret is shown");
+}
+
+#[test]
+fn every_mistake_about_a_remote_engine_is_reported() {
+    let text = r#"
+[[pools]]
+id = "a"
+engine = "remote"
+[[pools]]
+id = "b"
+engine = "remote"
+[pools.remote]
+base_url = "http://user@host/v1"
+api_key_env = "NO_SUCH_KEY"
+tokenizer = "tokenizer.json"
+engine = "ollama"
+context_length = 0
+idle_ms = 0
+"#;
+    let known = text.replace("\"ollama\"", "\"vllm\"");
+    assert_snapshot!(file(&known).mistakes(), @r#"
+    :2: pools[0].remote: engine = "remote" needs remote = { base_url = "http://…/v1", model = "…" }
+    :8: pools[1].remote.model: the model's name on that server is needed
+    :9: pools[1].remote.base_url: an address such as http://127.0.0.1:9000/v1, without user or password
+    :10: pools[1].remote.api_key_env: the environment has no variable "NO_SUCH_KEY"
+    :11: pools[1].remote.tokenizer: file: and the absolute path of a tokenizer.json
+    :13: pools[1].remote.context_length: at least 2 tokens
+    :14: pools[1].remote.idle_ms: 1 to 31536000000 ms
+    "#);
+    assert!(file(text).mistakes().contains("pools[1].remote.engine: \"ollama\" is none of"));
+    let stray = "[[pools]]\nremote = { base_url = \"http://h/v1\", model = \"m\" }";
+    assert_snapshot!(file(stray).mistakes(), @r#":2: pools[0].remote: goes with engine = "remote""#);
 }
 
 #[test]

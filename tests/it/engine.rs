@@ -38,7 +38,7 @@ fn question(engine: &MistralEngine, text: &str) -> Arc<[u32]> {
 
 fn greedy(prompt: Arc<[u32]>, max_tokens: u32) -> Generation {
     Generation {
-        prompt,
+        prompt: prompt.into(),
         max_tokens,
         sampling: Sampling { temperature: 0.0, ..Sampling::default() },
         stop: Vec::new(),

@@ -126,6 +126,18 @@ impl Gate {
         Self { app, lifecycle, loads, finished: false }
     }
 
+    /// With the engines that the configuration names.
+    pub async fn configured(settings: &[(&str, &str)]) -> Self {
+        let settings = [settings, &[("SLUICEGATE_STORE__URL", "sqlite::memory:")]].concat();
+        let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let config = Config::load(None, environment, Overrides::default());
+        let config = config.unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let lifecycle = Lifecycle::new();
+        let app = App::build(&config, &lifecycle).await.unwrap();
+        app.start().await.unwrap();
+        Self { app, lifecycle, loads: Arc::default(), finished: false }
+    }
+
     /// Sends a request and returns its head.
     pub async fn send(&self, request: Request<Body>) -> Response {
         self.app.router.clone().oneshot(request).await.unwrap()

@@ -23,5 +23,6 @@ mod openapi;
 mod outer;
 mod placing;
 mod reloading;
+mod remote;
 mod replicas;
 mod tidy;

@@ -11,6 +11,7 @@
 //! | `shutdown`, `startup`, `logs` | the life of the process, and what it says |
 //! | `reload` | whether a pool gets another model while it serves, and keeps its own where that is damaged |
 //! | `commands` | the commands that operate a running gateway |
+//! | `remote` | a gateway in front of another one |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
 //! | `rust_client`, `sdks` | async-openai here; the Python and Node clients, installed below the target folder |
 //!
@@ -23,6 +24,7 @@ mod logs;
 mod pace;
 mod protocol;
 mod reload;
+mod remote;
 mod running;
 mod rust_client;
 mod sdks;

@@ -377,6 +377,13 @@ pub enum EngineName {
 }
 
 impl EngineName {
+    /// Whether an engine of this name satisfies a request for `wanted`. A remote engine is declared under its program's
+    /// name and satisfies `remote` too.
+    pub fn is(self, wanted: Self) -> bool {
+        self == wanted
+            || wanted == Self::Remote && matches!(self, Self::LlamaCpp | Self::Vllm | Self::Tgi | Self::Triton)
+    }
+
     /// The name on the wire, which is also the `engine` label of metrics.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -37,7 +37,6 @@ impl Check<'_> {
 
     fn pool(&mut self, index: usize, pool: &shape::Pool, catalog: Option<&Catalog>) -> Pool {
         let key = |name: &str| format!("pools.{index}.{name}");
-        self.served(pool.remote.is_none(), &key("remote"), "engines are \"mistralrs\" and \"scripted\"");
         let floor = pool.queue.batch_floor;
         self.ensure((0.0..1.0).contains(&floor), &key("queue.batch_floor"), "0 to below 1");
         Pool {
@@ -80,13 +79,12 @@ impl Check<'_> {
 
     fn engine(&mut self, index: usize, pool: &shape::Pool) -> Engine {
         let key = |name: &str| format!("pools.{index}.{name}");
+        let stray = pool.remote.is_some() && pool.engine != shape::Engine::Remote;
+        self.ensure(!stray, &key("remote"), "goes with engine = \"remote\"");
         match pool.engine {
             shape::Engine::Mistralrs => Engine::Mistralrs,
             shape::Engine::Scripted => Engine::Scripted(self.script(&key("scripted"), &pool.scripted)),
-            shape::Engine::Remote => {
-                self.served(false, &key("engine"), "engines are \"mistralrs\" and \"scripted\"");
-                Engine::Mistralrs
-            }
+            shape::Engine::Remote => Engine::Remote(self.remote(&key("remote"), pool.remote.as_ref())),
         }
     }
 

@@ -34,7 +34,7 @@ pub fn folder(path: &Path) -> Result<Folder, LoadError> {
     let vocab_size = vocab_size.ok_or_else(|| fault(&config_path, "has no `vocab_size`"))?;
     tokenizer(&path.join("tokenizer.json"))?;
     weights(path)?;
-    Ok(Folder { vocab_size, template: template(path)? })
+    Ok(Folder { vocab_size, template: ChatTemplate::in_folder(path)? })
 }
 
 /// Checks a GGUF file as far as its first bytes go.
@@ -43,26 +43,6 @@ pub fn gguf(path: &Path) -> Result<(), LoadError> {
     let mut file = File::open(path).map_err(|error| fault(path, error))?;
     file.read_exact(&mut magic).map_err(|_| fault(path, "is cut short"))?;
     if &magic == b"GGUF" { Ok(()) } else { Err(fault(path, "is not a GGUF file")) }
-}
-
-/// The chat template in a folder: `chat_template.jinja`, else the one in `tokenizer_config.json`; `None` where there is
-/// neither.
-pub fn template(folder: &Path) -> Result<Option<ChatTemplate>, LoadError> {
-    let config_path = folder.join("tokenizer_config.json");
-    let config = if config_path.exists() { required_json(&config_path)? } else { Value::Null };
-    let jinja_path = folder.join("chat_template.jinja");
-    let (path, template) = if jinja_path.exists() {
-        let source = std::fs::read_to_string(&jinja_path).map_err(|error| fault(&jinja_path, error))?;
-        (jinja_path, Value::String(source))
-    } else {
-        (config_path, config["chat_template"].clone())
-    };
-    if template.is_null() {
-        return Ok(None);
-    }
-    ChatTemplate::new(&template, &config)
-        .map(Some)
-        .map_err(|error| fault(&path, format_args!("chat template: {error}")))
 }
 
 /// The size of a model's weights: of the GGUF file, or of the folder's safetensors files. 0 where they cannot be read.

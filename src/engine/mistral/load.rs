@@ -92,6 +92,7 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
             ModelFiles::Folder(folder) => defaults::read(folder)?,
             ModelFiles::Gguf(_) => Sampling::default(),
         },
+        unsupported: &[],
     };
     Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), lanes: Lanes::new(all, places) })
 }
@@ -172,7 +173,7 @@ fn text(path: &Path, folder: Option<Folder>, pipeline: &dyn Pipeline) -> Result<
 
 /// The chat template beside the file, else the one in it; `None` where there is neither.
 fn gguf_template(path: &Path, pipeline: &dyn Pipeline) -> Result<Option<ChatTemplate>, LoadError> {
-    if let Some(template) = path.parent().map(check::template).transpose()?.flatten() {
+    if let Some(template) = path.parent().map(ChatTemplate::in_folder).transpose()?.flatten() {
         return Ok(Some(template));
     }
     let Some(inner) = pipeline.get_chat_template() else { return Ok(None) };

@@ -131,7 +131,7 @@ impl Sequence {
             _place: place,
         };
         let mut request = NormalRequest::new_simple(
-            RequestMessage::CompletionTokens(generation.prompt.to_vec()),
+            RequestMessage::CompletionTokens(generation.prompt.ids().to_vec()),
             sampling(generation.max_tokens),
             responses,
             0,

@@ -7,10 +7,14 @@ mod date;
 mod json;
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
 use std::time::SystemTime;
 
 use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
+
+use crate::engine::LoadError;
 
 /// A model's chat template with the names of the special tokens it may write.
 #[derive(Debug, Clone, Default)]
@@ -56,6 +60,34 @@ impl ChatTemplate {
             environment(SystemTime::UNIX_EPOCH).template_from_str(source).map_err(|error| describe(&error))?;
         }
         Ok(chat)
+    }
+
+    /// The template in a model's folder: `chat_template.jinja`, else the one in `tokenizer_config.json`; `None` where there
+    /// is neither.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] that names the file.
+    pub fn in_folder(folder: &Path) -> Result<Option<Self>, LoadError> {
+        let fault = |path: &Path, what: &dyn Display| LoadError(format!("{}: {what}", path.display()));
+        let read = |path: &Path| path.exists().then(|| std::fs::read_to_string(path)).transpose();
+        let config_path = folder.join("tokenizer_config.json");
+        let config = read(&config_path).map_err(|error| fault(&config_path, &error))?;
+        let config: Value = config
+            .map(|text| serde_json::from_str(&text))
+            .transpose()
+            .map_err(|error| fault(&config_path, &format_args!("is not JSON: {error}")))?
+            .unwrap_or_default();
+        let jinja_path = folder.join("chat_template.jinja");
+        let (path, template) = match read(&jinja_path).map_err(|error| fault(&jinja_path, &error))? {
+            Some(source) => (jinja_path, Value::String(source)),
+            None => (config_path, config["chat_template"].clone()),
+        };
+        if template.is_null() {
+            return Ok(None);
+        }
+        let template = Self::new(&template, &config);
+        template.map(Some).map_err(|error| fault(&path, &format_args!("chat template: {error}")))
     }
 
     /// Sets the special tokens' names where the tokenizer's configuration does not tell them, as in GGUF files.

@@ -57,6 +57,12 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         within: "src/",
+        paths: &["reqwest"],
+        inside: &["src/engine/remote", "src/cli"],
+        reason: "the gateway calls out in one place, with limits in time and bytes; the command line is a client of its own",
+    },
+    Fence {
+        within: "src/",
         paths: &["sluicegate_compat::openai"],
         inside: &["src/api"],
         reason: "dialects stay at the edge: below it there is one request type and one event type",

@@ -1,0 +1,229 @@
+//! A remote engine: any server that speaks the OpenAI API, such as vLLM, llama.cpp, TGI or another Sluicegate.
+//!
+//! A prompt is handed on as it is, so nothing is lost in between: a chat as `/chat/completions`, a text as `/completions`,
+//! always streamed. It is counted here with the server's tokenizer where that is given, else by an upper bound, so that
+//! admission never lets in what cannot fit.
+//!
+//! What comes back is not trusted: an event and a stream have a limit in bytes, a sequence ends at `max_tokens` whatever
+//! the server goes on to say, usage is held against what was seen, redirects are not followed. Each failure is
+//! [`EngineError::Reset`], but for a 4xx that blames the request. What the server says of it is logged, cut short.
+
+mod body;
+mod chunk;
+mod events;
+mod prompt;
+mod run;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder};
+use sluicegate_compat::native::{EngineName, Message, Role};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Chat, Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LoadError, Piece, Prepared, Prompt,
+    PromptError, Sampling, Sink, Stated,
+};
+use prompt::Counter;
+
+/// Output tokens of a probe.
+const PROBE_TOKENS: u32 = 2;
+
+/// A probe waits no longer than this for the end of a server's `Retry-After`.
+const LONGEST_REST: Duration = Duration::from_secs(20);
+
+/// Where the server is, and what it is.
+#[derive(Debug, Clone)]
+pub struct RemoteSpec {
+    /// The program that is declared to be there.
+    pub engine: EngineName,
+    /// Without a slash at its end.
+    pub base_url: String,
+    pub api_key: Option<Secret>,
+    /// The model's name there.
+    pub model: String,
+    /// A `tokenizer.json`, with a chat template beside it if there is one.
+    pub tokenizer: Option<PathBuf>,
+    /// Tokens of prompt and output together.
+    pub context_length: u32,
+    /// Sequences at once.
+    pub slots: u32,
+    pub limits: Limits,
+}
+
+/// How long a server may take. The pool's watchdog comes on top.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// To take a connection.
+    pub connect: Duration,
+    /// From the request to the head of the answer.
+    pub first_byte: Duration,
+    /// Between two pieces of the answer.
+    pub idle: Duration,
+}
+
+/// A key; never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A server with the connections to it.
+pub struct RemoteEngine {
+    spec: RemoteSpec,
+    info: EngineInfo,
+    client: Client,
+    counter: Counter,
+    running: AtomicU32,
+    tokens_total: AtomicU64,
+    /// The server has asked not to be called before then.
+    rest_until: Mutex<Option<Instant>>,
+    /// Ends what runs when the engine is unloaded.
+    closed: CancellationToken,
+    since: Instant,
+}
+
+impl RemoteEngine {
+    /// Reads the tokenizer (which blocks), and makes the client; nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`] where the tokenizer or its template cannot be used.
+    pub fn new(spec: RemoteSpec) -> Result<Self, LoadError> {
+        let client = Client::builder()
+            .no_proxy()
+            .redirect(Policy::none())
+            .connect_timeout(spec.limits.connect)
+            .tcp_nodelay(true)
+            .build()
+            .map_err(|error| LoadError(format!("{}: {error}", spec.base_url)))?;
+        let counter = Counter::load(spec.tokenizer.as_deref())?;
+        let info = EngineInfo {
+            engine: spec.engine,
+            engine_version: "none".to_owned(),
+            sampler_profile_version: "remote".to_owned(),
+            model_digest: "none".to_owned(),
+            context_length: spec.context_length,
+            slots: spec.slots,
+            device: "none".to_owned(),
+            vocab_size: counter.vocab_size(),
+            sampling: Sampling::default(),
+            unsupported: body::unsupported(spec.engine),
+        };
+        Ok(Self {
+            spec,
+            info,
+            client,
+            counter,
+            running: AtomicU32::new(0),
+            tokens_total: AtomicU64::new(0),
+            rest_until: Mutex::new(None),
+            closed: CancellationToken::new(),
+            since: Instant::now(),
+        })
+    }
+
+    fn post(&self, path: &str, body: Vec<u8>) -> RequestBuilder {
+        let request = self.client.post(format!("{}/{path}", self.spec.base_url));
+        let request = request.header("content-type", "application/json").header("accept", "text/event-stream");
+        let request = match &self.spec.api_key {
+            Some(Secret(key)) => request.bearer_auth(key),
+            None => request,
+        };
+        request.body(body)
+    }
+
+    /// Notes that the server wants to be left alone for a while.
+    fn rest(&self, seconds: u64) {
+        let until = Instant::now() + Duration::from_secs(seconds).min(LONGEST_REST);
+        *self.rest_until.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(until);
+    }
+
+    async fn rested(&self) {
+        let until = *self.rest_until.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some(until) = until {
+            tokio::time::sleep_until(until).await;
+        }
+    }
+
+    /// A few tokens after a prompt of about so many.
+    fn trial(&self, prompt_tokens: u32) -> Generation {
+        // What the server counts may be more: its template comes on top.
+        let tokens = prompt_tokens.clamp(1, (self.info.context_length / 2).max(1));
+        let stated = Stated { temperature: true, ..Stated::default() };
+        let messages = vec![Message::text(Role::User, "a ".repeat(tokens as usize))];
+        Generation {
+            prompt: Prepared::Content { prompt: Arc::new(Prompt::Chat(Chat { messages, ..Chat::default() })), tokens },
+            max_tokens: PROBE_TOKENS,
+            sampling: Sampling { temperature: 0.0, stated, ..Sampling::default() },
+            stop: Vec::new(),
+            top_logprobs: None,
+            grammar: None,
+            cold: false,
+            cancel: CancellationToken::new(),
+        }
+    }
+}
+
+impl Engine for RemoteEngine {
+    fn info(&self) -> &EngineInfo {
+        &self.info
+    }
+
+    fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError> {
+        let tokens = self.counter.count(prompt)?;
+        Ok(Prepared::Content { prompt: Arc::clone(prompt), tokens })
+    }
+
+    fn generate<'a>(
+        &'a self,
+        generation: Generation,
+        sink: &'a mut dyn Sink,
+    ) -> BoxFuture<'a, Result<Finished, EngineError>> {
+        run::run(self, generation, sink).boxed()
+    }
+
+    fn stats(&self) -> EngineStats {
+        let tokens_total = self.tokens_total.load(Ordering::Relaxed);
+        let seconds = self.since.elapsed().as_secs_f64();
+        EngineStats {
+            slots: self.info.slots,
+            running: self.running.load(Ordering::Relaxed),
+            tokens_total,
+            tokens_per_s: if seconds > 0.0 { tokens_total as f64 / seconds } else { 0.0 },
+        }
+    }
+
+    fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
+        async move {
+            self.rested().await;
+            self.generate(self.trial(prompt_tokens), &mut Nowhere).await
+        }
+        .boxed()
+    }
+
+    fn unload(&self) -> BoxFuture<'_, ()> {
+        async { self.closed.cancel() }.boxed()
+    }
+}
+
+/// Where the tokens of a probe go.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn token(&mut self, _: Piece) -> std::ops::ControlFlow<()> {
+        std::ops::ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,54 @@
+//! A gateway in front of another one, whose engine is the real one.
+
+use serde_json::json;
+
+use super::running::Running;
+
+/// The settings of a gateway in front of `upstream`, that counts prompts as the built-in model does.
+fn pools(upstream: &Running) -> String {
+    let tokenizer = concat!("file:", env!("CARGO_MANIFEST_DIR"), "/examples/builtin-model/model/tokenizer.json");
+    let address = upstream.address;
+    let remote = format!(r#"{{ base_url = "http://{address}/v1", model = "builtin", tokenizer = "{tokenizer}" }}"#);
+    format!(r#"[{{ id = "front", engine = "remote", remote = {remote} }}]"#)
+}
+
+#[tokio::test]
+async fn answers_are_those_of_the_server_behind() {
+    let upstream = Running::real(&[]);
+    let front = Running::real(&[("POOLS", &pools(&upstream))]);
+    let settings = [
+        json!({"temperature": 0, "logprobs": true, "top_logprobs": 2}),
+        json!({"temperature": 1.2, "seed": 7, "top_k": 20, "stop": ["e"]}),
+        json!({"temperature": 0.7, "seed": 7, "response_format": {"type": "json_object"}}),
+    ];
+    for extra in settings {
+        let mut body = json!({"model": "builtin", "max_tokens": 24, "messages": [{"role": "user", "content": "What is Sluicegate?"}]});
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let [direct, through] = [&upstream, &front].map(|gateway| gateway.post("/v1/chat/completions", &body));
+        let direct: serde_json::Value = direct.await.json().await.unwrap();
+        let through: serde_json::Value = through.await.json().await.unwrap();
+        assert_eq!(through["choices"], direct["choices"], "{extra}");
+        assert!(through["choices"][0]["message"]["content"].is_string(), "{extra}");
+        for count in ["prompt_tokens", "completion_tokens"] {
+            assert_eq!(through["usage"][count], direct["usage"][count], "{extra}: {count}");
+        }
+    }
+    let started = front.get_json("/v2/pools").await;
+    assert_eq!(started.to_string().matches(r#""engine":"remote""#).count(), 1, "{started}");
+    front.idle().await;
+    upstream.idle().await;
+}
+
+#[tokio::test]
+async fn cancelling_in_front_cancels_behind() {
+    let upstream = Running::scripted(&[("POOLS__0__SCRIPTED__TOKEN_MS", "50")]);
+    let front = Running::real(&[("POOLS", &pools(&upstream))]);
+    let body = json!({"model_ref": "builtin", "max_tokens": 4000, "messages": [{"role": "user", "content": "talk"}]});
+    let task: serde_json::Value = front.post("/v2/tasks", &body).await.json().await.unwrap();
+    let task = task["task_id"].as_str().unwrap();
+    front.state_is(task, "running").await;
+    front.post(&format!("/v2/tasks/{task}/cancel"), &json!({})).await;
+    front.state_is(task, "canceled").await;
+    front.idle().await;
+    upstream.idle().await;
+}
