@@ -11,6 +11,7 @@ use tower_http::compression::CompressionLayer;
 use crate::gateway::Gateway;
 
 mod access;
+mod artifacts;
 mod body;
 mod catalog;
 mod correlation;
@@ -60,6 +61,8 @@ pub fn router(api: Api) -> Router {
         .route("/v2/catalog/models/{id}", get(catalog::view).delete(catalog::remove))
         .route("/v2/catalog/models/{id}/verify", post(catalog::verify))
         .route("/v2/catalog/models/{id}/state", post(catalog::set_state))
+        .route("/v2/artifacts", post(artifacts::create))
+        .route("/v2/artifacts/{id}", get(artifacts::view))
         .route("/v2/meta/version", get(meta::version))
         .route("/v2/meta/capabilities", get(meta::capabilities))
         .route("/v1/chat/completions", post(openai::chat_completions))

@@ -161,6 +161,7 @@ impl App {
             lifecycle: lifecycle.clone(),
             catalog,
             data_dir: config.data_dir.clone(),
+            store: store.clone(),
             pools: pools.clone(),
             admission,
             registry: Arc::clone(&tasks),

@@ -7,6 +7,7 @@
 //! | `recover` | what an earlier process left |
 //! | `operate` | how pools stand; drain, resume and reload |
 //! | `catalog` | add, list, verify, retire and remove models |
+//! | `artifacts` | documents that are named by their content |
 //! | `capabilities` | what the gateway can do |
 
 use std::path::PathBuf;
@@ -21,8 +22,10 @@ use crate::catalog::LiveCatalog;
 use crate::ids::{ModelId, TaskId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Health, Pool, PoolMetrics};
+use crate::store::Store;
 use crate::tasks::{Registry, Task};
 
+mod artifacts;
 mod capabilities;
 mod catalog;
 mod idempotency;
@@ -31,6 +34,7 @@ mod operate;
 mod recover;
 mod submit;
 
+pub use artifacts::Filed;
 pub use capabilities::{Capabilities, EngineFacts, PoolCapabilities};
 use idempotency::Idempotency;
 pub use idempotency::Once;
@@ -44,6 +48,7 @@ pub struct Gateway {
     catalog: Arc<LiveCatalog>,
     /// Where models are kept.
     data_dir: PathBuf,
+    store: Store,
     /// In the order of the configuration. Which model each serves it says itself: that changes when it is reloaded.
     pools: Vec<Arc<Pool>>,
     admission: Admission,
@@ -61,6 +66,7 @@ pub struct Parts {
     pub catalog: Arc<LiveCatalog>,
     /// Where models are kept.
     pub data_dir: PathBuf,
+    pub store: Store,
     pub pools: Vec<Arc<Pool>>,
     pub admission: Admission,
     pub registry: Arc<Registry>,
@@ -86,6 +92,7 @@ impl Gateway {
             lifecycle,
             catalog,
             data_dir,
+            store,
             pools,
             admission,
             registry,
@@ -98,6 +105,7 @@ impl Gateway {
             lifecycle,
             catalog,
             data_dir,
+            store,
             pools,
             admission,
             registry,

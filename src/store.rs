@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `ownership` | one process per data folder |
 //! | `writer` | one connection; what is waiting is committed together |
+//! | `artifacts` | documents that are named by their content |
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `migrations` | the tables, as numbered SQL files |
 //!
@@ -38,10 +39,12 @@ use tokio::sync::oneshot;
 
 use crate::lifecycle::{Lifecycle, OnPanic};
 
+mod artifacts;
 mod journal;
 mod ownership;
 mod writer;
 
+pub use artifacts::{ArtifactRow, NewArtifact, Put};
 pub use journal::{EndedRow, KeyRow, TaskRow};
 pub use ownership::InUse;
 use ownership::Ownership;

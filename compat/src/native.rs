@@ -1,6 +1,7 @@
 //! The native dialect: the task request, the events of a task, the error envelope, the view of a task.
 
 mod admission;
+mod artifact;
 mod catalog;
 mod chat;
 mod error;
@@ -10,6 +11,7 @@ mod request;
 mod view;
 
 pub use admission::{AdmissionResponse, Preparation, PreviewResponse, Streams};
+pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};
 pub use catalog::{
     CreateModel, ModelFileView, ModelList, ModelState, ModelStateRequest, ModelTrust, ModelView, VerificationView,
 };

@@ -11,11 +11,12 @@ use super::errors::Failure;
 use super::path::Parameter;
 
 /// The documents under `/openapi/`, by file name.
-pub const DOCUMENTS: [(&str, &str); 6] = [
+pub const DOCUMENTS: [(&str, &str); 7] = [
     ("common.yaml", include_str!("../../openapi/common.yaml")),
     ("data.yaml", include_str!("../../openapi/data.yaml")),
     ("control.yaml", include_str!("../../openapi/control.yaml")),
     ("catalog.yaml", include_str!("../../openapi/catalog.yaml")),
+    ("artifacts.yaml", include_str!("../../openapi/artifacts.yaml")),
     ("meta.yaml", include_str!("../../openapi/meta.yaml")),
     ("openai.yaml", include_str!("../../openapi/openai.yaml")),
 ];

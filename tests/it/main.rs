@@ -3,6 +3,7 @@
 // A test that cannot go on panics, and says where; and it may start what it likes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod artifacts;
 mod cancel;
 mod catalog;
 mod classes;

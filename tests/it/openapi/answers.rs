@@ -27,6 +27,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     a_catalog_that_changes(&mut witness).await;
     reloads_that_are_refused(&mut witness).await;
     bodies_that_are_refused(&mut witness).await;
+    artifacts(&mut witness).await;
     conflicts(&mut witness).await;
     a_full_queue(&mut witness).await;
     nothing_to_serve_it(&mut witness).await;
@@ -226,6 +227,18 @@ async fn reloads_that_are_refused(witness: &mut Witness) {
     gate.finish().await;
 }
 
+async fn artifacts(witness: &mut Witness) {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let document = r#"{"document": {"a": 1}}"#;
+    for status in [StatusCode::CREATED, StatusCode::OK] {
+        assert_eq!(witness.post(&gate, "/v2/artifacts", document).await.0.status, status);
+    }
+    assert_eq!(witness.post(&gate, "/v2/artifacts", "{}").await.0.status, StatusCode::BAD_REQUEST);
+    let unknown = format!("/v2/artifacts/{}", "0".repeat(64));
+    assert_eq!(witness.get(&gate, &unknown).await.0.status, StatusCode::NOT_FOUND);
+    gate.finish().await;
+}
+
 async fn bodies_that_are_refused(witness: &mut Witness) {
     let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
     let others = [
@@ -234,6 +247,7 @@ async fn bodies_that_are_refused(witness: &mut Witness) {
         ("/v2/tasks/preview", TASK),
         ("/v2/catalog/models", "{}"),
         ("/v2/catalog/models/builtin/state", "{}"),
+        ("/v2/artifacts", "{}"),
     ];
     for (path, body) in SUBMIT.into_iter().chain(others) {
         let (answer, _) = witness.post(&gate, path, &" ".repeat(2001)).await;

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 use crate::harness::Answer;
 
 /// The documents of the native API, which together describe it.
-pub const NATIVE: [(&str, &str); 5] = [
+pub const NATIVE: [(&str, &str); 6] = [
     ("common.yaml", include_str!("../../../openapi/common.yaml")),
     ("data.yaml", include_str!("../../../openapi/data.yaml")),
     ("control.yaml", include_str!("../../../openapi/control.yaml")),
     ("catalog.yaml", include_str!("../../../openapi/catalog.yaml")),
+    ("artifacts.yaml", include_str!("../../../openapi/artifacts.yaml")),
     ("meta.yaml", include_str!("../../../openapi/meta.yaml")),
 ];
 pub const OPENAI: &str = include_str!("../../../openapi/openai.yaml");

@@ -35,6 +35,9 @@ fn the_documented_fields_are_those_of_the_types() {
     assert_eq!(properties(&native, "Message"), fields(source, "Message"));
     let source = include_str!("../../../compat/src/native/request.rs");
     assert_eq!(properties(&native, "Placement"), fields(source, "Placement"));
+    let source = include_str!("../../../compat/src/native/artifact.rs");
+    assert_eq!(properties(&native, "CreateArtifact"), fields(source, "CreateArtifact"));
+    assert_eq!(properties(&native, "Artifact"), fields(source, "ArtifactView"));
     let source = include_str!("../../../compat/src/native/catalog.rs");
     for name in ["CreateModel", "ModelStateRequest", "ModelList", "ModelView"] {
         assert_eq!(properties(&native, name), fields(source, name), "{name}");
