@@ -395,6 +395,7 @@ fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
         Refused::Draining { retry_after_ms } | Refused::Reloading { retry_after_ms } => {
             ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(retry_after_ms)
         }
+        Refused::Unloaded => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(5000),
         Refused::Exhausted => {
             ErrorEnvelope::new(ErrorCode::ReplicaExhausted, reason.to_string()).with_retry_after_ms(5000)
         }

@@ -57,6 +57,7 @@ pub fn router(api: Api) -> Router {
         .route("/v2/pools/{id}/drain", post(pools::drain))
         .route("/v2/pools/{id}/resume", post(pools::resume))
         .route("/v2/pools/{id}/reload", post(pools::reload))
+        .route("/v2/pools/{id}/purge", post(pools::purge))
         .route("/v2/catalog/models", get(catalog::list).post(catalog::create))
         .route("/v2/catalog/models/{id}", get(catalog::view).delete(catalog::remove))
         .route("/v2/catalog/models/{id}/verify", post(catalog::verify))

@@ -15,6 +15,7 @@ use std::collections::HashMap;
 use sha2::{Digest as _, Sha256};
 
 mod builtin;
+mod cache;
 pub mod draft;
 mod files;
 mod hub;
@@ -26,6 +27,7 @@ pub mod reference;
 pub mod source;
 pub mod verify;
 
+pub use cache::{cache_folder, delete_cache};
 pub use draft::{FileRoots, Mistake, draft};
 pub use files::{FileDigest, ModelFiles, ModelPath, digest_files};
 pub use hub::{HubAccess, HubProblem, Token};

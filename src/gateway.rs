@@ -6,6 +6,7 @@
 //! | `look` | view, list, follow, cancel |
 //! | `recover` | what an earlier process left |
 //! | `operate` | how pools stand; drain, resume and reload |
+//! | `purge` | take models out of memory and off the disk |
 //! | `catalog` | add, list, verify, retire and remove models |
 //! | `artifacts` | documents that are named by their content |
 //! | `capabilities` | what the gateway can do |
@@ -31,6 +32,7 @@ mod catalog;
 mod idempotency;
 mod look;
 mod operate;
+mod purge;
 mod recover;
 mod submit;
 

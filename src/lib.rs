@@ -36,7 +36,7 @@
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `remote` (any OpenAI-compatible server), `scripted`, and the text machinery |
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk or a hub, with digests; state, trust and verification |
 //! | 1 | [`placement`] | which pools may run a task, and in which order to try them; pure |
-//! | 2 | [`pools`] | fair queue, replicas and their slots, dispatcher, measured rates, predictions, drain, reload, recovery, watchdog |
+//! | 2 | [`pools`] | fair queue, replicas and their slots, dispatcher, measured rates, predictions, drain, reload, purge, recovery, watchdog |
 //! | 3 | [`admission`] | the checks in order; from a request to a task in a queue |
 //! | 4 | [`gateway`] | the use cases |
 //! | 5 | [`api`] | HTTP: router, layers, extractors, event streams, rendering of errors |

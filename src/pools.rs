@@ -30,6 +30,7 @@ mod drain;
 mod job;
 mod metrics;
 mod predict;
+mod purge;
 mod queue;
 mod rates;
 mod recovery;
@@ -41,9 +42,10 @@ mod state;
 pub use job::{Fitted, Job, Recipe, prepare};
 pub use metrics::PoolMetrics;
 pub use predict::{Bench, Forecast, Prediction, Running};
+pub use purge::{Purge, PurgePhase, Purging, Tasks};
 pub use queue::{Floor, Full, Queue, Share, Ticket, Work};
 pub use rates::{Measured, Rates};
-pub use reload::{Busy, Phase, Reload, ReloadEnd, Reloading};
+pub use reload::{Busy, Conclusion, Phase, Reload, Reloading};
 pub use replica::Health;
 use replica::{Replica, Slots};
 pub use state::{Eviction, Place, Policy, Refused, Rejected};
@@ -91,6 +93,10 @@ pub struct PoolStatus {
     pub model: ModelId,
     /// The reload that is under way, or the last one.
     pub reload: Option<Reload>,
+    /// The purge that is under way, or the last one.
+    pub purge: Option<Purge>,
+    /// Its tasks are to end, because its model is purged.
+    pub closing: bool,
     pub queue_depth: u64,
     pub replicas: Vec<ReplicaView>,
 }
@@ -98,13 +104,13 @@ pub struct PoolStatus {
 impl PoolStatus {
     /// Whether the pool takes tasks.
     pub fn is_ready(&self) -> bool {
-        self.health == Health::Ready && !self.draining && !self.held
+        self.health == Health::Ready && !self.draining && !self.held && !self.closing
     }
 
     /// The word for it in answers: its health, `draining`, or `reloading` where it takes no tasks for that.
     pub fn as_str(&self) -> &'static str {
         match self {
-            Self { draining: true, .. } => "draining",
+            Self { draining: true, .. } | Self { closing: true, .. } => "draining",
             Self { held: true, .. } => "reloading",
             Self { health, .. } => health.as_str(),
         }
@@ -123,7 +129,7 @@ pub struct Pool {
     changed: Notify,
     /// The engine works again, or was given up.
     recovered: Notify,
-    /// A task has given its slots back.
+    /// A task has given its slots back or left the queue, or an engine was freed.
     stopped: Notify,
 }
 
@@ -260,6 +266,8 @@ impl Pool {
             held: state.held,
             model: state.model.clone(),
             reload: state.reload.clone(),
+            purge: state.purge.clone(),
+            closing: state.closing,
             queue_depth: state.queue.total().tasks,
             replicas: state.replicas.iter().map(Replica::view).collect(),
         }
@@ -368,6 +376,7 @@ impl Pool {
         if job.is_some() {
             self.metrics.queue_changed(self);
             self.changed.notify_one();
+            self.stopped.notify_waiters();
         }
     }
 

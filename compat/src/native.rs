@@ -21,7 +21,9 @@ pub use event::{
     ChoiceEnd, End, Event, FinishReason, Metrics, Started, Token, TokenKind, TokenLogprobs, TopLogprob, encode,
     encode_verbose,
 };
-pub use pool::{DrainRequest, PoolFigures, PoolList, PoolView, ReloadRequest, ReloadView, ReplicaView};
+pub use pool::{
+    DrainRequest, PoolFigures, PoolList, PoolView, PurgeRequest, PurgeView, ReloadRequest, ReloadView, ReplicaView,
+};
 pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
     Violation, Workload,

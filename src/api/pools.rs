@@ -1,11 +1,11 @@
-//! Pools: how they stand, taking them out of service and back, and giving them other models.
+//! Pools: how they stand, taking them out of service and back, giving them other models, and purging.
 
 use std::time::Duration;
 
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::{DrainRequest, ReloadRequest};
+use sluicegate_compat::native::{DrainRequest, PurgeRequest, ReloadRequest};
 
 use super::Api;
 use super::body::Json;
@@ -41,5 +41,13 @@ pub async fn reload(State(api): State<Api>, Parameter(id): Parameter, Json(body)
     // An unknown pool is said first, whatever the body.
     api.gateway.pool(&id)?;
     let pool = api.gateway.reload(&id, &ReloadRequest::parse(&body)?)?;
+    Ok((StatusCode::ACCEPTED, axum::Json(pool)).into_response())
+}
+
+/// `POST /v2/pools/{id}/purge`: 202 with the pool as it is now; its health shows how the purge goes.
+pub async fn purge(State(api): State<Api>, Parameter(id): Parameter, Json(body): Json) -> Result<Response, Failure> {
+    // An unknown pool is said first, whatever the body.
+    api.gateway.pool(&id)?;
+    let pool = api.gateway.purge(&id, &PurgeRequest::parse(&body)?)?;
     Ok((StatusCode::ACCEPTED, axum::Json(pool)).into_response())
 }

@@ -130,7 +130,7 @@ pub(super) async fn fetch(
     storage: &Storage,
     progress: &dyn Progress,
 ) -> Result<Snapshot, HubProblem> {
-    let home = storage.data_dir.join("hub").join(repo.replace('/', "--"));
+    let home = home(repo, &storage.data_dir);
     let known = Record::read(&home, revision, file).await;
     let snapshot = |record: Record| Snapshot {
         folder: home.join(&record.commit),
@@ -167,9 +167,14 @@ pub(super) async fn fetch(
 
 /// What an earlier [`fetch`] has recorded, whatever has become of the files since.
 pub(super) async fn recorded(repo: &str, revision: &str, file: Option<&str>, data_dir: &Path) -> Option<Snapshot> {
-    let home = data_dir.join("hub").join(repo.replace('/', "--"));
+    let home = home(repo, data_dir);
     let record = Record::stored(&home, revision, file).await?;
     Some(Snapshot { folder: home.join(&record.commit), files: record.files, gguf: file.map(str::to_owned) })
+}
+
+/// The folder of a repository.
+pub(super) fn home(repo: &str, data_dir: &Path) -> PathBuf {
+    data_dir.join("hub").join(repo.replace('/', "--"))
 }
 
 fn connect(access: &HubAccess) -> Result<Api, HubProblem> {

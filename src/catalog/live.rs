@@ -275,6 +275,21 @@ impl LiveCatalog {
         }
     }
 
+    /// Forgets what was recorded of a model's files: they may be others the next time that they are read.
+    pub fn forget(&self, id: &str) {
+        let forgotten = self.change(|snapshot| {
+            let position = snapshot.of_id(id)?;
+            let fresh = Facts::new(&snapshot.catalog.entries[position], false);
+            snapshot.edit(position, |facts| {
+                (facts.trust, facts.digest, facts.files) = (fresh.trust, fresh.digest, fresh.files);
+            });
+            Ok(())
+        });
+        if let Err(gone) = forgotten {
+            tracing::debug!(%gone, "a model was purged that is no longer in the catalog");
+        }
+    }
+
     /// Begins a verification; `None` where one is under way.
     ///
     /// # Errors

@@ -39,7 +39,7 @@ pub(super) enum Command {
     Config(ConfigCommand),
     /// Submit, follow, cancel and list tasks of a running gateway
     Task(TaskArguments),
-    /// See the pools of a running gateway, take them out of service and back, and give them other models
+    /// See the pools of a running gateway, take them out of service and back, give them other models, and purge
     Pool(PoolArguments),
     /// See the catalog of a running gateway, and add, verify, retire and remove models
     Model(ModelArguments),

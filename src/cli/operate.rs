@@ -134,6 +134,26 @@ enum PoolCommand {
         #[arg(long)]
         wait: bool,
     },
+    /// Take models out of memory and off the disk; a pool whose own is among them has none until it is reloaded
+    Purge {
+        /// The id of the pool
+        id: String,
+        /// A model: any name that the catalog has for it; may be given several times. Without it the pool's own
+        #[arg(long = "model", value_name = "REF")]
+        models: Vec<String>,
+        /// Let the tasks of the pool end first
+        #[arg(long)]
+        drain_first: bool,
+        /// Cancel the tasks of the pool
+        #[arg(long)]
+        force: bool,
+        /// Delete what was downloaded of the models
+        #[arg(long)]
+        delete_cache_dirs: bool,
+        /// Wait until it is done; exit code 1 where it fails
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 /// Runs `sluicegate task …`.
@@ -200,7 +220,19 @@ pub(super) async fn pool(PoolArguments { target, command }: PoolArguments) -> Re
             let body = json!({ "new_model_ref": model });
             let mut view = gateway.post(&["v2", "pools", &id, "reload"], Some(&body)).await?;
             if wait {
-                view = reloaded(&gateway, &id, view).await?;
+                view = carried_out(&gateway, &id, "reload", view).await?;
+            }
+            target.show(&view, |view| pools(&json!([view])))
+        }
+        PoolCommand::Purge { id, models, drain_first, force, delete_cache_dirs, wait } => {
+            let mut body =
+                json!({ "drain_first": drain_first, "force": force, "delete_cache_dirs": delete_cache_dirs });
+            if !models.is_empty() {
+                body["purge_models"] = models.into();
+            }
+            let mut view = gateway.post(&["v2", "pools", &id, "purge"], Some(&body)).await?;
+            if wait {
+                view = carried_out(&gateway, &id, "purge", view).await?;
             }
             target.show(&view, |view| pools(&json!([view])))
         }
@@ -315,18 +347,18 @@ async fn drained(gateway: &Gateway, id: &str, mut view: Value) -> Result<Value, 
     Ok(view)
 }
 
-/// Waits until a reload has ended, and returns how the pool stands then.
-async fn reloaded(gateway: &Gateway, id: &str, mut view: Value) -> Result<Value, String> {
+/// Waits until a reload or a purge has ended, and returns how the pool stands then.
+async fn carried_out(gateway: &Gateway, id: &str, what: &str, mut view: Value) -> Result<Value, String> {
     let bar = ProgressBar::new_spinner();
-    while view["reloading"] == true {
-        bar.set_message(format!("reloading {id}: {}", text(&view["reload"]["phase"])));
+    while view[what]["state"] == "running" {
+        bar.set_message(format!("{what} of {id}: {}", text(&view[what]["phase"])));
         bar.tick();
         tokio::time::sleep(PAUSE).await;
         view = gateway.get(&["v2", "pools", id, "health"], &[]).await?;
     }
     bar.finish_and_clear();
-    match view["reload"]["error"].as_str() {
-        Some(error) => Err(format!("{id} keeps {}: {error}", text(&view["model_ref"]))),
+    match view[what]["error"].as_str() {
+        Some(error) => Err(format!("the {what} of {id} failed: {error}")),
         None => Ok(view),
     }
 }
@@ -366,14 +398,14 @@ fn pools(list: &Value) -> String {
     table.to_string()
 }
 
-fn pool_state(pool: &Value) -> &'static str {
+fn pool_state(pool: &Value) -> &str {
     let is = |name: &str| pool[name] == true;
     match () {
         () if is("draining") => "draining",
         () if is("reloading") => "reloading",
         () if is("ready") => "ready",
-        () if is("live") => "starting",
-        () => "failed",
+        // None works: they are all starting, recovering, failed or unloaded.
+        () => pool["replicas"][0]["state"].as_str().unwrap_or("failed"),
     }
 }
 

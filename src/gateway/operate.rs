@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, ReloadRequest, ReloadView};
+use sluicegate_compat::native::{
+    ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, PurgeView, ReloadRequest, ReloadView,
+};
 
 use super::Gateway;
 use crate::admission::shutting_down;
 use crate::ids::ModelId;
 use crate::lifecycle::OnPanic;
-use crate::pools::{Health, Pool, PoolStatus, Reload};
+use crate::pools::{Conclusion, Health, Pool, PoolStatus, Purge, Reload};
 
 impl Gateway {
     /// Every pool, in the order of the configuration.
@@ -82,19 +84,19 @@ impl Gateway {
     }
 
     /// What waits in a pool goes to others of its model that take tasks, as far as they have room.
-    fn hand_on(&self, pool: &Arc<Pool>) {
+    pub(super) fn hand_on(&self, pool: &Arc<Pool>) {
         let mut others = self.pools_of(pool.model().as_str());
         others.retain(|other| other.id() != pool.id());
         pool.hand_on(&others);
     }
 
-    fn pool_named(&self, id: &str) -> Result<&Arc<Pool>, ErrorEnvelope> {
+    pub(super) fn pool_named(&self, id: &str) -> Result<&Arc<Pool>, ErrorEnvelope> {
         let found = self.pools.iter().find(|pool| pool.id().as_str() == id);
         found.ok_or_else(|| ErrorEnvelope::new(ErrorCode::NotFound, "there is no such pool"))
     }
 }
 
-fn pool_view(pool: &Pool) -> PoolView {
+pub(super) fn pool_view(pool: &Pool) -> PoolView {
     let (status, rates, stats) = (pool.status(), pool.rates(), pool.stats());
     PoolView {
         pool_id: pool.id().to_string(),
@@ -107,6 +109,7 @@ fn pool_view(pool: &Pool) -> PoolView {
         model_digest: pool.info().map(|info| info.model_digest),
         last_error: reload_error(&status).or_else(|| status.replicas.iter().find_map(|it| it.last_error.clone())),
         reload: status.reload.as_ref().map(reload_view),
+        purge: status.purge.as_ref().map(purge_view),
         metrics: PoolFigures {
             queue_depth: status.queue_depth,
             slots_total: status.replicas.iter().map(|replica| replica.slots_total).sum(),
@@ -127,17 +130,35 @@ fn reload_error(status: &PoolStatus) -> Option<String> {
 }
 
 fn reload_view(reload: &Reload) -> ReloadView {
-    let error = reload.ended.as_ref().and_then(|end| end.error.clone());
+    let (state, error, ended_at_ms) = outcome(reload.ended.as_ref());
     ReloadView {
-        state: match (&reload.ended, &error) {
-            (None, _) => "running",
-            (Some(_), None) => "succeeded",
-            (Some(_), Some(_)) => "failed",
-        },
+        state,
         phase: reload.phase.as_str(),
         new_model_ref: reload.model.to_string(),
         error,
         started_at_ms: reload.started_at_ms,
-        ended_at_ms: reload.ended.as_ref().map(|end| end.at_ms),
+        ended_at_ms,
+    }
+}
+
+fn purge_view(purge: &Purge) -> PurgeView {
+    let (state, error, ended_at_ms) = outcome(purge.ended.as_ref());
+    PurgeView {
+        state,
+        phase: purge.phase.as_str(),
+        models: purge.models.iter().map(ToString::to_string).collect(),
+        freed_bytes: purge.freed_bytes,
+        error,
+        started_at_ms: purge.started_at_ms,
+        ended_at_ms,
+    }
+}
+
+/// The word for how something stands, why it failed, and when it ended.
+fn outcome(ended: Option<&Conclusion>) -> (&'static str, Option<String>, Option<u64>) {
+    match ended {
+        None => ("running", None, None),
+        Some(Conclusion { at_ms, error: None }) => ("succeeded", None, Some(*at_ms)),
+        Some(Conclusion { at_ms, error: Some(error) }) => ("failed", Some(error.clone()), Some(*at_ms)),
     }
 }

@@ -27,14 +27,14 @@ pub struct Reload {
     pub model: ModelId,
     pub phase: Phase,
     pub started_at_ms: u64,
-    pub ended: Option<ReloadEnd>,
+    pub ended: Option<Conclusion>,
 }
 
-/// How a reload ended.
+/// How a reload or a purge ended.
 #[derive(Debug, Clone)]
-pub struct ReloadEnd {
+pub struct Conclusion {
     pub at_ms: u64,
-    /// Why the pool has its old model still, in words for the operator.
+    /// Why it failed, in words for the operator; a pool whose reload failed has its old model still.
     pub error: Option<String>,
 }
 
@@ -65,13 +65,17 @@ impl Phase {
     }
 }
 
-/// Why a reload cannot begin.
+/// Why a reload or a purge cannot begin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Busy {
     #[error("a reload of this pool is under way")]
     Reloading,
+    #[error("a purge of this pool is under way")]
+    Purging,
     #[error("the pool is starting")]
     Starting,
+    #[error("the pool has tasks; say drain_first to let them end, or force to cancel them")]
+    Working,
     #[error("{0}")]
     Fixed(#[from] LoadError),
 }
@@ -82,7 +86,7 @@ impl Reload {
     }
 
     fn end(&mut self, error: Option<String>) {
-        self.ended = Some(ReloadEnd { at_ms: Clock::now().unix_ms, error });
+        self.ended = Some(Conclusion { at_ms: Clock::now().unix_ms, error });
     }
 }
 
@@ -102,12 +106,7 @@ impl Pool {
     /// [`Busy`].
     pub fn begin_reload(self: &Arc<Self>, model: ModelId) -> Result<Reloading, Busy> {
         let mut state = self.lock();
-        if state.reload.as_ref().is_some_and(Reload::is_under_way) {
-            return Err(Busy::Reloading);
-        }
-        if state.replicas.iter().any(|replica| replica.health == Health::Starting) {
-            return Err(Busy::Starting);
-        }
+        state.check_not_busy()?;
         let loader = state.loader.of_model(model.as_str())?;
         let started_at_ms = Clock::now().unix_ms;
         state.reload = Some(Reload { model: model.clone(), phase: Phase::Verifying, started_at_ms, ended: None });
@@ -118,7 +117,7 @@ impl Pool {
     pub fn needs_model(&self, id: &str) -> bool {
         let state = self.lock();
         let coming = state.reload.as_ref().is_some_and(|reload| reload.is_under_way() && reload.model.as_str() == id);
-        coming || state.model.as_str() == id
+        coming || (state.model.as_str() == id && state.health() != Health::Unloaded)
     }
 
     /// Puts other engines in the place of all that there are, in one step; returns the old ones.
@@ -179,13 +178,14 @@ impl Pool {
             if self.lifecycle.forced().run_until_cancelled(unused).await.is_none() {
                 return;
             }
+            release(Arc::clone(&engine)).await;
             self.lock().retiring.retain(|other| !Arc::ptr_eq(other, &engine));
-            release(engine).await;
+            self.stopped.notify_waiters();
         }
     }
 
-    /// Waits for something that comes about when a task gives its slots back.
-    async fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
+    /// Waits for something that comes about when tasks end or engines are freed.
+    pub(super) async fn wait_until(&self, is_so: impl Fn(&State) -> bool) {
         loop {
             // Made before the look, so that no change between the two is lost.
             let stopped = self.stopped.notified();
@@ -214,11 +214,13 @@ impl Reloading {
 
     async fn exchange(&self, hand_on: impl Fn(&Arc<Pool>)) -> Result<Vec<Arc<dyn Engine>>, LoadError> {
         let pool = &self.pool;
-        let (replicas, old_model) = {
+        let (replicas, old_model, unloaded) = {
             let state = pool.lock();
-            (state.replicas.len(), state.model.clone())
+            (state.replicas.len(), state.model.clone(), state.health() == Health::Unloaded)
         };
         let room = self.unless_ending(self.loader.verify(replicas)).await??;
+        // Beside nothing there is as much room as there will be.
+        let room = if unloaded { Room::Beside } else { room };
         if room == Room::Instead {
             self.make_room(&hand_on).await?;
         }
@@ -275,15 +277,7 @@ impl Reloading {
             self.let_go();
             return Err(error);
         }
-        let engines: Vec<_> = {
-            let mut state = pool.lock();
-            state.epoch += 1;
-            let take = |replica: &mut super::Replica| {
-                replica.health = Health::Starting;
-                replica.engine.take()
-            };
-            state.replicas.iter_mut().filter_map(take).collect()
-        };
+        let engines = pool.lock().take_engines(Health::Starting);
         for engine in engines {
             release(engine).await;
         }

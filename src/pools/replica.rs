@@ -22,6 +22,8 @@ pub enum Health {
     Recovering,
     /// Rebuilding failed too; tried again every so often.
     Failed,
+    /// The model was purged; a reload brings one back.
+    Unloaded,
 }
 
 impl Health {
@@ -32,6 +34,7 @@ impl Health {
             Self::Recovering => 1,
             Self::Starting => 2,
             Self::Failed => 3,
+            Self::Unloaded => 4,
         }
     }
 
@@ -42,6 +45,7 @@ impl Health {
             Self::Ready => "ready",
             Self::Recovering => "recovering",
             Self::Failed => "failed",
+            Self::Unloaded => "unloaded",
         }
     }
 }

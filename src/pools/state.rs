@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Job;
 use super::job::{sequences_at_once, slots};
 use super::predict::Prediction;
+use super::purge::Purge;
 use super::queue::{Floor, Full, Queue, Share, Ticket, Work};
 use super::rates::Rates;
 use super::reload::Reload;
@@ -82,6 +83,8 @@ pub enum Refused {
         /// When it is expected to have it.
         retry_after_ms: u64,
     },
+    #[error("the pool's model was purged, and it has got no other one yet")]
+    Unloaded,
     #[error("every replica of the pool has failed")]
     Exhausted,
 }
@@ -117,6 +120,10 @@ pub(super) struct State {
     pub epoch: u64,
     /// The reload that is under way, or the last one.
     pub reload: Option<Reload>,
+    /// The purge that is under way, or the last one.
+    pub purge: Option<Purge>,
+    /// Nothing is admitted, because the model is to be purged once its tasks have ended.
+    pub closing: bool,
     /// Nothing starts and nothing is admitted: the engines have to go before others can be loaded.
     pub held: bool,
     /// Engines that were replaced and have tasks yet.
@@ -188,6 +195,8 @@ impl State {
             loader,
             epoch: 0,
             reload: None,
+            purge: None,
+            closing: false,
             held: false,
             retiring: Vec::new(),
             load_time: Duration::ZERO,
@@ -213,6 +222,8 @@ impl State {
         match self.health() {
             _ if self.draining.is_some() => Err(Refused::Draining { retry_after_ms: self.drained_by_ms() }),
             _ if self.held => Err(Refused::Reloading { retry_after_ms: self.reloaded_by_ms() }),
+            Health::Unloaded => Err(Refused::Unloaded),
+            _ if self.closing => Err(Refused::Unloaded),
             Health::Starting => Err(Refused::NotReady),
             Health::Failed => Err(Refused::Exhausted),
             Health::Ready | Health::Recovering => Ok(()),

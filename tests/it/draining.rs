@@ -30,7 +30,7 @@ async fn the_health_of_a_pool_says_what_it_is_and_does() {
     let gate = Gate::scripted(says(&["one ", "two "])).await;
     gate.events(&gate.submit(TASK).await).await;
     let health = gate.get("/v2/pools/default/health").await;
-    assert_snapshot!(health.body, @r#"{"pool_id":"default","live":true,"ready":true,"draining":false,"reloading":false,"engine":"scripted","model_ref":"builtin","model_digest":"none","last_error":null,"reload":null,"metrics":{"queue_depth":0,"slots_total":8,"slots_active":0,"prefill_tokens_per_s":25600.0,"decode_tokens_per_s":100.0,"tokens_per_s":23.076923076923077},"replicas":[{"replica_id":"default-0","state":"ready","device":"none","slots_total":8,"slots_active":0,"last_error":null}]}"#);
+    assert_snapshot!(health.body, @r#"{"pool_id":"default","live":true,"ready":true,"draining":false,"reloading":false,"engine":"scripted","model_ref":"builtin","model_digest":"none","last_error":null,"reload":null,"purge":null,"metrics":{"queue_depth":0,"slots_total":8,"slots_active":0,"prefill_tokens_per_s":25600.0,"decode_tokens_per_s":100.0,"tokens_per_s":23.076923076923077},"replicas":[{"replica_id":"default-0","state":"ready","device":"none","slots_total":8,"slots_active":0,"last_error":null}]}"#);
     let list = gate.get("/v2/pools").await;
     assert_eq!(list.json()["pools"][0], health.json());
     gate.finish().await;

@@ -23,6 +23,7 @@ mod openai_chat;
 mod openapi;
 mod outer;
 mod placing;
+mod purging;
 mod reloading;
 mod remote;
 mod replicas;

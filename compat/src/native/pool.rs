@@ -31,6 +31,8 @@ pub struct PoolView {
     pub last_error: Option<String>,
     /// The reload that is under way, or the last one.
     pub reload: Option<ReloadView>,
+    /// The purge that is under way, or the last one.
+    pub purge: Option<PurgeView>,
     pub metrics: PoolFigures,
     pub replicas: Vec<ReplicaView>,
 }
@@ -53,7 +55,7 @@ pub struct PoolFigures {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReplicaView {
     pub replica_id: String,
-    /// `starting`, `ready`, `recovering` or `failed`.
+    /// `starting`, `ready`, `recovering`, `failed` or `unloaded`.
     pub state: &'static str,
     /// `cpu`, `cuda:0`, …; null until its engine is loaded.
     pub device: Option<String>,
@@ -77,6 +79,59 @@ pub struct ReloadView {
     pub started_at_ms: u64,
     /// Unix time in ms.
     pub ended_at_ms: Option<u64>,
+}
+
+/// How a purge stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PurgeView {
+    /// `running`, `succeeded` or `failed`.
+    pub state: &'static str,
+    /// What it does, or did last: `draining`, `unloading` or `deleting`.
+    pub phase: &'static str,
+    /// The ids of what is purged.
+    pub models: Vec<String>,
+    /// Of files that were deleted.
+    pub freed_bytes: u64,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Unix time in ms.
+    pub started_at_ms: u64,
+    /// Unix time in ms.
+    pub ended_at_ms: Option<u64>,
+}
+
+/// The body of `POST /v2/pools/{id}/purge`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub struct PurgeRequest {
+    /// Let what the pool has end first, where its own model is purged.
+    pub drain_first: bool,
+    /// Any names of models of the catalog; absent: the pool's own.
+    pub purge_models: Option<Vec<String>>,
+    /// Delete the folders below the data folder that the models are kept in.
+    pub delete_cache_dirs: bool,
+    /// Cancel what the pool has, where its own model is purged.
+    pub force: bool,
+}
+
+impl PurgeRequest {
+    /// Models of one purge at most.
+    pub const MOST_MODELS: usize = 64;
+
+    /// Reads a body. A field that the contract does not have is refused by name.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        let request: Self = crate::json::parse_known(body)?;
+        let count = request.purge_models.as_ref().map_or(1, Vec::len);
+        if (1..=Self::MOST_MODELS).contains(&count) {
+            return Ok(request);
+        }
+        let message = format!("`purge_models` has 1 to {} models; leave it out for the pool's own", Self::MOST_MODELS);
+        Err(ErrorEnvelope::invalid("purge_models", message))
+    }
 }
 
 /// The body of `POST /v2/pools/{id}/reload`.

@@ -6,7 +6,7 @@ use super::{LONGEST_RETRY_MS, State};
 use crate::engine::Engine;
 use crate::ids::TaskId;
 use crate::pools::replica::{Health, Replica};
-use crate::pools::{Job, Recipe};
+use crate::pools::{Busy, Job, Purge, Recipe, Reload};
 use crate::tasks::Task;
 
 impl State {
@@ -23,6 +23,32 @@ impl State {
 
     pub fn nothing_runs(&self) -> bool {
         self.running.is_empty()
+    }
+
+    pub fn has_no_tasks(&self) -> bool {
+        self.nothing_runs() && self.queue.is_empty()
+    }
+
+    /// Whether another model may be put in the place of this one, or this one taken out.
+    pub fn check_not_busy(&self) -> Result<(), Busy> {
+        if self.reload.as_ref().is_some_and(Reload::is_under_way) {
+            return Err(Busy::Reloading);
+        }
+        if self.purge.as_ref().is_some_and(Purge::is_under_way) {
+            return Err(Busy::Purging);
+        }
+        let starting = self.replicas.iter().any(|replica| replica.health == Health::Starting);
+        if starting { Err(Busy::Starting) } else { Ok(()) }
+    }
+
+    /// Takes all engines out, to be released; whoever is bringing one of them back gives up.
+    pub fn take_engines(&mut self, health: Health) -> Vec<Arc<dyn Engine>> {
+        self.epoch += 1;
+        let take = |replica: &mut Replica| {
+            replica.health = health;
+            replica.engine.take()
+        };
+        self.replicas.iter_mut().filter_map(take).collect()
     }
 
     /// The waiting tasks whose prompts were prepared for another model than that of this digest.

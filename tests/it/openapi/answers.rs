@@ -1,6 +1,7 @@
 //! Real answers against the documents, and the other way: every documented answer occurs here.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -65,6 +66,10 @@ async fn examples_succeed(witness: &mut Witness) {
         assert!(answer.status.is_success(), "{path}, {name}: {}", answer.body);
         if path == "/v2/pools/default/drain" {
             witness.post(&gate, "/v2/pools/default/resume", "").await;
+        } else if path == "/v2/pools/default/reload" {
+            while gate.get("/v2/pools/default/health").await.json()["reloading"] == true {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
         } else if path == "/v2/tasks/preview" {
             assert_eq!(answer.json()["feasible"], true);
         } else if answer.status == StatusCode::ACCEPTED && path == "/v2/tasks" {
@@ -115,7 +120,7 @@ async fn requests_that_fit_nothing(witness: &mut Witness) {
     }
     assert_eq!(witness.post(&gate, &format!("{task}/cancel"), "").await.0.status, StatusCode::NOT_FOUND);
     assert_eq!(witness.get(&gate, "/v2/pools/nowhere/health").await.0.status, StatusCode::NOT_FOUND);
-    for operation in ["drain", "resume", "reload"] {
+    for operation in ["drain", "resume", "reload", "purge"] {
         let path = format!("/v2/pools/nowhere/{operation}");
         assert_eq!(witness.post(&gate, &path, "{}").await.0.status, StatusCode::NOT_FOUND);
     }
@@ -219,11 +224,17 @@ async fn reloads_that_are_refused(witness: &mut Witness) {
     ] {
         assert_eq!(witness.post(&gate, path, body).await.0.status, status, "{body}");
     }
+    for (body, status) in [(r#"{"purge_models": []}"#, StatusCode::BAD_REQUEST), ("{}", StatusCode::CONFLICT)] {
+        assert_eq!(witness.post(&gate, "/v2/pools/default/purge", body).await.0.status, status, "{body}");
+    }
     gate.post("/v2/catalog/models/builtin/state", r#"{"state": "Retired"}"#).await;
     assert_eq!(witness.post(&gate, path, same).await.0.status, StatusCode::GONE);
     gate.post("/v2/catalog/models/builtin/state", r#"{"state": "Active"}"#).await;
     gate.lifecycle.shutdown();
-    assert_eq!(witness.post(&gate, path, same).await.0.status, StatusCode::SERVICE_UNAVAILABLE);
+    for path in [path, "/v2/pools/default/purge"] {
+        let body = if path.ends_with("purge") { "{}" } else { same };
+        assert_eq!(witness.post(&gate, path, body).await.0.status, StatusCode::SERVICE_UNAVAILABLE);
+    }
     gate.finish().await;
 }
 
@@ -244,6 +255,7 @@ async fn bodies_that_are_refused(witness: &mut Witness) {
     let others = [
         ("/v2/pools/default/drain", "{}"),
         ("/v2/pools/default/reload", "{}"),
+        ("/v2/pools/default/purge", "{}"),
         ("/v2/tasks/preview", TASK),
         ("/v2/catalog/models", "{}"),
         ("/v2/catalog/models/builtin/state", "{}"),

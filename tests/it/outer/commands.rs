@@ -142,6 +142,16 @@ fn a_model_is_added_verified_given_to_a_pool_retired_and_removed() {
     assert!(untrusted.stderr.starts_with("sluicegate: UNTRUSTED_ARTIFACT: "), "{}", untrusted.stderr);
 
     assert_eq!(run(&["pool", "reload", "default", "--model", "builtin", "--wait"]).code, Some(0));
+    let forgotten =
+        run(&["pool", "purge", "default", "--model", "org/small", "--delete-cache-dirs", "--wait", "--json"]);
+    assert_eq!(
+        (&forgotten.json()["ready"], forgotten.json()["purge"]["freed_bytes"].as_u64()),
+        (&true.into(), Some(0))
+    );
+    assert!(folder.path().join("config.json").exists(), "the operator's own files are never deleted");
+    let purged = run(&["pool", "purge", "default", "--drain-first", "--wait"]);
+    assert!(purged.lines()[1].starts_with("default  unloaded  builtin"), "{}{}", purged.stdout, purged.stderr);
+    assert_eq!(run(&["pool", "reload", "default", "--wait"]).code, Some(0));
     let retired = run(&["model", "retire", "org/small", "--deadline-ms", "1"]);
     assert!(retired.lines()[1].contains("Retired"), "{}", retired.stdout);
     assert!(run(&["model", "activate", "org/small"]).lines()[1].contains("Active"));

@@ -85,7 +85,7 @@ async fn a_pool_is_reloaded_and_a_damaged_model_leaves_it_as_it_was() {
     let (url, reload_it) = (gateway.url(""), ["pool", "reload", "default", "--model", "other", "--wait", "--url"]);
     let outcome_of_command = sluicegate(&[reload_it.as_slice(), &[&url]].concat(), "");
     assert_eq!(outcome_of_command.code, Some(1));
-    let message = "sluicegate: default keeps other: model other: model.safetensors has changed";
+    let message = "sluicegate: the reload of default failed: model other: model.safetensors has changed";
     assert!(outcome_of_command.stderr.starts_with(message), "{}", outcome_of_command.stderr);
     let health = gateway.get_json("/v2/pools/default/health").await;
     assert_eq!(
