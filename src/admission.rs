@@ -7,16 +7,17 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use sluicegate_compat::native::{
-    AdmissionResponse, EngineName, ErrorCode, ErrorEnvelope, PolicyLabel, Preparation, Priority, Streams, TaskRequest,
-    Violation, Workload,
+    AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, PolicyLabel, Preparation, Priority,
+    Streams, TaskRequest, Violation, Workload,
 };
 
 use crate::engine::Engine;
-use crate::ids::{CorrelationId, PoolId, TaskId, TenantId};
+use crate::ids::{CorrelationId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Refused, Share, prepare};
-use crate::tasks::{Durable, Journal, Key, Limits, Registry, Task};
+use crate::sessions::{Good, Key as SessionKey, Sessions};
+use crate::tasks::{Durable, Journal, Key, Limits, Observer, Registry, Task};
 
 mod again;
 mod recipe;
@@ -47,6 +48,7 @@ impl Caller {
 /// Decides what is let in. Built once.
 pub struct Admission {
     registry: Arc<Registry>,
+    sessions: Arc<Sessions>,
     lifecycle: Lifecycle,
     metrics: PoolMetrics,
     /// Output tokens where the client names none.
@@ -97,6 +99,8 @@ impl Accepted {
 struct Checked {
     asked: Arc<Asked>,
     fitted: Fitted,
+    /// The replica that its session ran on last, where that went well.
+    near: Option<ReplicaId>,
     /// The pools that may run it, the best first, with the place that it would have.
     order: Vec<Choice>,
 }
@@ -135,8 +139,14 @@ impl Pools<'_> {
 }
 
 impl Admission {
-    pub fn new(registry: Arc<Registry>, lifecycle: Lifecycle, metrics: PoolMetrics, default_max_tokens: u32) -> Self {
-        Self { registry, lifecycle, metrics, default_max_tokens }
+    pub fn new(
+        registry: Arc<Registry>,
+        sessions: Arc<Sessions>,
+        lifecycle: Lifecycle,
+        metrics: PoolMetrics,
+        default_max_tokens: u32,
+    ) -> Self {
+        Self { registry, sessions, lifecycle, metrics, default_max_tokens }
     }
 
     /// Lets a request into one of `pools`, which all serve its model, or refuses it.
@@ -171,19 +181,20 @@ impl Admission {
             Life::Process => None,
             Life::Kept(key) => self.registry.journal().map(|journal| (journal, Journal::request(&request), key)),
         };
-        let Checked { asked, fitted, order } = self.check(request, pools, caller).await?;
+        let Checked { asked, fitted, near, order } = self.check(request, pools, caller).await?;
         let request = &asked.request;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
+        let turn = session_of(request, caller).map(|key| Box::new(self.sessions.enter(key)) as Box<dyn Observer>);
         let task = self
             .registry
-            .create(spec(request, caller, fitted.limits), pool.home())
+            .create(spec(request, caller, fitted.limits), pool.home(), turn)
             .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
         // A drain that began meanwhile may have found nothing to wait for.
         if self.lifecycle.draining().is_cancelled() {
             self.registry.withdraw(task.spec.id);
             return Err(shutting_down());
         }
-        let job = Job { allowed: allowed(request, &order), ..job(&asked, &task, caller, fitted) };
+        let job = Job { allowed: allowed(request, &order), near, ..job(&asked, &task, caller, fitted) };
         // Filed before it is queued, so that the journal hears of its start and its end afterwards.
         let durable =
             kept.map(|(journal, request, key)| journal.accept(&task, request, caller.share.weight.get(), key));
@@ -230,9 +241,19 @@ impl Admission {
         }
         let (priority, deadline_ms) = (request.priority, request.deadline_ms);
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
-        let order = by_start(tiers, priority, &caller.share, &fitted.limits);
+        let last = self.last_good(&asked.request, caller);
+        let near = last.as_ref().map(|last| &last.pool_id);
+        let order = by_start(tiers, priority, &caller.share, &fitted.limits, near);
         let order = in_time(order, deadline_ms)?;
-        Ok(Checked { asked, fitted, order })
+        let near = last.map(|last| last.replica_id);
+        Ok(Checked { asked, fitted, near, order })
+    }
+
+    /// Where the session of a request ran last. A task that wants nothing from earlier caches has no reason to go there.
+    fn last_good(&self, request: &TaskRequest, caller: &Caller) -> Option<Good> {
+        let cold = request.determinism == Determinism::Strict || request.kv_hint == Some(KvHint::Cold);
+        let key = session_of(request, caller).filter(|_| !cold)?;
+        self.sessions.look(&key)?.last
     }
 
     /// Prepares a request for the best of the pools that can run it; those that cannot are left out.
@@ -279,9 +300,6 @@ fn check_served(request: &TaskRequest) -> Result<(), ErrorEnvelope> {
     if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
         return not_yet("tools");
     }
-    if request.session_id.is_some() {
-        return not_yet("session_id");
-    }
     Ok(())
 }
 
@@ -315,6 +333,11 @@ fn allowed(request: &TaskRequest, order: &[Choice]) -> Option<Arc<[PoolId]>> {
     wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect())
 }
 
+fn session_of(request: &TaskRequest, caller: &Caller) -> Option<SessionKey> {
+    let tenant = caller.share.tenant.clone();
+    request.session_id.map(|id| SessionKey { tenant, id: SessionId(id) })
+}
+
 /// A pool with the place that a task would have there.
 type Choice = (Arc<Pool>, Result<Place, Refused>);
 
@@ -339,12 +362,16 @@ fn in_time(mut order: Vec<Choice>, deadline_ms: Option<u64>) -> Result<Vec<Choic
     }
 }
 
-/// The pools of each tier in the order in which they would start the task, the tiers one after the other.
-fn by_start(tiers: Tiers, priority: Priority, share: &Share, limits: &Limits) -> Vec<Choice> {
+/// The pools of each tier in the order in which they would start the task, the tiers one after the other. Of those that
+/// would start it at the same time, the one that is `near` comes first.
+fn by_start(tiers: Tiers, priority: Priority, share: &Share, limits: &Limits, near: Option<&PoolId>) -> Vec<Choice> {
     let sorted = tiers.into_iter().flat_map(|tier| {
         let foresee = |pool: Arc<Pool>| (pool.foresee(priority, share, limits), pool);
         let mut tier: Vec<_> = tier.into_iter().map(foresee).collect();
-        tier.sort_by_key(|(place, _)| place.as_ref().map_or(u64::MAX, |place| place.prediction.start_ms));
+        tier.sort_by_key(|(place, pool)| {
+            let start_ms = place.as_ref().map_or(u64::MAX, |place| place.prediction.start_ms);
+            (start_ms, near != Some(pool.id()))
+        });
         tier.into_iter().map(|(place, pool)| (pool, place))
     });
     sorted.collect()

@@ -23,6 +23,7 @@ mod native;
 mod openai;
 mod path;
 mod pools;
+mod sessions;
 mod sse;
 
 pub use metrics::HttpMetrics;
@@ -58,6 +59,7 @@ pub fn router(api: Api) -> Router {
         .route("/v2/pools/{id}/resume", post(pools::resume))
         .route("/v2/pools/{id}/reload", post(pools::reload))
         .route("/v2/pools/{id}/purge", post(pools::purge))
+        .route("/v2/sessions/{id}", get(sessions::view).post(sessions::change).delete(sessions::evict))
         .route("/v2/catalog/models", get(catalog::list).post(catalog::create))
         .route("/v2/catalog/models/{id}", get(catalog::view).delete(catalog::remove))
         .route("/v2/catalog/models/{id}/verify", post(catalog::verify))

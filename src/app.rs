@@ -18,6 +18,7 @@ use crate::gateway::{Gateway, Parts, Waiting, take_in};
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
+use crate::sessions::{self, Sessions};
 use crate::store::{OpenError, Store, StoreError};
 use crate::tasks::{Clock, Journal, Registry, Retention};
 
@@ -28,11 +29,14 @@ mod server;
 
 pub use metrics::MetricsError;
 
-/// How often ended tasks are looked through for those whose retention is over.
+/// How often ended tasks and idle sessions are looked through for those whose time is over.
 const SWEEP: Duration = Duration::from_secs(1);
 
 /// Keys of requests are looked through once in so many of these times.
 const SWEEPS_OF_KEYS: u32 = 600;
+
+/// Sessions that nothing uses at most.
+const MOST_IDLE_SESSIONS: usize = 100_000;
 
 /// How long connections get to send what they have, once every task has ended.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(2);
@@ -115,6 +119,7 @@ pub struct App {
     pub router: axum::Router,
     lifecycle: Lifecycle,
     tasks: Arc<Registry>,
+    sessions: Arc<Sessions>,
     pub store: Store,
     pub pools: Vec<Arc<Pool>>,
     /// What waited when an earlier process ended, until the pools can take it.
@@ -142,7 +147,12 @@ impl App {
         lifecycle: &Lifecycle,
         loader: impl Fn(&config::Pool, &Arc<LiveCatalog>) -> Arc<dyn Loader>,
     ) -> Result<Self, StartError> {
-        let (pool_metrics, catalog_metrics, http_metrics) = metrics::register()?;
+        let metrics::All {
+            pools: pool_metrics,
+            catalog: catalog_metrics,
+            sessions: session_metrics,
+            http: http_metrics,
+        } = metrics::register()?;
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
         let store = Store::open(&config.store, lifecycle).await?;
         let (journal, kept) = Journal::open(store.clone()).await?;
@@ -155,8 +165,15 @@ impl App {
         let left = take_in(&tasks, kept);
         let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
         let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
-        let default_max_tokens = config.admission.default_max_tokens;
-        let admission = Admission::new(Arc::clone(&tasks), lifecycle.clone(), pool_metrics.clone(), default_max_tokens);
+        let sessions = sessions::Settings { ttl: config.sessions.ttl, most_idle: MOST_IDLE_SESSIONS };
+        let sessions = Sessions::new(sessions, session_metrics);
+        let admission = Admission::new(
+            Arc::clone(&tasks),
+            Arc::clone(&sessions),
+            lifecycle.clone(),
+            pool_metrics.clone(),
+            config.admission.default_max_tokens,
+        );
         let gateway = Arc::new(Gateway::new(Parts {
             lifecycle: lifecycle.clone(),
             catalog,
@@ -165,6 +182,7 @@ impl App {
             pools: pools.clone(),
             admission,
             registry: Arc::clone(&tasks),
+            sessions: Arc::clone(&sessions),
             idempotency_ttl: config.admission.idempotency_ttl,
             metrics: pool_metrics,
             started_unix_s: Clock::now().unix_ms / 1000,
@@ -178,6 +196,7 @@ impl App {
             router,
             lifecycle: lifecycle.clone(),
             tasks,
+            sessions,
             store,
             pools,
             left: Mutex::new(left),
@@ -191,7 +210,7 @@ impl App {
     ///
     /// The first model that cannot be loaded.
     pub async fn start(&self) -> Result<(), StartError> {
-        let tasks = Arc::clone(&self.tasks);
+        let (tasks, sessions) = (Arc::clone(&self.tasks), Arc::clone(&self.sessions));
         let (forced, ttl) = (self.lifecycle.forced().clone(), self.idempotency_ttl);
         self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
             let mut ticks = interval(SWEEP);
@@ -201,6 +220,7 @@ impl App {
                     return;
                 }
                 tasks.sweep(Instant::now());
+                sessions.sweep();
                 if let Some(journal) = tasks.journal().filter(|_| tick.is_multiple_of(SWEEPS_OF_KEYS)) {
                     journal.forget_keys(ttl);
                 }

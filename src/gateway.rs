@@ -23,6 +23,7 @@ use crate::catalog::LiveCatalog;
 use crate::ids::{ModelId, TaskId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Health, Pool, PoolMetrics};
+use crate::sessions::Sessions;
 use crate::store::Store;
 use crate::tasks::{Registry, Task};
 
@@ -34,6 +35,7 @@ mod look;
 mod operate;
 mod purge;
 mod recover;
+mod sessions;
 mod submit;
 
 pub use artifacts::Filed;
@@ -55,6 +57,7 @@ pub struct Gateway {
     pools: Vec<Arc<Pool>>,
     admission: Admission,
     registry: Arc<Registry>,
+    sessions: Arc<Sessions>,
     idempotency: Idempotency,
     metrics: PoolMetrics,
     started_unix_s: u64,
@@ -72,6 +75,7 @@ pub struct Parts {
     pub pools: Vec<Arc<Pool>>,
     pub admission: Admission,
     pub registry: Arc<Registry>,
+    pub sessions: Arc<Sessions>,
     /// How long a request's key is remembered.
     pub idempotency_ttl: Duration,
     pub metrics: PoolMetrics,
@@ -98,6 +102,7 @@ impl Gateway {
             pools,
             admission,
             registry,
+            sessions,
             idempotency_ttl,
             metrics,
             started_unix_s,
@@ -111,6 +116,7 @@ impl Gateway {
             pools,
             admission,
             registry,
+            sessions,
             idempotency,
             metrics,
             started_unix_s,

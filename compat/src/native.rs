@@ -8,6 +8,7 @@ mod error;
 mod event;
 mod pool;
 mod request;
+mod session;
 mod view;
 
 pub use admission::{AdmissionResponse, Preparation, PreviewResponse, Streams};
@@ -28,4 +29,5 @@ pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
     Violation, Workload,
 };
+pub use session::{SessionRequest, SessionView};
 pub use view::{TaskList, TaskState, TaskSummary, TaskView};

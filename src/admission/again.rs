@@ -40,7 +40,8 @@ impl Admission {
         let caller = Caller { correlation_id: task.spec.correlation_id.clone(), share };
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
         task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens);
-        let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits());
+        // Its session has gone with the earlier process, and so has whatever an engine kept for it.
+        let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None);
         let job = Job { allowed: allowed(&asked.request, &order), ..job(&asked, task, &caller, fitted) };
         submit(job, order.iter().map(|(pool, _)| pool))?;
         self.watch_deadline(task);

@@ -39,6 +39,7 @@ pub(super) fn job(asked: &Arc<Asked>, task: &Arc<Task>, caller: &Caller, fitted:
     Job {
         task: Arc::clone(task),
         allowed: None,
+        near: None,
         share: caller.share.clone(),
         fitted,
         recipe: Arc::clone(asked) as Arc<dyn Recipe>,

@@ -5,17 +5,30 @@ use prometheus::Registry;
 use crate::api::HttpMetrics;
 use crate::catalog::CatalogMetrics;
 use crate::pools::PoolMetrics;
+use crate::sessions::SessionMetrics;
 
 /// Two metrics have the same name; a test rules it out.
 #[derive(Debug, thiserror::Error)]
 #[error("the metrics do not fit together: {0}")]
 pub struct MetricsError(#[from] prometheus::Error);
 
+/// What each part moves.
+pub(super) struct All {
+    pub pools: PoolMetrics,
+    pub catalog: CatalogMetrics,
+    pub sessions: SessionMetrics,
+    pub http: HttpMetrics,
+}
+
 /// Makes all series.
-pub(super) fn register() -> Result<(PoolMetrics, CatalogMetrics, HttpMetrics), MetricsError> {
+pub(super) fn register() -> Result<All, MetricsError> {
     let registry = Registry::new();
-    let (pools, catalog) = (PoolMetrics::register(&registry)?, CatalogMetrics::register(&registry)?);
-    Ok((pools, catalog, HttpMetrics::register(&registry)?))
+    Ok(All {
+        pools: PoolMetrics::register(&registry)?,
+        catalog: CatalogMetrics::register(&registry)?,
+        sessions: SessionMetrics::register(&registry)?,
+        http: HttpMetrics::register(&registry)?,
+    })
 }
 
 #[cfg(test)]

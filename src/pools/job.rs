@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::{Engine, Generation, Grammar, Prepared, Sampling};
-use crate::ids::PoolId;
+use crate::ids::{PoolId, ReplicaId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Place, Share, Work};
 use crate::tasks::{Limits, Task};
@@ -62,6 +62,8 @@ pub struct Job {
     pub task: Arc<Task>,
     /// The pools that may run it; all of its model where that is `None`.
     pub allowed: Option<Arc<[PoolId]>>,
+    /// The replica to start on where it can start there at once.
+    pub near: Option<ReplicaId>,
     /// Whose it is, and their weight beside other tenants.
     pub share: Share,
     /// For the model that its pool had when it was last prepared.

@@ -17,7 +17,7 @@ use super::rates::Rates;
 use super::reload::Reload;
 use super::replica::{Health, Replica, Seat};
 use crate::engine::{Engine, Loader};
-use crate::ids::{ModelId, PoolId, TaskId};
+use crate::ids::{ModelId, PoolId, ReplicaId, TaskId};
 use crate::tasks::{Limits, Task};
 
 mod foresee;
@@ -329,7 +329,8 @@ impl State {
 
     /// The next task with the slots that it takes, if it can start now.
     pub fn take_next(&mut self, now: Instant) -> Option<(Job, Seat)> {
-        let seat = self.seat_for(&self.queue.peek()?.job.task.limits())?;
+        let next = &self.queue.peek()?.job;
+        let seat = self.seat_for(&next.task.limits(), next.near.as_ref())?;
         let Waiting { job, work, .. } = self.queue.pop()?;
         self.tickets.remove(&job.task.spec.id);
         let (limits, count) = (job.task.limits(), seat.count);
@@ -341,24 +342,25 @@ impl State {
         Some((job, seat))
     }
 
-    /// The slots that a task with these limits would take now: of the replicas with room those of the one with the fewest
-    /// slots in use, then of the first.
-    fn seat_for(&self, limits: &Limits) -> Option<Seat> {
+    /// The slots that a task with these limits would take now: of the replicas with room those of the one that is
+    /// `near`, then of the one with the fewest slots in use, then of the first.
+    fn seat_for(&self, limits: &Limits, near: Option<&ReplicaId>) -> Option<Seat> {
         if self.held {
             return None;
         }
         let with_room = self.replicas.iter().enumerate().filter_map(|(number, replica)| {
             let count = slots(limits, replica.slots_total);
-            replica.has_room(count).then(|| (replica.slots_used(), number, count))
+            let far = near != Some(&replica.id);
+            replica.has_room(count).then(|| (far, replica.slots_used(), number, count))
         });
-        let (_, replica, count) = with_room.min()?;
+        let (_, _, replica, count) = with_room.min()?;
         Some(Seat { replica, count, engine: self.replicas[replica].engine.clone()? })
     }
 
     /// Moves a running task to another replica with room, if there is one.
     pub fn move_running(&mut self, now: Instant, task: &Task, from: usize) -> Option<Seat> {
         let limits = &task.limits();
-        let seat = self.seat_for(limits).filter(|seat| seat.replica != from)?;
+        let seat = self.seat_for(limits, None).filter(|seat| seat.replica != from)?;
         self.replicas[seat.replica].take_slots(now, seat.count, sequences_at_once(limits, seat.count));
         if let Some(running) = self.running.get_mut(&task.spec.id) {
             running.seat = seat.clone();

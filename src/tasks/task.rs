@@ -134,6 +134,8 @@ pub struct Task {
     pub stop: CancellationToken,
     /// Changes when a draining pool hands it on. A plain mutex, held to copy or to replace it.
     home: Mutex<Home>,
+    /// Its turn in a session, until it has ended. As above.
+    session: Mutex<Option<Box<dyn Observer>>>,
     /// The replica that runs it, or ran it last. As above.
     replica: Mutex<Option<ReplicaId>>,
     abandoned: AtomicBool,
@@ -154,8 +156,14 @@ struct Tokens {
 }
 
 impl Task {
-    pub(super) fn new(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>) -> Arc<Self> {
-        Arc::new(Self::begun(spec, number, home, registry, Clock::now()))
+    pub(super) fn new(
+        spec: TaskSpec,
+        number: u64,
+        home: Home,
+        session: Option<Box<dyn Observer>>,
+        registry: Weak<Registry>,
+    ) -> Arc<Self> {
+        Arc::new(Self { session: Mutex::new(session), ..Self::begun(spec, number, home, registry, Clock::now()) })
     }
 
     fn begun(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>, created: Clock) -> Self {
@@ -167,6 +175,7 @@ impl Task {
             log: EventLog::new(),
             stop: CancellationToken::new(),
             home: Mutex::new(home),
+            session: Mutex::default(),
             replica: Mutex::default(),
             abandoned: AtomicBool::new(false),
             journal: OnceLock::new(),
@@ -305,6 +314,10 @@ impl Task {
         // Before the event, so that whoever has seen the end finds the counters settled.
         let ended = Ended { last: last.clone(), progress };
         self.home().observer.ended(self, &ended);
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(session) = session {
+            session.ended(self, &ended);
+        }
         let (registry, id) = (Weak::clone(&self.registry), self.spec.id);
         let show = move || {
             seal.end(last, now);

@@ -71,7 +71,7 @@ fn task(registry: &Arc<Registry>) -> Arc<Task> {
         metadata: Default::default(),
         limits,
     };
-    registry.create(spec, Home { pool_id: PoolId::from("default"), observer: Arc::new(Nobody) }).unwrap()
+    registry.create(spec, Home { pool_id: PoolId::from("default"), observer: Arc::new(Nobody) }, None).unwrap()
 }
 
 fn token(index: u32) -> Event {

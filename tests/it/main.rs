@@ -27,4 +27,5 @@ mod purging;
 mod reloading;
 mod remote;
 mod replicas;
+mod sessions;
 mod tidy;

@@ -27,6 +27,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     malformed_requests(&mut witness).await;
     a_catalog_that_changes(&mut witness).await;
     reloads_that_are_refused(&mut witness).await;
+    sessions_that_come_and_go(&mut witness).await;
     bodies_that_are_refused(&mut witness).await;
     artifacts(&mut witness).await;
     conflicts(&mut witness).await;
@@ -56,6 +57,7 @@ async fn examples_succeed(witness: &mut Witness) {
         let named = operation.request_examples();
         let path = operation.path.replace("/pools/{id}/", "/pools/default/");
         let path = path.replace("/catalog/models/{id}/", "/catalog/models/small/");
+        let path = path.replace("/sessions/{id}", &format!("/sessions/{NOBODY}"));
         bodies.extend(named.map(|(name, body)| (path.clone(), name.clone(), body.to_string())));
     }
     assert!(bodies.len() > 10, "{bodies:?}");
@@ -250,6 +252,23 @@ async fn artifacts(witness: &mut Witness) {
     gate.finish().await;
 }
 
+async fn sessions_that_come_and_go(witness: &mut Witness) {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let session = format!("/v2/sessions/{NOBODY}");
+    let gone = || request("DELETE", &session, Body::empty());
+    // Without a body it lives on, which is no request that the documents could describe.
+    let extend = || request("POST", &session, Body::empty());
+    assert_eq!(witness.get(&gate, &session).await.0.status, StatusCode::NOT_FOUND);
+    assert_eq!(witness.send(&gate, extend()).await.0.status, StatusCode::NOT_FOUND);
+    assert_eq!(witness.send(&gate, gone()).await.0.status, StatusCode::NOT_FOUND);
+    assert_eq!(witness.post(&gate, &session, r#"{"ttl_ms": 0}"#).await.0.status, StatusCode::BAD_REQUEST);
+    assert_eq!(witness.post(&gate, &session, "{}").await.0.status, StatusCode::NO_CONTENT);
+    assert_eq!(witness.send(&gate, extend()).await.0.status, StatusCode::NO_CONTENT);
+    assert_eq!(witness.get(&gate, &session).await.0.status, StatusCode::OK);
+    assert_eq!(witness.send(&gate, gone()).await.0.status, StatusCode::NO_CONTENT);
+    gate.finish().await;
+}
+
 async fn bodies_that_are_refused(witness: &mut Witness) {
     let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
     let others = [
@@ -260,6 +279,7 @@ async fn bodies_that_are_refused(witness: &mut Witness) {
         ("/v2/catalog/models", "{}"),
         ("/v2/catalog/models/builtin/state", "{}"),
         ("/v2/artifacts", "{}"),
+        ("/v2/sessions/01a20a7d-a21e-77b5-a166-c2154022f8c7", "{}"),
     ];
     for (path, body) in SUBMIT.into_iter().chain(others) {
         let (answer, _) = witness.post(&gate, path, &" ".repeat(2001)).await;

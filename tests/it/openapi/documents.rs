@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 use crate::harness::Answer;
 
 /// The documents of the native API, which together describe it.
-pub const NATIVE: [(&str, &str); 6] = [
+pub const NATIVE: [(&str, &str); 7] = [
     ("common.yaml", include_str!("../../../openapi/common.yaml")),
     ("data.yaml", include_str!("../../../openapi/data.yaml")),
     ("control.yaml", include_str!("../../../openapi/control.yaml")),
+    ("sessions.yaml", include_str!("../../../openapi/sessions.yaml")),
     ("catalog.yaml", include_str!("../../../openapi/catalog.yaml")),
     ("artifacts.yaml", include_str!("../../../openapi/artifacts.yaml")),
     ("meta.yaml", include_str!("../../../openapi/meta.yaml")),

@@ -38,6 +38,10 @@ fn the_documented_fields_are_those_of_the_types() {
     let source = include_str!("../../../compat/src/native/artifact.rs");
     assert_eq!(properties(&native, "CreateArtifact"), fields(source, "CreateArtifact"));
     assert_eq!(properties(&native, "Artifact"), fields(source, "ArtifactView"));
+    let source = include_str!("../../../compat/src/native/session.rs");
+    for name in ["SessionRequest", "SessionView"] {
+        assert_eq!(properties(&native, name), fields(source, name), "{name}");
+    }
     let source = include_str!("../../../compat/src/native/catalog.rs");
     for name in ["CreateModel", "ModelStateRequest", "ModelList", "ModelView"] {
         assert_eq!(properties(&native, name), fields(source, name), "{name}");

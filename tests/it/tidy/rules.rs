@@ -10,6 +10,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("placement", 1),
     ("tasks", 1),
     ("pools", 2),
+    ("sessions", 2),
     ("admission", 3),
     ("gateway", 4),
     ("api", 5),

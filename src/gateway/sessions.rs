@@ -1,0 +1,72 @@
+//! Sessions: looking at them, making and changing them, and evicting them.
+
+use std::time::Duration;
+
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, SessionRequest, SessionView};
+
+use super::Gateway;
+use crate::ids::{SessionId, TenantId};
+use crate::sessions::Key;
+
+impl Gateway {
+    /// A session as clients see it.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<SessionView, ErrorEnvelope> {
+        let look = self.sessions.look(&key(tenant, id)?).ok_or_else(no_such_session)?;
+        let kv_warmth = look.last.map_or(0.0, |last| last.warmth);
+        Ok(SessionView {
+            ttl_ms_remaining: u64::try_from(look.ttl_remaining.as_millis()).unwrap_or(u64::MAX),
+            turns: look.turns,
+            // An engine does not say how much it keeps for whom; what is cold takes nothing.
+            kv_bytes: (kv_warmth == 0.0).then_some(0),
+            kv_warmth,
+            tokens_budget_remaining: None,
+            time_budget_remaining_ms: None,
+            cost_budget_remaining: None,
+        })
+    }
+
+    /// Starts the time to live of a session anew.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn extend_session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<(), ErrorEnvelope> {
+        if self.sessions.extend(&key(tenant, id)?) { Ok(()) } else { Err(no_such_session()) }
+    }
+
+    /// Makes a session, or changes what the request names.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND where the id can be no session's.
+    pub fn put_session(
+        &self,
+        tenant: &TenantId,
+        id: Option<SessionId>,
+        request: &SessionRequest,
+    ) -> Result<(), ErrorEnvelope> {
+        self.sessions.put(&key(tenant, id)?, request.ttl_ms.map(Duration::from_millis));
+        Ok(())
+    }
+
+    /// Forgets a session. Its tasks go on.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub fn evict_session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<(), ErrorEnvelope> {
+        if self.sessions.evict(&key(tenant, id)?) { Ok(()) } else { Err(no_such_session()) }
+    }
+}
+
+fn key(tenant: &TenantId, id: Option<SessionId>) -> Result<Key, ErrorEnvelope> {
+    Ok(Key { tenant: tenant.clone(), id: id.ok_or_else(no_such_session)? })
+}
+
+fn no_such_session() -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::NotFound, "no such session: its id is a UUID, and it goes when nobody uses it")
+}

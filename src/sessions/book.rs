@@ -1,0 +1,260 @@
+//! The machine behind sessions. Time comes in from outside.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Gone;
+use crate::ids::{PoolId, ReplicaId, SessionId, TenantId};
+
+/// Whose session it is, and which of theirs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key {
+    pub tenant: TenantId,
+    pub id: SessionId,
+}
+
+/// What holds for all sessions.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// How long a new session lives without use.
+    pub ttl: Duration,
+    /// Sessions that nothing uses at most; the one whose time is over soonest goes first.
+    pub most_idle: usize,
+}
+
+/// Where a task of a session ran to an end of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Good {
+    pub pool_id: PoolId,
+    pub replica_id: ReplicaId,
+    /// The part of its prompt that came from the engine's cache, 0 to 1.
+    pub warmth: f64,
+}
+
+/// A session as it is now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Look {
+    pub ttl_remaining: Duration,
+    pub turns: u64,
+    /// The last good run.
+    pub last: Option<Good>,
+}
+
+#[derive(Debug)]
+struct Session {
+    /// Never used twice.
+    number: u64,
+    ttl: Duration,
+    /// Of it, that have not ended.
+    tasks: u64,
+    /// When it goes; counts only while it has no tasks, and then the same stands in `idle`.
+    expires: Instant,
+    turns: u64,
+    last: Option<Good>,
+}
+
+/// All sessions.
+#[derive(Debug)]
+pub struct Book {
+    settings: Settings,
+    sessions: HashMap<Key, Session>,
+    /// Those without tasks, by when they go.
+    idle: BTreeMap<(Instant, u64), Key>,
+    next: u64,
+    /// Why sessions have gone since somebody asked.
+    gone: Vec<Gone>,
+}
+
+impl Book {
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, sessions: HashMap::new(), idle: BTreeMap::new(), next: 0, gone: Vec::new() }
+    }
+
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// Why sessions have gone since this was called last.
+    pub fn take_gone(&mut self) -> Vec<Gone> {
+        std::mem::take(&mut self.gone)
+    }
+
+    /// One more task of a session, which is made where there is none; its number.
+    pub fn enter(&mut self, key: &Key, now: Instant) -> u64 {
+        self.with(key, now, |session| {
+            session.tasks += 1;
+            session.number
+        })
+    }
+
+    /// One task less, where the session is still the same.
+    pub fn leave(&mut self, key: &Key, number: u64, now: Instant) {
+        if self.sessions.get(key).is_some_and(|session| session.number == number) {
+            self.with(key, now, |session| session.tasks -= 1);
+        }
+    }
+
+    /// A task ran to an end of its own, where the session is still the same.
+    pub fn good(&mut self, key: &Key, number: u64, good: Good) {
+        if let Some(session) = self.sessions.get_mut(key).filter(|session| session.number == number) {
+            session.turns += 1;
+            session.last = Some(good);
+        }
+    }
+
+    pub fn look(&self, key: &Key, now: Instant) -> Option<Look> {
+        let session = self.sessions.get(key)?;
+        let ttl_remaining =
+            if session.tasks > 0 { session.ttl } else { session.expires.saturating_duration_since(now) };
+        let look = Look { ttl_remaining, turns: session.turns, last: session.last.clone() };
+        // What is to go at the next sweep has gone.
+        (!ttl_remaining.is_zero()).then_some(look)
+    }
+
+    /// Starts its time to live anew; whether there is one.
+    pub fn extend(&mut self, key: &Key, now: Instant) -> bool {
+        let found = self.look(key, now).is_some();
+        if found {
+            self.with(key, now, |_| ());
+        }
+        found
+    }
+
+    /// Makes or changes a session.
+    pub fn put(&mut self, key: &Key, ttl: Option<Duration>, now: Instant) {
+        self.with(key, now, |session| session.ttl = ttl.unwrap_or(session.ttl));
+    }
+
+    /// Forgets a session; whether there was one.
+    pub fn evict(&mut self, key: &Key, now: Instant) -> bool {
+        let found = self.look(key, now).is_some();
+        self.forget(key, if found { Gone::Evicted } else { Gone::Expired });
+        found
+    }
+
+    /// Forgets what is over.
+    pub fn sweep(&mut self, now: Instant) {
+        while let Some(((expires, _), key)) = self.idle.first_key_value() {
+            if *expires > now {
+                return;
+            }
+            let key = key.clone();
+            self.forget(&key, Gone::Expired);
+        }
+    }
+
+    /// Uses a session, made where there is none, and starts its time to live anew.
+    fn with<T>(&mut self, key: &Key, now: Instant, change: impl FnOnce(&mut Session) -> T) -> T {
+        if self.look(key, now).is_none() {
+            self.forget(key, Gone::Expired);
+        }
+        let (next, ttl) = (&mut self.next, self.settings.ttl);
+        let session = self.sessions.entry(key.clone()).or_insert_with(|| {
+            *next += 1;
+            Session { number: *next, ttl, tasks: 0, expires: now, turns: 0, last: None }
+        });
+        self.idle.remove(&(session.expires, session.number));
+        let result = change(session);
+        session.expires = now + session.ttl;
+        if session.tasks == 0 {
+            self.idle.insert((session.expires, session.number), key.clone());
+        }
+        self.make_room();
+        result
+    }
+
+    fn make_room(&mut self) {
+        while self.idle.len() > self.settings.most_idle {
+            let Some((_, key)) = self.idle.first_key_value() else { return };
+            let key = key.clone();
+            self.forget(&key, Gone::Crowded);
+        }
+    }
+
+    fn forget(&mut self, key: &Key, why: Gone) {
+        if let Some(session) = self.sessions.remove(key) {
+            self.idle.remove(&(session.expires, session.number));
+            self.gone.push(why);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TTL: Duration = Duration::from_secs(60);
+
+    fn book(most_idle: usize) -> (Book, Instant) {
+        (Book::new(Settings { ttl: TTL, most_idle }), Instant::now())
+    }
+
+    fn key(number: u128) -> Key {
+        Key { tenant: TenantId::from("default"), id: SessionId(uuid::Uuid::from_u128(number)) }
+    }
+
+    fn good(warmth: f64) -> Good {
+        Good { pool_id: PoolId::from("p"), replica_id: ReplicaId::from("p-0"), warmth }
+    }
+
+    #[test]
+    fn a_session_lives_as_long_as_its_tasks_and_then_for_its_time() {
+        let (mut book, start) = book(10);
+        let number = book.enter(&key(1), start);
+        let late = start + TTL * 10;
+        book.sweep(late);
+        assert_eq!(book.look(&key(1), late).unwrap().ttl_remaining, TTL);
+        book.leave(&key(1), number, late);
+        assert_eq!(book.look(&key(1), late + TTL / 4).unwrap().ttl_remaining, TTL * 3 / 4);
+        assert!(book.extend(&key(1), late + TTL / 2));
+        book.sweep(late + TTL);
+        assert!(book.look(&key(1), late + TTL).is_some());
+        assert_eq!(book.look(&key(1), late + TTL * 3 / 2), None, "also before it is swept");
+        assert!(!book.extend(&key(1), late + TTL * 2));
+        book.sweep(late + TTL * 2);
+        assert!(book.is_empty());
+        assert_eq!(book.take_gone(), [Gone::Expired]);
+    }
+
+    #[test]
+    fn what_comes_late_for_an_evicted_session_does_not_meet_its_successor() {
+        let (mut book, now) = book(10);
+        let first = book.enter(&key(1), now);
+        assert!(book.evict(&key(1), now));
+        assert!(!book.evict(&key(1), now));
+        let second = book.enter(&key(1), now);
+        book.good(&key(1), first, good(1.0));
+        book.leave(&key(1), first, now);
+        assert_eq!(book.look(&key(1), now).unwrap().turns, 0);
+        book.good(&key(1), second, good(0.5));
+        assert_eq!(book.look(&key(1), now).unwrap(), Look { ttl_remaining: TTL, turns: 1, last: Some(good(0.5)) });
+        book.leave(&key(1), second, now);
+        assert_eq!(book.take_gone(), [Gone::Evicted]);
+    }
+
+    #[test]
+    fn too_many_idle_sessions_go_in_the_order_in_which_their_time_is_over() {
+        let (mut book, now) = book(2);
+        book.put(&key(1), Some(TTL * 5), now);
+        book.put(&key(2), None, now);
+        let busy = book.enter(&key(3), now);
+        book.put(&key(4), Some(TTL * 2), now);
+        assert_eq!([1, 2, 3, 4].map(|number| book.look(&key(number), now).is_some()), [true, false, true, true]);
+        book.leave(&key(3), busy, now);
+        assert_eq!([1, 3, 4].map(|number| book.look(&key(number), now).is_some()), [true, false, true]);
+        assert_eq!(book.take_gone(), [Gone::Crowded, Gone::Crowded]);
+    }
+
+    #[test]
+    fn sessions_of_two_tenants_are_two() {
+        let (mut book, now) = book(10);
+        book.put(&key(1), None, now);
+        assert_eq!(book.look(&Key { tenant: TenantId::from("other"), ..key(1) }, now), None);
+    }
+}
