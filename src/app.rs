@@ -14,7 +14,7 @@ use crate::api::{self, Api, Settings};
 use crate::catalog::LiveCatalog;
 use crate::config::{self, Config};
 use crate::engine::{LoadError, Loader};
-use crate::gateway::{Gateway, Parts, Waiting, take_in};
+use crate::gateway::{Gateway, Parts, Waiting, take_in, take_in_models};
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
@@ -155,6 +155,7 @@ impl App {
         } = metrics::register()?;
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
         let store = Store::open(&config.store, lifecycle).await?;
+        take_in_models(&catalog, &store, lifecycle).await?;
         let (journal, kept) = Journal::open(store.clone()).await?;
         let keys = journal.keys().await?;
         let retention = Retention {

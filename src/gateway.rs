@@ -8,12 +8,13 @@
 //! | `operate` | how pools stand; drain, resume and reload |
 //! | `purge` | take models out of memory and off the disk |
 //! | `catalog` | add, list, verify, retire and remove models |
+//! | `kept_models` | what of the catalog outlives the process |
 //! | `artifacts` | documents that are named by their content |
 //! | `capabilities` | what the gateway can do |
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, detail};
@@ -31,6 +32,7 @@ mod artifacts;
 mod capabilities;
 mod catalog;
 mod idempotency;
+mod kept_models;
 mod look;
 mod operate;
 mod purge;
@@ -42,6 +44,7 @@ pub use artifacts::Filed;
 pub use capabilities::{Capabilities, EngineFacts, PoolCapabilities};
 use idempotency::Idempotency;
 pub use idempotency::Once;
+pub use kept_models::take_in_models;
 pub use look::TaskFilter;
 pub use recover::{Waiting, take_in};
 pub use submit::Owned;
@@ -53,6 +56,8 @@ pub struct Gateway {
     /// Where models are kept.
     data_dir: PathBuf,
     store: Store,
+    /// Held while what is filed of a model is looked at and handed to the store.
+    filing: Mutex<()>,
     /// In the order of the configuration. Which model each serves it says itself: that changes when it is reloaded.
     pools: Vec<Arc<Pool>>,
     admission: Admission,
@@ -113,6 +118,7 @@ impl Gateway {
             catalog,
             data_dir,
             store,
+            filing: Mutex::default(),
             pools,
             admission,
             registry,

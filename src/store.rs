@@ -5,6 +5,7 @@
 //! | `ownership` | one process per data folder |
 //! | `writer` | one connection; what is waiting is committed together |
 //! | `artifacts` | documents that are named by their content |
+//! | `catalog` | models that were added, and what is kept of all |
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `migrations` | the tables, as numbered SQL files |
 //!
@@ -40,11 +41,13 @@ use tokio::sync::oneshot;
 use crate::lifecycle::{Lifecycle, OnPanic};
 
 mod artifacts;
+mod catalog;
 mod journal;
 mod ownership;
 mod writer;
 
 pub use artifacts::{ArtifactRow, NewArtifact, Put};
+pub use catalog::ModelRow;
 pub use journal::{EndedRow, KeyRow, TaskRow};
 pub use ownership::InUse;
 use ownership::Ownership;

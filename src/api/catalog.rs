@@ -28,7 +28,7 @@ pub async fn view(State(api): State<Api>, Parameter(id): Parameter) -> Result<Re
 
 /// `DELETE /v2/catalog/models/{id}`: 204.
 pub async fn remove(State(api): State<Api>, Parameter(id): Parameter) -> Result<StatusCode, Failure> {
-    api.gateway.remove_model(&id)?;
+    api.gateway.remove_model(&id).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -45,6 +45,6 @@ pub async fn set_state(
 ) -> Result<Response, Failure> {
     // An unknown model is said first, whatever the body.
     api.gateway.catalog_model(&id)?;
-    let model = api.gateway.set_model_state(&id, ModelStateRequest::parse(&body)?)?;
+    let model = api.gateway.set_model_state(&id, ModelStateRequest::parse(&body)?).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(model)).into_response())
 }

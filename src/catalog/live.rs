@@ -50,6 +50,16 @@ pub enum Verification {
     Ended { run: Arc<Run>, ended_at_ms: u64, finding: Finding },
 }
 
+/// What an earlier process knew of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Earlier {
+    pub state: ModelState,
+    /// What its last verification had found, where the model must not be served for that.
+    pub distrust: Option<String>,
+    pub created_at_ms: u64,
+    pub updated_at_ms: u64,
+}
+
 /// An entry with its facts, of one moment.
 #[derive(Debug, Clone)]
 pub struct Model {
@@ -211,6 +221,31 @@ impl LiveCatalog {
             snapshot.catalog = Catalog::new(entries).map_err(taken)?;
             snapshot.facts.push(Arc::new(Facts::new(&entry, false)));
             self.metrics.state(&entry.id, ModelState::Active);
+            Ok(())
+        })
+    }
+
+    /// Takes in what an earlier process knew of a model; `entry` where it does not come from the configuration.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal`], where another model has the name or the configuration no longer has the model.
+    pub fn take_in(&self, id: &str, entry: Option<Entry>, earlier: Earlier) -> Result<(), Refusal> {
+        if let Some(entry) = entry {
+            self.add(entry)?;
+        }
+        self.change(|snapshot| {
+            let position = snapshot.of_id(id)?;
+            let facts = Arc::make_mut(&mut snapshot.facts[position]);
+            let Earlier { state, distrust, created_at_ms, updated_at_ms } = earlier;
+            (facts.state, facts.created_at_ms, facts.updated_at_ms) = (state, created_at_ms, updated_at_ms);
+            if let Some(why) = distrust {
+                facts.trust = ModelTrust::Failed;
+                let run = Run { started_at_ms: updated_at_ms, ..Run::default() };
+                let finding = Finding::Earlier(why);
+                facts.verification = Verification::Ended { run: Arc::new(run), ended_at_ms: updated_at_ms, finding };
+            }
+            self.metrics.state(id, state);
             Ok(())
         })
     }

@@ -13,7 +13,7 @@ use super::hub::{self, RemoteFile};
 use super::{Entry, ModelSource, Progress, builtin, digest_files, prepare};
 
 /// A verification under way.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Run {
     pub started_at_ms: u64,
     /// Of all files, once they were looked at; 0 until then.
@@ -58,6 +58,8 @@ pub enum Finding {
     /// There are no files yet: nothing was downloaded.
     Absent,
     Canceled,
+    /// What a verification by an earlier process has found, in words; it was a reason for distrust.
+    Earlier(String),
 }
 
 impl Finding {
@@ -80,6 +82,7 @@ impl Finding {
             Self::Digest { .. } => "digest",
             Self::Unreadable(_) => "unreadable",
             Self::Absent => "absent",
+            Self::Earlier(_) => "earlier",
         }
     }
 
@@ -96,7 +99,7 @@ impl Finding {
             Self::Missing(name) => format!("{name} is missing"),
             Self::Additional(name) => format!("{name} was added"),
             Self::Digest { pinned, found } => format!("its files have the digest {found}, not {pinned}"),
-            Self::Unreadable(why) => why.clone(),
+            Self::Unreadable(why) | Self::Earlier(why) => why.clone(),
             Self::Absent => "its files are not on this machine yet".to_owned(),
             Self::Canceled => "it was canceled".to_owned(),
         })

@@ -46,6 +46,7 @@ impl Gateway {
         }
         let id = entry.id.clone();
         self.catalog.add(entry).map_err(refused)?;
+        self.keep_model(&id).await?;
         self.catalog_model(&id)
     }
 
@@ -54,7 +55,7 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND; CONFLICT where it comes from the configuration, or a pool serves it or is getting it.
-    pub fn remove_model(&self, id: &str) -> Result<(), ErrorEnvelope> {
+    pub async fn remove_model(&self, id: &str) -> Result<(), ErrorEnvelope> {
         let configured = self.catalog.get(id).map_err(refused)?.facts.configured;
         let needed = || self.pools.iter().find(|pool| pool.needs_model(id));
         if !configured && let Some(pool) = needed() {
@@ -64,7 +65,8 @@ impl Gateway {
             );
             return Err(ErrorEnvelope::new(ErrorCode::Conflict, message).with_pool(pool.id().as_str()));
         }
-        self.catalog.remove(id).map_err(refused)
+        self.catalog.remove(id).map_err(refused)?;
+        self.keep_model(id).await
     }
 
     /// Retires a model or brings it back. At the deadline of a retirement what is left of its tasks is ended.
@@ -72,7 +74,11 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub fn set_model_state(self: &Arc<Self>, id: &str, request: ModelStateRequest) -> Result<ModelView, ErrorEnvelope> {
+    pub async fn set_model_state(
+        self: &Arc<Self>,
+        id: &str,
+        request: ModelStateRequest,
+    ) -> Result<ModelView, ErrorEnvelope> {
         let change = self.catalog.set_state(id, request.state).map_err(refused)?;
         if let (ModelState::Retired, Some(deadline_ms)) = (request.state, request.deadline_ms) {
             let (gateway, id) = (Arc::clone(self), id.to_owned());
@@ -84,6 +90,7 @@ impl Gateway {
                 }
             });
         }
+        self.keep_model(id).await?;
         self.catalog_model(id)
     }
 
@@ -122,6 +129,8 @@ impl Gateway {
         {
             self.end_tasks_of(id, error);
         }
+        // Where that fails the log says so.
+        let _ = self.keep_model(id).await;
     }
 
     /// The model that a reference means, where it is served to new requests.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use axum::body::Body;
 use insta::assert_snapshot;
+use serde_json::json;
 use sluicegate::engine::scripted::Script;
 use tempfile::TempDir;
 
@@ -128,6 +129,59 @@ async fn a_task_whose_model_is_gone_ends_with_an_error_that_says_so() {
         (&"POOL_UNAVAILABLE".into(), &r#"no pool serves the model "old""#.into())
     );
     second.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn models_that_were_added_and_what_became_of_them_are_there_in_the_next_process() {
+    let folder = TempDir::new().unwrap();
+    let model = TempDir::new().unwrap();
+    for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+        std::fs::write(model.path().join(name), name).unwrap();
+    }
+    let roots = format!("[\"{}\"]", model.path().display());
+    let settings = [("SLUICEGATE_CATALOG__ALLOWED_FILE_ROOTS", roots.as_str())];
+    let models = "/v2/catalog/models";
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let first = gate(folder.path(), says(&["done"]), &settings).await;
+    for body in [
+        json!({"id": "gone", "source": "hf:a/gone"}),
+        json!({"id": "small", "source": "hf:a/b", "aliases": ["s"], "digest": digest}),
+        json!({"id": "changed", "source": format!("file:{}", model.path().display()), "digest": digest}),
+    ] {
+        let answer = first.post(models, &body.to_string()).await;
+        assert_eq!(answer.status.as_u16(), 201, "{}", answer.body);
+    }
+    let gone = first.send(request("DELETE", &format!("{models}/gone"), Body::empty())).await;
+    assert_eq!(gone.status().as_u16(), 204);
+    first.post(&format!("{models}/small/state"), r#"{"state": "Retired"}"#).await;
+    first.post(&format!("{models}/builtin/state"), r#"{"state": "Retired"}"#).await;
+    first.post(&format!("{models}/changed/verify"), "").await;
+    while first.get(&format!("{models}/changed")).await.json()["trust"] != "failed" {
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    first.settle().await;
+    let before = first.get(models).await.json();
+    first.crash().await;
+
+    let second = gate(folder.path(), says(&["done"]), &settings).await;
+    let after = second.get(models).await.json();
+    let told = |list: &serde_json::Value| {
+        let models = list["models"].as_array().unwrap().clone();
+        let names = ["id", "aliases", "source", "state", "trust", "configured", "created_at_ms"];
+        models.iter().map(|model| names.map(|name| model[name].clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&before), told(&after));
+    assert_eq!(told(&after).len(), 3);
+    let why = |list: &serde_json::Value| list["models"][2]["verification"]["reason"].clone();
+    assert!(why(&after).as_str().unwrap().contains("its files have the digest"), "{after}");
+    assert_eq!(why(&before), why(&after));
+    assert_eq!(second.post("/v2/tasks", TASK).await.status.as_u16(), 410);
+    second.crash().await;
+
+    // A model that is outside of what the configuration allows now is left out.
+    let third = gate(folder.path(), says(&["done"]), &[]).await;
+    assert_eq!(told(&third.get(models).await.json()).len(), 2);
+    third.finish().await;
 }
 
 #[tokio::test(start_paused = true)]
