@@ -25,6 +25,7 @@ mod path;
 mod pools;
 mod sessions;
 mod sse;
+mod workers;
 
 pub use metrics::HttpMetrics;
 
@@ -60,6 +61,7 @@ pub fn router(api: Api) -> Router {
         .route("/v2/pools/{id}/reload", post(pools::reload))
         .route("/v2/pools/{id}/purge", post(pools::purge))
         .route("/v2/sessions/{id}", get(sessions::view).post(sessions::change).delete(sessions::evict))
+        .route("/v2/workers/register", post(workers::register))
         .route("/v2/catalog/models", get(catalog::list).post(catalog::create))
         .route("/v2/catalog/models/{id}", get(catalog::view).delete(catalog::remove))
         .route("/v2/catalog/models/{id}/verify", post(catalog::verify))

@@ -334,6 +334,11 @@ pub trait Loader: Send + Sync + 'static {
     ///
     /// [`LoadError`] where the engine can have no other model.
     fn of_model(&self, model: &str) -> Result<Arc<dyn Loader>, LoadError>;
+
+    /// What loads the same model from another server; `None` where it runs here.
+    fn at(&self, _place: &remote::Place) -> Option<Arc<dyn Loader>> {
+        None
+    }
 }
 
 /// Where there is memory for more engines.

@@ -7,6 +7,7 @@
 //! | `recover` | what an earlier process left |
 //! | `operate` | how pools stand; drain, resume and reload |
 //! | `purge` | take models out of memory and off the disk |
+//! | `workers` | servers that register with a pool, and go |
 //! | `catalog` | add, list, verify, retire and remove models |
 //! | `kept_models` | what of the catalog outlives the process |
 //! | `artifacts` | documents that are named by their content |
@@ -39,6 +40,7 @@ mod purge;
 mod recover;
 mod sessions;
 mod submit;
+mod workers;
 
 pub use artifacts::Filed;
 pub use capabilities::{Capabilities, EngineFacts, PoolCapabilities};
@@ -48,6 +50,7 @@ pub use kept_models::take_in_models;
 pub use look::TaskFilter;
 pub use recover::{Waiting, take_in};
 pub use submit::Owned;
+use workers::Workers;
 
 /// The gateway without its protocols. Built once.
 pub struct Gateway {
@@ -64,6 +67,7 @@ pub struct Gateway {
     registry: Arc<Registry>,
     sessions: Arc<Sessions>,
     idempotency: Idempotency,
+    workers: Workers,
     metrics: PoolMetrics,
     started_unix_s: u64,
     /// What an earlier process left is queued, and new tasks may come behind it.
@@ -124,6 +128,7 @@ impl Gateway {
             registry,
             sessions,
             idempotency,
+            workers: Workers::default(),
             metrics,
             started_unix_s,
             open: AtomicBool::new(false),

@@ -26,6 +26,7 @@ use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::placement::Candidate;
 use crate::tasks::{Ended, Home, Limits, Observer, Task};
 
+mod attach;
 mod drain;
 mod job;
 mod metrics;
@@ -39,6 +40,7 @@ mod replica;
 mod run;
 mod state;
 
+pub use attach::{Attached, NotAttached};
 pub use job::{Fitted, Job, Recipe, prepare};
 pub use metrics::PoolMetrics;
 pub use predict::{Bench, Forecast, Prediction, Running};
@@ -168,13 +170,13 @@ impl Pool {
     pub async fn start(self: &Arc<Self>) -> Result<(), crate::engine::LoadError> {
         // The pool opens with its first replica; one of the others that cannot be loaded is tried again, and so is a server
         // elsewhere that does not answer yet.
-        let (loader, epoch) = {
+        let (loader, stay) = {
             let state = self.lock();
-            (Arc::clone(&state.loader), state.epoch)
+            (Arc::clone(&state.loader), state.stay(0))
         };
         let began = Instant::now();
         match self.probe_new(loader.load().await?, began).await {
-            Ok(fresh) => self.install(0, fresh, epoch).await,
+            Ok(fresh) => self.install(0, fresh, stay).await,
             Err(error) if self.spec.engine.is(EngineName::Remote) => self.away(0, loader.load().await?, &error),
             Err(error) => return Err(error),
         }
@@ -182,10 +184,9 @@ impl Pool {
         self.lifecycle.spawn("dispatcher", OnPanic::Shutdown, async move { pool.dispatch().await });
         let pool = Arc::clone(self);
         self.lifecycle.spawn("queue positions", OnPanic::Shutdown, async move { pool.tell_positions().await });
-        let replicas = self.lock().replicas.len();
-        for replica in 1..replicas {
+        for replica in 1..self.spec.replicas.max(1) {
             match self.load_and_probe(loader.as_ref()).await {
-                Ok(fresh) => self.install(replica, fresh, epoch).await,
+                Ok(fresh) => self.install(replica, fresh, stay).await,
                 Err(error) => self.not_loaded(replica, &error),
             }
         }
@@ -269,7 +270,12 @@ impl Pool {
             purge: state.purge.clone(),
             closing: state.closing,
             queue_depth: state.queue.total().tasks,
-            replicas: state.replicas.iter().map(Replica::view).collect(),
+            replicas: state
+                .replicas
+                .iter()
+                .filter(|replica| replica.health != Health::Vacant)
+                .map(Replica::view)
+                .collect(),
         }
     }
 

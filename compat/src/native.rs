@@ -10,6 +10,7 @@ mod pool;
 mod request;
 mod session;
 mod view;
+mod worker;
 
 pub use admission::{AdmissionResponse, Preparation, PreviewResponse, Streams};
 pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};
@@ -31,3 +32,4 @@ pub use request::{
 };
 pub use session::{SessionRequest, SessionView};
 pub use view::{TaskList, TaskState, TaskSummary, TaskView};
+pub use worker::{RegisterWorker, WorkerView};

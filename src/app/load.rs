@@ -9,7 +9,7 @@ use tokio::sync::OnceCell;
 use crate::catalog::{FileDigest, LiveCatalog, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
 use crate::config::{self, Config};
 use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as EngineFiles};
-use crate::engine::remote::{RemoteEngine, RemoteSpec};
+use crate::engine::remote::{Place, RemoteEngine, RemoteSpec};
 use crate::engine::scripted::{Failure, FailureKind, Script, ScriptedEngine};
 use crate::engine::{Engine, LoadError, Loader, Room};
 use crate::lifecycle::Lifecycle;
@@ -122,6 +122,10 @@ impl Loader for Remote {
 
     fn of_model(&self, _: &str) -> Result<Arc<dyn Loader>, LoadError> {
         Err(LoadError("a pool with a remote engine has the model that its server has".into()))
+    }
+
+    fn at(&self, place: &Place) -> Option<Arc<dyn Loader>> {
+        Some(Arc::new(Self { spec: self.spec.at(place), lifecycle: self.lifecycle.clone() }))
     }
 }
 

@@ -70,6 +70,43 @@ pub struct Limits {
     pub idle: Duration,
 }
 
+/// Another server with the same model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Without a slash at its end.
+    pub base_url: String,
+    /// The model's name there; as on the first server where it is `None`.
+    pub model: Option<String>,
+    /// Not the first server's, which is nobody else's concern.
+    pub api_key: Option<Secret>,
+    /// Sequences at once; as on the first server where it is `None`.
+    pub slots: Option<u32>,
+}
+
+impl RemoteSpec {
+    /// The same at another server.
+    #[must_use]
+    pub fn at(&self, place: &Place) -> Self {
+        Self {
+            base_url: place.base_url.clone(),
+            model: place.model.clone().unwrap_or_else(|| self.model.clone()),
+            api_key: place.api_key.clone(),
+            slots: place.slots.unwrap_or(self.slots),
+            ..self.clone()
+        }
+    }
+}
+
+/// An address without a slash at its end; `None` for what is no address of a server, or has a user, a password, a query or a
+/// fragment.
+pub fn base_url(text: &str) -> Option<String> {
+    let url = reqwest::Url::parse(text).ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_graphic()))?;
+    let server = matches!(url.scheme(), "http" | "https") && url.has_host();
+    let nobody = url.username().is_empty() && url.password().is_none();
+    let plain = url.query().is_none() && url.fragment().is_none();
+    (server && nobody && plain).then(|| text.trim_end_matches('/').to_owned())
+}
+
 /// A key; never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(pub String);

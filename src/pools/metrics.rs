@@ -155,6 +155,11 @@ impl PoolMetrics {
         self.slots_total.with_label_values(&[spec.id.as_str(), replica.as_str()]);
     }
 
+    /// A server is registered no longer; its place may be another one's later.
+    pub(super) fn remove_replica(&self, spec: &PoolSpec, replica: &ReplicaId) {
+        self.slots_total.with_label_values(&[spec.id.as_str(), replica.as_str()]).set(0);
+    }
+
     /// The series of a replica whose engine version is now known.
     pub(super) fn add_engine(&self, pool: &Pool, replica: &ReplicaId, info: &EngineInfo) {
         let (engine, version) = (info.engine.as_str(), info.engine_version.as_str());

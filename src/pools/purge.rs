@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use sluicegate_compat::native::EngineName;
+
 use super::Pool;
 use super::recovery::release;
 use super::reload::{Busy, Conclusion};
 use super::replica::Health;
+use crate::engine::LoadError;
 use crate::ids::ModelId;
 use crate::tasks::Clock;
 
@@ -72,6 +75,10 @@ impl Pool {
     ///
     /// [`Busy`].
     pub fn begin_purge(self: &Arc<Self>, models: Vec<ModelId>, tasks: Option<Tasks>) -> Result<Purging, Busy> {
+        if tasks.is_some() && self.spec.engine.is(EngineName::Remote) {
+            let message = "a pool with a remote engine has nothing in memory, and could not get its model back";
+            return Err(Busy::Fixed(LoadError(message.to_owned())));
+        }
         let mut state = self.lock();
         state.check_not_busy()?;
         if tasks == Some(Tasks::Refuse) && !state.has_no_tasks() {

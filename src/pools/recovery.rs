@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::rates::Measured;
 use super::replica::{Health, Seat};
+use super::state::Stay;
 use super::{Pool, Refused};
 use crate::engine::{Engine, LoadError, Loader};
 use crate::ids::ReplicaId;
@@ -67,12 +68,12 @@ impl Pool {
         Ok(Fresh { engine, measured })
     }
 
-    /// Takes a working engine into service, unless the pool has got others since `epoch`.
-    pub(super) async fn install(self: &Arc<Self>, number: usize, fresh: Fresh, epoch: u64) {
+    /// Takes a working engine into service, unless the pool has got others since it had this `stay`.
+    pub(super) async fn install(self: &Arc<Self>, number: usize, fresh: Fresh, stay: Stay) {
         let Fresh { engine, measured } = fresh;
         let id = {
             let mut state = self.lock();
-            if state.epoch == epoch {
+            if state.stay(number) == stay {
                 measured.into_iter().for_each(|measured| state.rates.measure_speed(measured));
                 let replica = &mut state.replicas[number];
                 replica.install(Arc::clone(&engine));
@@ -103,25 +104,25 @@ impl Pool {
 
     /// Notes that a replica beside others could not be loaded, and goes on trying.
     pub(super) fn not_loaded(self: &Arc<Self>, number: usize, error: &LoadError) {
-        let (id, epoch) = {
+        let (id, stay) = {
             let mut state = self.lock();
-            let epoch = state.epoch;
+            let stay = state.stay(number);
             let replica = &mut state.replicas[number];
             replica.health = Health::Recovering;
             replica.last_error = Some(error.to_string());
-            (replica.id.clone(), epoch)
+            (replica.id.clone(), stay)
         };
         tracing::error!(pool = %self.spec.id, replica = %id, %error, "a replica cannot be loaded");
         let pool = Arc::clone(self);
-        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id, epoch).await });
+        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id, stay).await });
     }
 
     /// Notes that the engine failed under a task, and starts to bring it back unless that is under way.
     pub(super) fn engine_failed(self: &Arc<Self>, seat: &Seat) {
         let number = seat.replica;
-        let (id, epoch) = {
+        let (id, stay) = {
             let mut state = self.lock();
-            let epoch = state.epoch;
+            let stay = state.stay(number);
             let replica = &mut state.replicas[number];
             // One that was replaced meanwhile is nobody's concern.
             if replica.health != Health::Ready || !replica.has(&seat.engine) {
@@ -129,43 +130,43 @@ impl Pool {
             }
             replica.health = Health::Recovering;
             replica.last_error = Some("the engine failed under a task".to_owned());
-            (replica.id.clone(), epoch)
+            (replica.id.clone(), stay)
         };
         tracing::warn!(pool = %self.spec.id, replica = %id, "the engine failed; probing it");
         let pool = Arc::clone(self);
-        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id, epoch).await });
+        self.lifecycle.spawn("recovery", OnPanic::Shutdown, async move { pool.recover(number, &id, stay).await });
     }
 
     /// Brings a replica's engine back, unless the pool gets others meanwhile: then it is not this one's to change any more.
-    async fn recover(self: Arc<Self>, number: usize, id: &ReplicaId, epoch: u64) {
+    pub(super) async fn recover(self: Arc<Self>, number: usize, id: &ReplicaId, stay: Stay) {
         let engine = self.lock().replicas[number].engine.clone();
         if let Some(engine) = engine
             && let Some(speed) = probe(engine.as_ref(), SHORT_PROBE).await
         {
             tracing::info!(pool = %self.spec.id, replica = %id, "the engine works again");
             self.lock().rates.measure_speed(speed);
-            return self.set_health(number, Health::Ready, epoch);
+            return self.set_health(number, Health::Ready, stay);
         }
         let mut attempt = 0;
         while !self.lifecycle.draining().is_cancelled() {
             attempt += 1;
-            let Some(loader) = self.abandon(number, epoch).await else { return };
+            let Some(loader) = self.abandon(number, stay).await else { return };
             match self.load_and_probe(loader.as_ref()).await {
                 Ok(fresh) => {
                     tracing::info!(pool = %self.spec.id, replica = %id, attempt, "the engine was built anew");
-                    return self.install(number, fresh, epoch).await;
+                    return self.install(number, fresh, stay).await;
                 }
                 Err(error) => {
                     tracing::error!(pool = %self.spec.id, replica = %id, attempt, %error, "the engine cannot be built anew");
                     let mut state = self.lock();
-                    if state.epoch != epoch {
+                    if state.stay(number) != stay {
                         return;
                     }
                     state.replicas[number].last_error = Some(error.to_string());
                 }
             }
             if attempt == REBUILDS {
-                self.give_up(number, epoch);
+                self.give_up(number, stay);
             }
             tokio::select! {
                 () = sleep(REBUILD_PAUSE) => {}
@@ -175,13 +176,13 @@ impl Pool {
     }
 
     /// Ends an engine that does not work, so that its memory is free before the next one is loaded; returns what loads that.
-    async fn abandon(&self, number: usize, epoch: u64) -> Option<Arc<dyn Loader>> {
+    async fn abandon(&self, number: usize, stay: Stay) -> Option<Arc<dyn Loader>> {
         let (engine, loader) = {
             let mut state = self.lock();
-            if state.epoch != epoch {
+            if state.stay(number) != stay {
                 return None;
             }
-            (state.replicas[number].engine.take(), Arc::clone(&state.loader))
+            (state.replicas[number].engine.take(), state.loader_of(number))
         };
         if let Some(engine) = engine {
             release(engine).await;
@@ -190,11 +191,16 @@ impl Pool {
     }
 
     /// The replica has failed; with the last one the queue cannot be served any more.
-    fn give_up(self: &Arc<Self>, number: usize, epoch: u64) {
-        self.set_health(number, Health::Failed, epoch);
+    fn give_up(self: &Arc<Self>, number: usize, stay: Stay) {
+        self.set_health(number, Health::Failed, stay);
+        self.fail_waiting();
+    }
+
+    /// Ends what waits where no replica is left that could run it.
+    pub(super) fn fail_waiting(self: &Arc<Self>) {
         let jobs = {
             let mut state = self.lock();
-            if state.health() == Health::Failed { state.leave_all() } else { Vec::new() }
+            if state.health().rank() >= Health::Failed.rank() { state.leave_all() } else { Vec::new() }
         };
         self.metrics.queue_changed(self);
         for job in jobs {
@@ -203,10 +209,10 @@ impl Pool {
         }
     }
 
-    fn set_health(&self, number: usize, health: Health, epoch: u64) {
+    fn set_health(&self, number: usize, health: Health, stay: Stay) {
         {
             let mut state = self.lock();
-            if state.epoch == epoch {
+            if state.stay(number) == stay {
                 state.replicas[number].health = health;
             }
         }

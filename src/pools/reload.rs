@@ -172,7 +172,7 @@ impl Pool {
     }
 
     /// Frees engines that were replaced, each once nothing runs on it any more.
-    async fn retire(&self, old: Vec<Arc<dyn Engine>>) {
+    pub(super) async fn retire(&self, old: Vec<Arc<dyn Engine>>) {
         for engine in old {
             let unused = self.wait_until(|state| !state.is_used(&engine));
             if self.lifecycle.forced().run_until_cancelled(unused).await.is_none() {
@@ -288,13 +288,13 @@ impl Reloading {
     async fn restore(&self) {
         self.enter(Phase::Restoring);
         let pool = &self.pool;
-        let (replicas, loader, epoch) = {
+        let (replicas, loader, stay) = {
             let state = pool.lock();
-            (state.replicas.len(), Arc::clone(&state.loader), state.epoch)
+            (state.replicas.len(), Arc::clone(&state.loader), state.stay(0))
         };
         for replica in 0..replicas {
             match pool.load_and_probe(loader.as_ref()).await {
-                Ok(fresh) => pool.install(replica, fresh, epoch).await,
+                Ok(fresh) => pool.install(replica, fresh, stay).await,
                 Err(error) => pool.not_loaded(replica, &error),
             }
         }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Pool;
 use super::job::sequences_at_once;
-use crate::engine::{Engine, EngineInfo};
+use crate::engine::{Engine, EngineInfo, Loader};
 use crate::ids::ReplicaId;
 use crate::tasks::Limits;
 
@@ -24,6 +24,8 @@ pub enum Health {
     Failed,
     /// The model was purged; a reload brings one back.
     Unloaded,
+    /// The place of a server that is registered no longer.
+    Vacant,
 }
 
 impl Health {
@@ -35,6 +37,7 @@ impl Health {
             Self::Starting => 2,
             Self::Failed => 3,
             Self::Unloaded => 4,
+            Self::Vacant => 5,
         }
     }
 
@@ -46,6 +49,7 @@ impl Health {
             Self::Recovering => "recovering",
             Self::Failed => "failed",
             Self::Unloaded => "unloaded",
+            Self::Vacant => "vacant",
         }
     }
 }
@@ -55,6 +59,10 @@ pub(super) struct Replica {
     pub id: ReplicaId,
     pub health: Health,
     pub engine: Option<Arc<dyn Engine>>,
+    /// Makes its engine, where that is not the pool's to make.
+    pub loader: Option<Arc<dyn Loader>>,
+    /// Counts those who had the place.
+    pub tenure: u64,
     /// Of the engine: see [`fingerprint`].
     pub fingerprint: Option<String>,
     /// Of the engine that was loaded last; `none` before the first.
@@ -77,6 +85,8 @@ impl Replica {
             id,
             health: Health::Starting,
             engine: None,
+            loader: None,
+            tenure: 0,
             fingerprint: None,
             engine_version: super::metrics::NONE.to_owned(),
             device: None,
@@ -96,6 +106,30 @@ impl Replica {
         self.engine_version.clone_from(&info.engine_version);
         self.device = Some(info.device.clone());
         self.engine = Some(engine);
+    }
+
+    /// Whether another server may have its place.
+    pub fn is_vacant(&self) -> bool {
+        self.health == Health::Vacant && self.slots_used == 0
+    }
+
+    /// Gives the place to a server. It is starting.
+    pub fn occupy(&mut self, engine: Arc<dyn Engine>, loader: Arc<dyn Loader>) {
+        self.install(engine);
+        self.health = Health::Starting;
+        self.last_error = None;
+        self.loader = Some(loader);
+        self.tenure += 1;
+    }
+
+    /// Takes the place from whoever has it.
+    pub fn vacate(&mut self) -> Option<Arc<dyn Engine>> {
+        self.health = Health::Vacant;
+        self.loader = None;
+        self.slots_total = 0;
+        self.fingerprint = None;
+        self.tenure += 1;
+        self.engine.take()
     }
 
     /// Whether it has this very engine.

@@ -106,7 +106,7 @@ pub(super) struct State {
     pub queue: Queue<Waiting>,
     tickets: HashMap<TaskId, Ticket>,
     running: HashMap<TaskId, RunningTask>,
-    /// At least one; their number never changes.
+    /// At least one; none is ever taken out.
     pub replicas: Vec<Replica>,
     pub rates: Rates,
     /// While no new tasks are taken.
@@ -132,6 +132,13 @@ pub(super) struct State {
     pub load_time: Duration,
     capacity: usize,
     policy: Policy,
+}
+
+/// See [`State::stay`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stay {
+    epoch: u64,
+    tenure: u64,
 }
 
 pub(super) struct Waiting {
@@ -225,7 +232,7 @@ impl State {
             Health::Unloaded => Err(Refused::Unloaded),
             _ if self.closing => Err(Refused::Unloaded),
             Health::Starting => Err(Refused::NotReady),
-            Health::Failed => Err(Refused::Exhausted),
+            Health::Failed | Health::Vacant => Err(Refused::Exhausted),
             Health::Ready | Health::Recovering => Ok(()),
         }
     }
@@ -235,6 +242,16 @@ impl State {
         let deadline = self.draining.as_ref().and_then(|draining| draining.deadline);
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         left.map_or(u64::MAX, |left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX)).clamp(1, LONGEST_RETRY_MS)
+    }
+
+    /// Makes the engine of a replica.
+    pub fn loader_of(&self, number: usize) -> Arc<dyn Loader> {
+        Arc::clone(self.replicas[number].loader.as_ref().unwrap_or(&self.loader))
+    }
+
+    /// What somebody who works on a replica holds it by: other engines, or another server in its place, make it another one.
+    pub fn stay(&self, number: usize) -> Stay {
+        Stay { epoch: self.epoch, tenure: self.replicas[number].tenure }
     }
 
     /// An engine of the pool; they all have the same model.

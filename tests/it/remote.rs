@@ -1,5 +1,7 @@
 //! What clients see when the server behind a remote engine misbehaves, and that the pool goes on.
 
+mod workers;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -289,5 +291,19 @@ async fn what_a_server_elsewhere_cannot_do_is_not_among_the_capabilities() {
     let pool = gate.get("/v2/meta/capabilities").await.json()["pools"][0].clone();
     let features = pool["features"].as_array().unwrap();
     assert!(features.contains(&json!("seed")) && !features.contains(&json!("strict_determinism")), "{pool}");
+    gate.finish().await;
+}
+
+#[tokio::test]
+async fn a_model_that_is_elsewhere_is_neither_reloaded_nor_purged() {
+    let gate = gate().await;
+    for (operation, body) in [
+        ("reload", json!({"new_model_ref": "builtin"})),
+        ("purge", json!({"purge_models": ["builtin"], "force": true})),
+    ] {
+        let answer = gate.post(&format!("/v2/pools/default/{operation}"), &body.to_string()).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["code"]), (409, &json!("CONFLICT")), "{operation}");
+    }
+    assert!(events(&gate, "not at all").await.contains(r#""t":"well""#));
     gate.finish().await;
 }

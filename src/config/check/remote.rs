@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::Check;
 use crate::config::{Remote, RemoteEngine, shape};
-use crate::engine::remote::{Limits, Secret};
+use crate::engine::remote::{Limits, Secret, base_url};
 
 /// Tokens of context where the configuration says nothing.
 const CONTEXT: u32 = 8192;
@@ -44,12 +44,9 @@ impl Check<'_> {
     }
 
     fn base_url(&mut self, key: &str, url: Option<&str>) -> String {
-        let url = url.unwrap_or_default();
-        let host = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
-        let plain = |host: &str| host.bytes().all(|byte| byte.is_ascii_graphic()) && !host.contains(['@', '?', '#']);
-        let sound = host.is_some_and(|host| !host.is_empty() && !host.starts_with('/') && plain(host));
-        self.ensure(sound, key, "an address such as http://127.0.0.1:9000/v1, without user or password");
-        url.trim_end_matches('/').to_owned()
+        let sound = base_url(url.unwrap_or_default());
+        self.ensure(sound.is_some(), key, "an address such as http://127.0.0.1:9000/v1, without user or password");
+        sound.unwrap_or_default()
     }
 
     /// The key itself; only the variable's name is in the configuration.

@@ -48,7 +48,8 @@ impl State {
             replica.health = health;
             replica.engine.take()
         };
-        self.replicas.iter_mut().filter_map(take).collect()
+        let occupied = self.replicas.iter_mut().filter(|replica| replica.health != Health::Vacant);
+        occupied.filter_map(take).collect()
     }
 
     /// The waiting tasks whose prompts were prepared for another model than that of this digest.

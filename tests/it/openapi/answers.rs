@@ -14,6 +14,7 @@ use crate::harness::{Gate, request, says};
 const TASK: &str = r#"{"model_ref": "builtin", "prompt": "say it", "max_tokens": 500}"#;
 const CHAT: &str = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 500}"#;
 const STREAM: &str = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "stream": true}"#;
+const REGISTER: &str = "/v2/workers/register";
 const SUBMIT: [(&str, &str); 2] = [("/v2/tasks", TASK), ("/v1/chat/completions", CHAT)];
 
 /// No task has it.
@@ -28,6 +29,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     a_catalog_that_changes(&mut witness).await;
     reloads_that_are_refused(&mut witness).await;
     sessions_that_come_and_go(&mut witness).await;
+    servers_that_register(&mut witness).await;
     bodies_that_are_refused(&mut witness).await;
     artifacts(&mut witness).await;
     conflicts(&mut witness).await;
@@ -61,6 +63,8 @@ async fn examples_succeed(witness: &mut Witness) {
         bodies.extend(named.map(|(name, body)| (path.clone(), name.clone(), body.to_string())));
     }
     assert!(bodies.len() > 10, "{bodies:?}");
+    // These need a pool of another kind: see `servers_that_register`.
+    bodies.retain(|(path, ..)| path != REGISTER);
     // What the other examples are about has to be there first.
     bodies.sort_by_key(|(path, ..)| path != "/v2/catalog/models");
     for (path, name, body) in bodies {
@@ -269,6 +273,41 @@ async fn sessions_that_come_and_go(witness: &mut Witness) {
     gate.finish().await;
 }
 
+async fn servers_that_register(witness: &mut Witness) {
+    let remote = r#"{ base_url = "http://127.0.0.1:1/v1", model = "m" }"#;
+    let pools = format!(r#"[{{ id = "elsewhere", engine = "remote", remote = {remote} }}]"#);
+    let gate = Gate::configured(&[("SLUICEGATE_POOLS", &pools)]).await;
+    let documented = witness.documents[0].operations().find(|operation| operation.path == REGISTER).unwrap();
+    let bodies: Vec<_> = documented.request_examples().map(|(_, body)| body.to_string()).collect();
+    for body in &bodies {
+        assert_eq!(witness.post(&gate, REGISTER, body).await.0.status, StatusCode::OK, "{body}");
+    }
+    let good = &bodies[0];
+    for (field, value, status) in [
+        ("worker_id", "\"a b\"", StatusCode::BAD_REQUEST),
+        ("base_url", "\"ftp://host/\"", StatusCode::BAD_REQUEST),
+        ("base_url", "\"http://user@host/v1\"", StatusCode::BAD_REQUEST),
+        ("api_key", "\"with space\"", StatusCode::BAD_REQUEST),
+        ("engine", "\"vllm\"", StatusCode::BAD_REQUEST),
+        ("slots", "0", StatusCode::BAD_REQUEST),
+        ("ttl_ms", "999", StatusCode::BAD_REQUEST),
+        ("why", "1", StatusCode::BAD_REQUEST),
+        ("pool_id", "\"nowhere\"", StatusCode::NOT_FOUND),
+    ] {
+        let (answer, _) = witness.post(&gate, REGISTER, &with(good, field, value)).await;
+        assert_eq!((answer.status, answer.json()["param"].as_str()), (status, Some(field)), "{value}: {}", answer.body);
+    }
+    for number in 2..64 {
+        let body = with(good, "worker_id", &format!("\"more-{number}\""));
+        assert_eq!(witness.post(&gate, REGISTER, &body).await.0.status, StatusCode::OK);
+    }
+    let (full, _) = witness.post(&gate, REGISTER, &with(good, "worker_id", "\"one-more\"")).await;
+    assert_eq!(full.status, StatusCode::CONFLICT, "{}", full.body);
+    gate.lifecycle.shutdown();
+    assert_eq!(witness.post(&gate, REGISTER, good).await.0.status, StatusCode::SERVICE_UNAVAILABLE);
+    gate.finish().await;
+}
+
 async fn bodies_that_are_refused(witness: &mut Witness) {
     let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
     let others = [
@@ -280,6 +319,7 @@ async fn bodies_that_are_refused(witness: &mut Witness) {
         ("/v2/catalog/models/builtin/state", "{}"),
         ("/v2/artifacts", "{}"),
         ("/v2/sessions/01a20a7d-a21e-77b5-a166-c2154022f8c7", "{}"),
+        (REGISTER, "{}"),
     ];
     for (path, body) in SUBMIT.into_iter().chain(others) {
         let (answer, _) = witness.post(&gate, path, &" ".repeat(2001)).await;

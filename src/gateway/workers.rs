@@ -1,0 +1,153 @@
+//! Servers elsewhere that register with a pool, and stay as long as they go on doing so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, RegisterWorker, WorkerView};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
+
+use super::Gateway;
+use crate::admission::shutting_down;
+use crate::engine::remote::{Place, Secret, base_url};
+use crate::lifecycle::OnPanic;
+use crate::pools::{Attached, Health, NotAttached, Pool};
+
+/// How long a registration holds, in ms.
+const TTL_MS: u64 = 30_000;
+const SHORTEST_TTL_MS: u64 = 1_000;
+const LONGEST_TTL_MS: u64 = 600_000;
+
+/// Of all pools together: each is a label of metrics.
+const MOST_REPLICAS: usize = 1024;
+
+const MOST_SLOTS: u32 = 4096;
+
+/// The servers that are registered, by their own names; no more than there are replicas.
+pub(super) type Workers = Mutex<HashMap<String, Worker>>;
+
+pub(super) struct Worker {
+    pool: Arc<Pool>,
+    place: Place,
+    attached: Attached,
+    /// It is gone then.
+    until: Instant,
+}
+
+impl Gateway {
+    /// Attaches a server to a pool, or renews its registration. With another address, model, key or number of slots under the
+    /// same name it takes the place of what was registered before.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND for the pool, INVALID_PARAMS, CONFLICT where there is no place for more, POOL_UNREADY while the gateway
+    /// shuts down.
+    pub async fn register_worker(self: &Arc<Self>, request: RegisterWorker) -> Result<WorkerView, ErrorEnvelope> {
+        let ttl_ms = request.ttl_ms.unwrap_or(TTL_MS);
+        let pool = self.pool_named(&request.pool_id);
+        let pool = pool.map_err(|error| ErrorEnvelope { param: Some("pool_id".into()), ..error })?;
+        let place = checked(&request, pool, ttl_ms)?;
+        if self.lifecycle.draining().is_cancelled() {
+            return Err(shutting_down());
+        }
+        let until = Instant::now() + Duration::from_millis(ttl_ms);
+        let mut workers = self.workers.lock().await;
+        let known = workers.get_mut(&request.worker_id);
+        let attached = match known.filter(|worker| worker.place == place && Arc::ptr_eq(&worker.pool, pool)) {
+            Some(worker) => {
+                worker.until = until;
+                worker.attached.clone()
+            }
+            None => {
+                if let Some(before) = workers.remove(&request.worker_id) {
+                    before.pool.detach(&before.attached);
+                }
+                if self.pools.iter().map(|pool| pool.places()).sum::<usize>() >= MOST_REPLICAS {
+                    return Err(ErrorEnvelope::new(
+                        ErrorCode::Conflict,
+                        "there are 1024 replicas, and no more are taken",
+                    ));
+                }
+                let attached = pool.attach(&place).await.map_err(not_attached)?;
+                let worker = Worker { pool: Arc::clone(pool), place, attached: attached.clone(), until };
+                workers.insert(request.worker_id.clone(), worker);
+                self.watch_worker(request.worker_id.clone(), attached.clone(), until);
+                attached
+            }
+        };
+        Ok(WorkerView {
+            worker_id: request.worker_id,
+            pool_id: pool.id().to_string(),
+            replica_id: attached.replica.to_string(),
+            state: pool.health_of(&attached).map_or(Health::Failed.as_str(), Health::as_str),
+            ttl_ms,
+            heartbeat_ms: ttl_ms / 3,
+        })
+    }
+
+    /// Takes a server out once it has not registered again in time.
+    fn watch_worker(self: &Arc<Self>, id: String, attached: Attached, mut until: Instant) {
+        let gateway = Arc::clone(self);
+        self.lifecycle.spawn("worker", OnPanic::Continue, async move {
+            let forced = gateway.lifecycle.forced().clone();
+            while forced.run_until_cancelled(sleep_until(until)).await.is_some() {
+                let mut workers = gateway.workers.lock().await;
+                match workers.get(&id).filter(|worker| worker.attached == attached) {
+                    None => return,
+                    Some(worker) if worker.until > Instant::now() => until = worker.until,
+                    Some(worker) => {
+                        worker.pool.detach(&attached);
+                        workers.remove(&id);
+                        return;
+                    }
+                }
+            }
+        });
+    }
+}
+
+fn checked(request: &RegisterWorker, pool: &Pool, ttl_ms: u64) -> Result<Place, ErrorEnvelope> {
+    let ensure = |sound: bool, param: &str, message: &str| {
+        if sound { Ok(()) } else { Err(ErrorEnvelope::invalid(param, format!("`{param}`: {message}"))) }
+    };
+    let named = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    let name = &request.worker_id;
+    ensure(
+        (1..=64).contains(&name.len()) && name.bytes().all(named),
+        "worker_id",
+        "1 to 64 letters, digits and . _ -",
+    )?;
+    let engine = request.engine.is_none_or(|engine| engine == pool.spec().engine);
+    ensure(engine, "engine", "the pool has another engine")?;
+    ensure((SHORTEST_TTL_MS..=LONGEST_TTL_MS).contains(&ttl_ms), "ttl_ms", "1000 to 600000 ms")?;
+    ensure(request.slots.is_none_or(|slots| (1..=MOST_SLOTS).contains(&slots)), "slots", "1 to 4096")?;
+    let visible = |text: &String| (1..=4096).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+    ensure(
+        request.api_key.as_ref().is_none_or(visible),
+        "api_key",
+        "1 to 4096 visible ASCII characters without spaces",
+    )?;
+    let model = request.model.as_ref().is_none_or(|model| (1..=256).contains(&model.len()));
+    ensure(model, "model", "1 to 256 bytes")?;
+    let address = base_url(&request.base_url).filter(|url| url.len() <= 2048);
+    let what = "an address such as http://127.0.0.1:9000/v1, without user or password";
+    ensure(address.is_some(), "base_url", what)?;
+    Ok(Place {
+        base_url: address.unwrap_or_default(),
+        model: request.model.clone(),
+        api_key: request.api_key.clone().map(Secret),
+        slots: request.slots,
+    })
+}
+
+fn not_attached(error: NotAttached) -> ErrorEnvelope {
+    match error {
+        NotAttached::NotRemote => ErrorEnvelope::invalid("pool_id", error.to_string()),
+        NotAttached::Full => ErrorEnvelope::new(ErrorCode::Conflict, error.to_string()),
+        NotAttached::Load(error) => {
+            tracing::error!(%error, "a server that has registered cannot be used");
+            ErrorEnvelope::new(ErrorCode::Internal, "the tokenizer of the pool cannot be read")
+        }
+    }
+}
