@@ -11,19 +11,22 @@ use sluicegate_compat::native::{
     Streams, TaskRequest, Violation, Workload,
 };
 
+use crate::budgets::{Budgets, Left};
 use crate::engine::Engine;
 use crate::ids::{CorrelationId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Refused, Share, prepare};
 use crate::sessions::{Good, Key as SessionKey, Sessions};
-use crate::tasks::{Durable, Journal, Key, Limits, Observer, Registry, Task};
+use crate::tasks::{Durable, Journal, Key, Limits, Registry, Spending, Task, Ties};
 
 mod again;
+mod grant;
 mod recipe;
 mod translate;
 
 pub use again::{interrupted, not_kept};
+use grant::{Grant, grant, over_budget};
 use recipe::{Asked, check_engine};
 use translate::{job, spec};
 
@@ -49,6 +52,7 @@ impl Caller {
 pub struct Admission {
     registry: Arc<Registry>,
     sessions: Arc<Sessions>,
+    budgets: Budgets,
     lifecycle: Lifecycle,
     metrics: PoolMetrics,
     /// Output tokens where the client names none.
@@ -142,11 +146,12 @@ impl Admission {
     pub fn new(
         registry: Arc<Registry>,
         sessions: Arc<Sessions>,
+        budgets: Budgets,
         lifecycle: Lifecycle,
         metrics: PoolMetrics,
         default_max_tokens: u32,
     ) -> Self {
-        Self { registry, sessions, lifecycle, metrics, default_max_tokens }
+        Self { registry, sessions, budgets, lifecycle, metrics, default_max_tokens }
     }
 
     /// Lets a request into one of `pools`, which all serve its model, or refuses it.
@@ -184,10 +189,11 @@ impl Admission {
         let Checked { asked, fitted, near, order } = self.check(request, pools, caller).await?;
         let request = &asked.request;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
-        let turn = session_of(request, caller).map(|key| Box::new(self.sessions.enter(key)) as Box<dyn Observer>);
+        let (limits, ties) = self.reserve(request, caller, fitted.limits)?;
+        let fitted = Fitted { limits, ..fitted };
         let task = self
             .registry
-            .create(spec(request, caller, fitted.limits), pool.home(), turn)
+            .create(spec(request, caller, fitted.limits), pool.home(), ties)
             .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
         // A drain that began meanwhile may have found nothing to wait for.
         if self.lifecycle.draining().is_cancelled() {
@@ -243,10 +249,28 @@ impl Admission {
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
         let last = self.last_good(&asked.request, caller);
         let near = last.as_ref().map(|last| &last.pool_id);
-        let order = by_start(tiers, priority, &caller.share, &fitted.limits, near);
+        let left = session_of(&asked.request, caller).map_or_else(Left::default, |key| self.sessions.left(&key));
+        let named = asked.request.max_tokens.is_some();
+        let Grant { max_tokens, .. } = grant(&fitted.limits, named, &left).map_err(over_budget)?;
+        let order = by_start(tiers, priority, &caller.share, &Limits { max_tokens, ..fitted.limits }, near);
         let order = in_time(order, deadline_ms)?;
         let near = last.map(|last| last.replica_id);
         Ok(Checked { asked, fitted, near, order })
+    }
+
+    /// Enters the session of a request and reserves what the task may use of its budgets; what it may use is less where
+    /// they leave less and the client has not said how much it wants.
+    fn reserve(&self, request: &TaskRequest, caller: &Caller, limits: Limits) -> Result<(Limits, Ties), ErrorEnvelope> {
+        let Some(key) = session_of(request, caller) else { return Ok((limits, Ties::default())) };
+        let turn = self.sessions.enter(key);
+        let (mut max_tokens, mut capped_by) = (limits.max_tokens, None);
+        let reservation = self.budgets.reserve(vec![turn.account()], |left| {
+            let granted = grant(&limits, request.max_tokens.is_some(), left)?;
+            (max_tokens, capped_by) = (granted.max_tokens, granted.capped_by);
+            Ok(granted.amounts)
+        });
+        let spending = Spending::new(reservation.map_err(over_budget)?, capped_by);
+        Ok((Limits { max_tokens, ..limits }, Ties { session: Some(Box::new(turn)), spending: Some(spending) }))
     }
 
     /// Where the session of a request ran last. A task that wants nothing from earlier caches has no reason to go there.

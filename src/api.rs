@@ -13,6 +13,7 @@ use crate::gateway::Gateway;
 mod access;
 mod artifacts;
 mod body;
+mod budget;
 mod catalog;
 mod correlation;
 mod errors;

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::admission::{self, Admission};
 use crate::api::{self, Api, Settings};
+use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
 use crate::config::{self, Config};
 use crate::engine::{LoadError, Loader};
@@ -120,6 +121,7 @@ pub struct App {
     lifecycle: Lifecycle,
     tasks: Arc<Registry>,
     sessions: Arc<Sessions>,
+    pub budgets: Budgets,
     pub store: Store,
     pub pools: Vec<Arc<Pool>>,
     /// What waited when an earlier process ended, until the pools can take it.
@@ -166,11 +168,17 @@ impl App {
         let left = take_in(&tasks, kept);
         let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
         let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
-        let sessions = sessions::Settings { ttl: config.sessions.ttl, most_idle: MOST_IDLE_SESSIONS };
-        let sessions = Sessions::new(sessions, session_metrics);
+        let budgets = Budgets::new();
+        let sessions = sessions::Settings {
+            ttl: config.sessions.ttl,
+            most_idle: MOST_IDLE_SESSIONS,
+            budget: config.sessions.budget,
+        };
+        let sessions = Sessions::new(sessions, budgets.clone(), session_metrics);
         let admission = Admission::new(
             Arc::clone(&tasks),
             Arc::clone(&sessions),
+            budgets.clone(),
             lifecycle.clone(),
             pool_metrics.clone(),
             config.admission.default_max_tokens,
@@ -198,6 +206,7 @@ impl App {
             lifecycle: lifecycle.clone(),
             tasks,
             sessions,
+            budgets,
             store,
             pools,
             left: Mutex::new(left),

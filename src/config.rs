@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
 
+use crate::budgets::Left;
 use crate::catalog::{self, Catalog, HubAccess, Storage};
 use crate::engine::remote::{Limits, Secret};
 use crate::store;
@@ -157,10 +158,13 @@ pub enum Device {
     Cuda(u32),
 }
 
-/// Conversations.
+/// Tasks that belong together.
 #[derive(Debug, Clone)]
 pub struct Sessions {
+    /// How long a session lives without use.
     pub ttl: Duration,
+    /// What the tasks of a new session may use in all.
+    pub budget: Left,
 }
 
 /// What flags set; each wins over file and environment.

@@ -32,6 +32,7 @@
 //! | 0 | [`ids`] | names, each its own type |
 //! | 0 | [`lifecycle`] | the only place that spawns; signals, drain, force |
 //! | 0 | [`store`] | what survives a restart, in an embedded SQLite database; the only place that knows SQL |
+//! | 0 | [`budgets`] | what may still be used: reserved before, settled after, never overspent; pure |
 //! | 1 | [`tasks`] | a task, its event log, the ways it can end, the registry and its retention |
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `remote` (any OpenAI-compatible server), `scripted`, and the text machinery |
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk or a hub, with digests; state, trust and verification |
@@ -56,6 +57,7 @@
 pub mod admission;
 pub mod api;
 pub mod app;
+pub mod budgets;
 pub mod catalog;
 pub mod cli;
 pub mod config;

@@ -440,6 +440,7 @@ fn tell(task: &Task, place: &Place) {
         queue_position: Some(place.position),
         predicted_start_ms: Some(place.prediction.start_ms),
         queue_depth: Some(place.queue_depth),
+        ..task.budget().unwrap_or_default()
     };
     let _ = task.log.append(Event::Metrics(Arc::new(metrics)), Instant::now());
 }

@@ -2,9 +2,9 @@
 //!
 //! A session is made when it is first used and forgotten when nobody has used it for its time to live. It holds facts about
 //! its tasks and never their texts: how many came to an end of their own, where the last of them ran, how much of its
-//! prompt that engine still had.
+//! prompt that engine still had. What they may use together is in an account of [`Budgets`].
 //!
-//! [`Book`] is the machine: plain data, with no clock, no I/O and no lock. [`Sessions`] is one mutex around it, and
+//! [`Book`] is the machine: plain data beside the accounts, with no clock and no I/O. [`Sessions`] is one mutex around it, and
 //! [`Turn`] a value that a task holds while it has not ended.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use std::time::Duration;
 use sluicegate_compat::native::{Event, FinishReason};
 use tokio::time::Instant;
 
+use crate::budgets::{AccountId, Budgets, Left};
 use crate::tasks::{Ended, Observer, Task};
 
 mod book;
@@ -28,14 +29,14 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    pub fn new(settings: Settings, metrics: SessionMetrics) -> Arc<Self> {
-        Arc::new(Self { metrics, book: Mutex::new(Book::new(settings)) })
+    pub fn new(settings: Settings, budgets: Budgets, metrics: SessionMetrics) -> Arc<Self> {
+        Arc::new(Self { metrics, book: Mutex::new(Book::new(settings, budgets)) })
     }
 
     /// Begins a turn in a session, which is made where there is none. The session lives at least as long as the turn.
     pub fn enter(self: &Arc<Self>, key: Key) -> Turn {
-        let number = self.change_book(|book, now| book.enter(&key, now));
-        Turn { sessions: Arc::clone(self), key, number }
+        let (number, account) = self.change_book(|book, now| book.enter(&key, now));
+        Turn { sessions: Arc::clone(self), key, number, account }
     }
 
     pub fn look(&self, key: &Key) -> Option<Look> {
@@ -47,9 +48,14 @@ impl Sessions {
         self.change_book(|book, now| book.extend(key, now))
     }
 
-    /// Makes a session, or changes it: its time to live, which starts anew.
-    pub fn put(&self, key: &Key, ttl: Option<Duration>) {
-        self.change_book(|book, now| book.put(key, ttl, now));
+    /// What a task of the session could use of its budgets now.
+    pub fn left(&self, key: &Key) -> Left {
+        self.book().left(key, Instant::now())
+    }
+
+    /// Makes a session, or changes what is named: its time to live, which starts anew, and its budgets.
+    pub fn put(&self, key: &Key, ttl: Option<Duration>, budget: Left) {
+        self.change_book(|book, now| book.put(key, ttl, budget, now));
     }
 
     /// Forgets a session; says whether there was one. Its tasks go on, and belong to none.
@@ -82,6 +88,14 @@ pub struct Turn {
     key: Key,
     /// Of the session: one that was made anew meanwhile is another.
     number: u64,
+    account: AccountId,
+}
+
+impl Turn {
+    /// That the session's tasks count for.
+    pub fn account(&self) -> AccountId {
+        self.account
+    }
 }
 
 impl Observer for Turn {

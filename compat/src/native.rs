@@ -30,6 +30,6 @@ pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
     Violation, Workload,
 };
-pub use session::{SessionRequest, SessionView};
+pub use session::{SessionBudget, SessionRequest, SessionView};
 pub use view::{TaskList, TaskState, TaskSummary, TaskView};
 pub use worker::{RegisterWorker, WorkerView};

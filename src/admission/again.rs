@@ -39,7 +39,9 @@ impl Admission {
         let share = Share { tenant: task.spec.tenant_id.clone(), weight };
         let caller = Caller { correlation_id: task.spec.correlation_id.clone(), share };
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
-        task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens);
+        task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens).map_err(|label| {
+            ErrorEnvelope::rejected(label, "the budget does not cover the task with the model that is served now")
+        })?;
         // Its session has gone with the earlier process, and so has whatever an engine kept for it.
         let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None);
         let job = Job { allowed: allowed(&asked.request, &order), ..job(&asked, task, &caller, fitted) };

@@ -4,10 +4,10 @@ use std::any::Any;
 
 use axum::extract::{OriginalUri, Request};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
 use sluicegate_compat::openai::error as openai;
 
 use crate::ids::CorrelationId;
@@ -15,18 +15,33 @@ use crate::lifecycle::panic_message;
 
 /// A refused request. Its body is written by [`render`].
 #[derive(Debug)]
-pub struct Failure(pub Box<ErrorEnvelope>);
+pub struct Failure {
+    envelope: Box<ErrorEnvelope>,
+    /// What a budget that refused it leaves.
+    budget: Option<Box<HeaderMap>>,
+}
+
+impl Failure {
+    /// Says what is left where a budget has refused the request.
+    pub fn with_budget(mut self, headers: impl FnOnce() -> HeaderMap) -> Self {
+        let budgets = [PolicyLabel::BudgetTokens, PolicyLabel::BudgetTime, PolicyLabel::BudgetCost];
+        let by_budget = self.envelope.policy_label.is_some_and(|label| budgets.contains(&label));
+        self.budget = by_budget.then(|| Box::new(headers()));
+        self
+    }
+}
 
 impl From<ErrorEnvelope> for Failure {
     fn from(envelope: ErrorEnvelope) -> Self {
-        Self(Box::new(envelope))
+        Self { envelope: Box::new(envelope), budget: None }
     }
 }
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
         let mut response = StatusCode::INTERNAL_SERVER_ERROR.into_response();
-        response.extensions_mut().insert(Failed(self.0));
+        response.headers_mut().extend(self.budget.map(|headers| *headers).unwrap_or_default());
+        response.extensions_mut().insert(Failed(self.envelope));
         response
     }
 }

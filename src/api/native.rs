@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::Api;
 use super::access::About;
 use super::body::Json;
+use super::budget;
 use super::errors::Failure;
 use super::path::Parameter;
 use super::sse::{EventStream, Native};
@@ -34,8 +35,12 @@ pub async fn submit(
 ) -> Result<Response, Failure> {
     let request = TaskRequest::parse(&body)?;
     let once = once(&headers, "tasks", &body)?;
-    let accepted = api.gateway.submit_once(once, request, &Caller::local(correlation)).await?;
+    let (session, caller) = (request.session_id, Caller::local(correlation));
+    let accepted = api.gateway.submit_once(once, request, &caller).await;
+    let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
+    let accepted = accepted.map_err(|error| Failure::from(error).with_budget(budget))?;
     let mut response = (StatusCode::ACCEPTED, axum::Json(accepted.response())).into_response();
+    response.headers_mut().extend(budget());
     response.extensions_mut().insert(About(accepted.id));
     Ok(response)
 }
@@ -83,6 +88,8 @@ pub async fn events(
     let depth = api.gateway.queue_depth(&task);
     let mut response = event_stream(EventStream::new(reader, Native { verbose }, None));
     response.headers_mut().insert("x-queue-depth", HeaderValue::from(depth));
+    let left = api.gateway.budget_left(&task.spec.tenant_id, task.spec.session_id);
+    response.headers_mut().extend(budget::headers(&left));
     response.extensions_mut().insert(About(task.spec.id));
     Ok(response)
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::Api;
 use super::access::About;
 use super::body::Json;
+use super::budget;
 use super::errors::Failure;
 use super::native::{event_stream, once};
 use super::path::Parameter;
@@ -37,8 +38,10 @@ pub async fn chat_completions(
     wishes(&headers, &mut request)?;
     let once = once(&headers, "chat completions", &body)?;
     drop(body);
-    let submitted = api.gateway.submit_owned(once, request, &Caller::local(correlation)).await;
-    let Owned { task, owner } = submitted.map_err(|error| context.rename(error))?;
+    let (session, caller) = (request.session_id, Caller::local(correlation));
+    let submitted = api.gateway.submit_owned(once, request, &caller).await;
+    let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
+    let Owned { task, owner } = submitted.map_err(|error| Failure::from(context.rename(error)).with_budget(budget))?;
     let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, api.gateway.fingerprint(&task));
     let mut response = if context.stream {
         event_stream(EventStream::new(task.log.reader(0), ChunkEncoder::new(&context, meta), owner))
@@ -47,6 +50,10 @@ pub async fn chat_completions(
         answer.unwrap_or_else(|error| Failure::from(error).into_response())
     };
     response.headers_mut().extend(told(&task, &context));
+    if response.status().is_success() {
+        // Of an answer that is whole, after it was charged.
+        response.headers_mut().extend(budget());
+    }
     response.extensions_mut().insert(About(task.spec.id));
     Ok(response)
 }

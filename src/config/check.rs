@@ -10,6 +10,7 @@ use super::key::Key;
 use super::layers::Layers;
 use super::shape::{self, LogLevel, Provision, Shape};
 use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
+use crate::budgets::Left;
 use crate::catalog::{FileRoots, HubAccess, Policy, Token};
 use crate::store::Location;
 
@@ -31,7 +32,10 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     let telemetry = telemetry(&shape.telemetry);
     let admission = check.admission(&shape.admission);
     let hub = check.hub(&shape.catalog.hub);
-    let sessions = Sessions { ttl: check.ms("sessions.ttl_ms", shape.sessions.ttl_ms, 1) };
+    let budget = shape.sessions.budget.as_ref();
+    let budget =
+        budget.map_or_else(Left::default, |&shape::Budget { tokens, time_ms, cost }| Left { tokens, time_ms, cost });
+    let sessions = Sessions { ttl: check.ms("sessions.ttl_ms", shape.sessions.ttl_ms, 1), budget };
     let catalog = check.models(&shape.catalog);
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
     let catalog_policy = Policy { strict: shape.catalog.trust == shape::Trust::Strict, roots };
@@ -86,7 +90,6 @@ impl Check<'_> {
 
     fn absent_features(&mut self, shape: &Shape) {
         self.served(shape.server.tls.is_none(), "server.tls", "put a TLS proxy on this machine in front");
-        self.served(shape.sessions.budget.is_none(), "sessions.budget", "leave it out");
         self.served(shape.admission.provision == Provision::Refuse, "admission.provision", "leave it at \"refuse\"");
         let shape::Limits { requests_per_minute, tokens_per_minute, concurrency } = shape.limits;
         self.served(requests_per_minute.is_none(), "limits.requests_per_minute", "leave it out");

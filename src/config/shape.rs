@@ -146,8 +146,17 @@ pub(super) struct Scripted {
 pub(super) struct Sessions {
     pub ttl_ms: u64,
     #[serde(default)]
-    #[eserde(compat)]
-    pub budget: Option<toml::Value>,
+    pub budget: Option<Budget>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Budget {
+    #[serde(default)]
+    pub tokens: Option<u64>,
+    #[serde(default)]
+    pub time_ms: Option<u64>,
+    #[serde(default)]
+    pub cost: Option<u64>,
 }
 
 #[derive(Debug, eserde::Deserialize)]

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, SessionRequest, SessionView};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, SessionBudget, SessionRequest, SessionView};
+use uuid::Uuid;
 
 use super::Gateway;
+use crate::budgets::Left;
 use crate::ids::{SessionId, TenantId};
 use crate::sessions::Key;
 
@@ -23,10 +25,16 @@ impl Gateway {
             // An engine does not say how much it keeps for whom; what is cold takes nothing.
             kv_bytes: (kv_warmth == 0.0).then_some(0),
             kv_warmth,
-            tokens_budget_remaining: None,
-            time_budget_remaining_ms: None,
-            cost_budget_remaining: None,
+            tokens_budget_remaining: look.left.tokens,
+            time_budget_remaining_ms: look.left.time_ms,
+            cost_budget_remaining: look.left.cost,
         })
+    }
+
+    /// What is left of the budgets that a task of a session counts for.
+    pub fn budget_left(&self, tenant: &TenantId, session: Option<Uuid>) -> Left {
+        let key = |id| Key { tenant: tenant.clone(), id: SessionId(id) };
+        session.map_or_else(Left::default, |id| self.sessions.left(&key(id)))
     }
 
     /// Starts the time to live of a session anew.
@@ -49,7 +57,9 @@ impl Gateway {
         id: Option<SessionId>,
         request: &SessionRequest,
     ) -> Result<(), ErrorEnvelope> {
-        self.sessions.put(&key(tenant, id)?, request.ttl_ms.map(Duration::from_millis));
+        let SessionBudget { tokens, time_ms, cost } = request.budget.unwrap_or_default();
+        let ttl = request.ttl_ms.map(Duration::from_millis);
+        self.sessions.put(&key(tenant, id)?, ttl, Left { tokens, time_ms, cost });
         Ok(())
     }
 

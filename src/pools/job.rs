@@ -95,7 +95,11 @@ impl Job {
             let message = "the pool has another model now than the one that the task names by its digest";
             return Err(ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(0));
         }
-        self.task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens);
+        self.task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens).map_err(|label| {
+            let message =
+                "the pool has got another model while the task waited, and the budget does not cover it there";
+            ErrorEnvelope::rejected(label, message)
+        })?;
         let sampling = Sampling { seed: self.fitted.sampling.seed, ..fitted.sampling };
         self.fitted = Fitted { sampling, ..fitted };
         Ok(())

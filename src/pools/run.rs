@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use sluicegate_compat::native::{ChoiceEnd, ErrorCode, ErrorEnvelope, Event, FinishReason, Started, Token};
+use sluicegate_compat::native::{
+    ChoiceEnd, ErrorCode, ErrorEnvelope, Event, FinishReason, PolicyLabel, Started, Token,
+};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +28,8 @@ const RETRY_WITHIN: Duration = Duration::from_secs(10);
 enum Limit {
     Wall,
     Idle,
+    /// A budget is used up.
+    Budget(PolicyLabel),
 }
 
 /// How an attempt to run a task ended.
@@ -91,6 +95,7 @@ impl Pool {
         };
         let (now, started) = (Instant::now(), Arc::new(started));
         let durable = job.task.start(Arc::clone(&started), now)?;
+        job.task.tell_budget();
         let predicted = job.admitted.map(|(at, _)| at + Duration::from_millis(predicted_ms));
         self.metrics.started(self, &job.task, &started, now, predicted);
         Ok(durable)
@@ -106,7 +111,7 @@ impl Pool {
             limit = self.watch(&job.task, began) => limit,
         };
         // The task ends now; the slots wait for the engine to let go.
-        job.task.fail(timed_out(limit).with_pool(self.spec.id.as_str()));
+        self.cut_off(&job.task, limit);
         let let_go = timeout(LET_GO_DEADLINE, sequences).await.is_ok();
         if !let_go {
             tracing::error!(pool = %self.spec.id, "the engine does not let go of a sequence");
@@ -198,7 +203,14 @@ impl Pool {
             if now >= idle {
                 return Limit::Idle;
             }
-            sleep_until(wall.min(idle)).await;
+            let paid = task.paid_until();
+            if paid.is_some_and(|paid| now >= paid) {
+                match task.pay_on() {
+                    Ok(()) => continue,
+                    Err(label) => return Limit::Budget(label),
+                }
+            }
+            sleep_until(paid.map_or(wall, |paid| wall.min(paid)).min(idle)).await;
         }
     }
 
@@ -240,6 +252,20 @@ impl Pool {
         engine.map(|engine| slots.seat.engine = engine).is_some()
     }
 
+    /// Ends a task that has come to a limit.
+    fn cut_off(&self, task: &Task, limit: Limit) {
+        match limit {
+            Limit::Budget(label) => task.exhaust(label),
+            Limit::Wall => self.time_out(task, "it ran longer than the pool allows"),
+            Limit::Idle => self.time_out(task, "the engine gave no token for longer than the pool allows"),
+        }
+    }
+
+    fn time_out(&self, task: &Task, why: &str) {
+        let error = ErrorEnvelope::new(ErrorCode::DecodeTimeout, format!("the task was ended: {why}"));
+        task.fail(error.with_pool(self.spec.id.as_str()));
+    }
+
     /// Writes the last event of a task whose sequences have ended, unless somebody else has.
     fn conclude(self: &Arc<Self>, task: &Task, seat: &Seat, attempt: Attempt) {
         match attempt {
@@ -250,7 +276,7 @@ impl Pool {
                 }
                 task.fail(engine_error(error).with_pool(self.spec.id.as_str()));
             }
-            Attempt::TimedOut(limit) => task.fail(timed_out(limit).with_pool(self.spec.id.as_str())),
+            Attempt::TimedOut(limit) => self.cut_off(task, limit),
         }
     }
 }
@@ -308,14 +334,6 @@ fn engine_error(error: EngineError) -> ErrorEnvelope {
         }
         EngineError::Grammar => ErrorEnvelope::invalid("json_schema", "this schema cannot be enforced"),
     }
-}
-
-fn timed_out(limit: Limit) -> ErrorEnvelope {
-    let limit = match limit {
-        Limit::Wall => "it ran longer than the pool allows",
-        Limit::Idle => "the engine gave no token for longer than the pool allows",
-    };
-    ErrorEnvelope::new(ErrorCode::DecodeTimeout, format!("the task was ended: {limit}"))
 }
 
 /// Hands the tokens of one choice to the task's log.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Gone;
+use crate::budgets::{AccountId, Budgets, Left};
 use crate::ids::{PoolId, ReplicaId, SessionId, TenantId};
 
 /// Whose session it is, and which of theirs.
@@ -22,6 +23,8 @@ pub struct Settings {
     pub ttl: Duration,
     /// Sessions that nothing uses at most; the one whose time is over soonest goes first.
     pub most_idle: usize,
+    /// What the tasks of a new session may use in all.
+    pub budget: Left,
 }
 
 /// Where a task of a session ran to an end of its own.
@@ -40,6 +43,8 @@ pub struct Look {
     pub turns: u64,
     /// The last good run.
     pub last: Option<Good>,
+    /// Of its budgets.
+    pub left: Left,
 }
 
 #[derive(Debug)]
@@ -53,12 +58,16 @@ struct Session {
     expires: Instant,
     turns: u64,
     last: Option<Good>,
+    account: AccountId,
+    budget: Left,
 }
 
 /// All sessions.
 #[derive(Debug)]
 pub struct Book {
     settings: Settings,
+    /// Where each session has an account.
+    budgets: Budgets,
     sessions: HashMap<Key, Session>,
     /// Those without tasks, by when they go.
     idle: BTreeMap<(Instant, u64), Key>,
@@ -68,8 +77,8 @@ pub struct Book {
 }
 
 impl Book {
-    pub fn new(settings: Settings) -> Self {
-        Self { settings, sessions: HashMap::new(), idle: BTreeMap::new(), next: 0, gone: Vec::new() }
+    pub fn new(settings: Settings, budgets: Budgets) -> Self {
+        Self { settings, budgets, sessions: HashMap::new(), idle: BTreeMap::new(), next: 0, gone: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -85,11 +94,11 @@ impl Book {
         std::mem::take(&mut self.gone)
     }
 
-    /// One more task of a session, which is made where there is none; its number.
-    pub fn enter(&mut self, key: &Key, now: Instant) -> u64 {
+    /// One more task of a session, which is made where there is none; its number and its account.
+    pub fn enter(&mut self, key: &Key, now: Instant) -> (u64, AccountId) {
         self.with(key, now, |session| {
             session.tasks += 1;
-            session.number
+            (session.number, session.account)
         })
     }
 
@@ -112,7 +121,12 @@ impl Book {
         let session = self.sessions.get(key)?;
         let ttl_remaining =
             if session.tasks > 0 { session.ttl } else { session.expires.saturating_duration_since(now) };
-        let look = Look { ttl_remaining, turns: session.turns, last: session.last.clone() };
+        let look = Look {
+            ttl_remaining,
+            turns: session.turns,
+            last: session.last.clone(),
+            left: self.budgets.left(&[session.account]),
+        };
         // What is to go at the next sweep has gone.
         (!ttl_remaining.is_zero()).then_some(look)
     }
@@ -126,9 +140,19 @@ impl Book {
         found
     }
 
-    /// Makes or changes a session.
-    pub fn put(&mut self, key: &Key, ttl: Option<Duration>, now: Instant) {
-        self.with(key, now, |session| session.ttl = ttl.unwrap_or(session.ttl));
+    /// What a task of the session could use; of one that is not there yet, what it will begin with.
+    pub fn left(&self, key: &Key, now: Instant) -> Left {
+        self.look(key, now).map_or(self.settings.budget, |look| look.left)
+    }
+
+    /// Makes or changes a session, in what is named. Budgets are what it may use in all, what is spent included.
+    pub fn put(&mut self, key: &Key, ttl: Option<Duration>, budget: Left, now: Instant) {
+        let (account, limits) = self.with(key, now, |session| {
+            session.ttl = ttl.unwrap_or(session.ttl);
+            session.budget = budget.or(session.budget);
+            (session.account, session.budget)
+        });
+        self.budgets.limit(account, limits);
     }
 
     /// Forgets a session; whether there was one.
@@ -154,10 +178,19 @@ impl Book {
         if self.look(key, now).is_none() {
             self.forget(key, Gone::Expired);
         }
-        let (next, ttl) = (&mut self.next, self.settings.ttl);
+        let (next, budgets, Settings { ttl, budget, .. }) = (&mut self.next, &self.budgets, self.settings);
         let session = self.sessions.entry(key.clone()).or_insert_with(|| {
             *next += 1;
-            Session { number: *next, ttl, tasks: 0, expires: now, turns: 0, last: None }
+            Session {
+                number: *next,
+                ttl,
+                tasks: 0,
+                expires: now,
+                turns: 0,
+                last: None,
+                account: budgets.open(budget),
+                budget,
+            }
         });
         self.idle.remove(&(session.expires, session.number));
         let result = change(session);
@@ -180,6 +213,8 @@ impl Book {
     fn forget(&mut self, key: &Key, why: Gone) {
         if let Some(session) = self.sessions.remove(key) {
             self.idle.remove(&(session.expires, session.number));
+            // What its tasks still hold goes with the account.
+            self.budgets.close(session.account);
             self.gone.push(why);
         }
     }
@@ -188,11 +223,13 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budgets::Amounts;
 
     const TTL: Duration = Duration::from_secs(60);
 
     fn book(most_idle: usize) -> (Book, Instant) {
-        (Book::new(Settings { ttl: TTL, most_idle }), Instant::now())
+        let settings = Settings { ttl: TTL, most_idle, budget: Left::default() };
+        (Book::new(settings, Budgets::new()), Instant::now())
     }
 
     fn key(number: u128) -> Key {
@@ -206,7 +243,7 @@ mod tests {
     #[test]
     fn a_session_lives_as_long_as_its_tasks_and_then_for_its_time() {
         let (mut book, start) = book(10);
-        let number = book.enter(&key(1), start);
+        let (number, _) = book.enter(&key(1), start);
         let late = start + TTL * 10;
         book.sweep(late);
         assert_eq!(book.look(&key(1), late).unwrap().ttl_remaining, TTL);
@@ -225,15 +262,16 @@ mod tests {
     #[test]
     fn what_comes_late_for_an_evicted_session_does_not_meet_its_successor() {
         let (mut book, now) = book(10);
-        let first = book.enter(&key(1), now);
+        let (first, _) = book.enter(&key(1), now);
         assert!(book.evict(&key(1), now));
         assert!(!book.evict(&key(1), now));
-        let second = book.enter(&key(1), now);
+        let (second, _) = book.enter(&key(1), now);
         book.good(&key(1), first, good(1.0));
         book.leave(&key(1), first, now);
         assert_eq!(book.look(&key(1), now).unwrap().turns, 0);
         book.good(&key(1), second, good(0.5));
-        assert_eq!(book.look(&key(1), now).unwrap(), Look { ttl_remaining: TTL, turns: 1, last: Some(good(0.5)) });
+        let look = book.look(&key(1), now).unwrap();
+        assert_eq!((look.turns, look.last), (1, Some(good(0.5))));
         book.leave(&key(1), second, now);
         assert_eq!(book.take_gone(), [Gone::Evicted]);
     }
@@ -241,10 +279,10 @@ mod tests {
     #[test]
     fn too_many_idle_sessions_go_in_the_order_in_which_their_time_is_over() {
         let (mut book, now) = book(2);
-        book.put(&key(1), Some(TTL * 5), now);
-        book.put(&key(2), None, now);
-        let busy = book.enter(&key(3), now);
-        book.put(&key(4), Some(TTL * 2), now);
+        book.put(&key(1), Some(TTL * 5), Left::default(), now);
+        book.put(&key(2), None, Left::default(), now);
+        let (busy, _) = book.enter(&key(3), now);
+        book.put(&key(4), Some(TTL * 2), Left::default(), now);
         assert_eq!([1, 2, 3, 4].map(|number| book.look(&key(number), now).is_some()), [true, false, true, true]);
         book.leave(&key(3), busy, now);
         assert_eq!([1, 3, 4].map(|number| book.look(&key(number), now).is_some()), [true, false, true]);
@@ -252,9 +290,24 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_changes_in_what_is_named_and_counts_what_was_spent() {
+        let (mut book, now) = book(10);
+        let left = |tokens, time_ms| Left { tokens, time_ms, cost: None };
+        book.put(&key(1), None, left(Some(100), Some(50)), now);
+        let (_, account) = book.enter(&key(1), now);
+        let spent = Amounts { tokens: 30, ..Amounts::default() };
+        book.budgets.reserve(vec![account], |_| Ok(spent)).unwrap().settle(spent);
+        assert_eq!(book.left(&key(1), now), left(Some(70), Some(50)));
+        book.put(&key(1), None, left(Some(200), None), now);
+        assert_eq!(book.left(&key(1), now), left(Some(170), Some(50)));
+        book.evict(&key(1), now);
+        assert_eq!(book.left(&key(1), now), Left::default());
+    }
+
+    #[test]
     fn sessions_of_two_tenants_are_two() {
         let (mut book, now) = book(10);
-        book.put(&key(1), None, now);
+        book.put(&key(1), None, Left::default(), now);
         assert_eq!(book.look(&Key { tenant: TenantId::from("other"), ..key(1) }, now), None);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Home, Journal, Kept, Observer, Stage, Task, TaskSpec};
+use super::{Home, Journal, Kept, Stage, Task, TaskSpec, Ties};
 use crate::ids::TaskId;
 
 /// How long, and in how much memory, ended tasks are kept.
@@ -91,24 +91,19 @@ impl Registry {
         Some(task)
     }
 
-    /// Makes a task and files it under its id. `session` hears of its end too, and is dropped then.
+    /// Makes a task and files it under its id.
     ///
     /// # Errors
     ///
     /// [`Conflict`] where a task with this id is still known.
-    pub fn create(
-        self: &Arc<Self>,
-        spec: TaskSpec,
-        home: Home,
-        session: Option<Box<dyn Observer>>,
-    ) -> Result<Arc<Task>, Conflict> {
+    pub fn create(self: &Arc<Self>, spec: TaskSpec, home: Home, ties: Ties) -> Result<Arc<Task>, Conflict> {
         use std::collections::hash_map::Entry;
         let mut state = self.lock();
         let (id, number) = (spec.id, state.next_number);
         let task = match state.tasks.entry(id) {
             Entry::Occupied(_) => return Err(Conflict),
             Entry::Vacant(vacant) => {
-                Arc::clone(vacant.insert(Task::new(spec, number, home, session, Arc::downgrade(self))))
+                Arc::clone(vacant.insert(Task::new(spec, number, home, ties, Arc::downgrade(self))))
             }
         };
         state.made.insert(number, id);

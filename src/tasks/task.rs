@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{
-    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Priority, Started, TaskState, TaskSummary,
-    TaskView, Workload,
+    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Metrics, PolicyLabel, Priority, Started,
+    TaskState, TaskSummary, TaskView, Workload,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Stage};
+use super::spending::{label, told};
+use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Spending, Stage, Ties};
+use crate::budgets::{Amounts, Exceeded};
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 
 /// What admission decided about a task. The texts of the prompt are not here: they go with its job, and end with it.
@@ -136,6 +138,8 @@ pub struct Task {
     home: Mutex<Home>,
     /// Its turn in a session, until it has ended. As above.
     session: Mutex<Option<Box<dyn Observer>>>,
+    /// What it has reserved of budgets, where it counts for one.
+    pub spending: Option<Spending>,
     /// The replica that runs it, or ran it last. As above.
     replica: Mutex<Option<ReplicaId>>,
     abandoned: AtomicBool,
@@ -156,14 +160,9 @@ struct Tokens {
 }
 
 impl Task {
-    pub(super) fn new(
-        spec: TaskSpec,
-        number: u64,
-        home: Home,
-        session: Option<Box<dyn Observer>>,
-        registry: Weak<Registry>,
-    ) -> Arc<Self> {
-        Arc::new(Self { session: Mutex::new(session), ..Self::begun(spec, number, home, registry, Clock::now()) })
+    pub(super) fn new(spec: TaskSpec, number: u64, home: Home, ties: Ties, registry: Weak<Registry>) -> Arc<Self> {
+        let begun = Self::begun(spec, number, home, registry, Clock::now());
+        Arc::new(Self { session: Mutex::new(ties.session), spending: ties.spending, ..begun })
     }
 
     fn begun(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>, created: Clock) -> Self {
@@ -176,6 +175,7 @@ impl Task {
             stop: CancellationToken::new(),
             home: Mutex::new(home),
             session: Mutex::default(),
+            spending: None,
             replica: Mutex::default(),
             abandoned: AtomicBool::new(false),
             journal: OnceLock::new(),
@@ -235,9 +235,21 @@ impl Task {
     }
 
     /// Its prompt has so many tokens for the model that it is to run on now. It may use no more output than before.
-    pub fn refit(&self, prompt_tokens: u32, max_tokens: u32) {
+    ///
+    /// # Errors
+    ///
+    /// What it has reserved of its budgets does not cover the prompt.
+    pub fn refit(&self, prompt_tokens: u32, max_tokens: u32) -> Result<(), PolicyLabel> {
         let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        *tokens = Tokens { prompt: prompt_tokens, max: max_tokens.min(tokens.max) };
+        let mut max = max_tokens.min(tokens.max);
+        if let Some(spending) = &self.spending {
+            max = spending.cover(prompt_tokens, self.spec.limits.choices, max);
+        }
+        if max == 0 {
+            return Err(PolicyLabel::BudgetTokens);
+        }
+        *tokens = Tokens { prompt: prompt_tokens, max };
+        Ok(())
     }
 
     /// Notes the replica that runs it.
@@ -277,6 +289,45 @@ impl Task {
         true
     }
 
+    /// Ends the task because a budget is used up. Does nothing where it has ended.
+    pub fn exhaust(&self, label: PolicyLabel) {
+        if let Some(seal) = self.log.seal() {
+            let usage = Usage { tokens_out: seal.progress().tokens, cached_tokens: 0 };
+            self.close(seal, FinishReason::Length, usage, Vec::new(), Some(label));
+        }
+    }
+
+    /// When the engine time that it has reserved is over; `None` before its start, and where it counts for no budget.
+    pub fn paid_until(&self) -> Option<Instant> {
+        let (started, _) = self.log.progress().started?;
+        Some(started + self.spending.as_ref()?.time()?)
+    }
+
+    /// Reserves the next slice of engine time, and tells its clients what is left.
+    ///
+    /// # Errors
+    ///
+    /// The budget that is used up.
+    pub fn pay_on(&self) -> Result<(), PolicyLabel> {
+        let renewed = self.spending.as_ref().map_or(Ok(()), Spending::renew);
+        renewed.map_err(|Exceeded(unit)| label(unit))?;
+        self.tell_budget();
+        Ok(())
+    }
+
+    /// Appends a `metrics` event with what its budgets leave, where they have limits.
+    pub fn tell_budget(&self) {
+        if let Some(metrics) = self.budget() {
+            // One that has ended meanwhile takes none.
+            let _ = self.log.append(Event::Metrics(Arc::new(metrics)), Instant::now());
+        }
+    }
+
+    /// What its budgets leave, where they have limits.
+    pub fn budget(&self) -> Option<Metrics> {
+        told(&self.spending.as_ref()?.left()?)
+    }
+
     /// Ends the task with an error. Does nothing where it has ended.
     pub fn fail(&self, error: ErrorEnvelope) {
         if let Some(seal) = self.log.seal() {
@@ -286,6 +337,20 @@ impl Task {
 
     /// Writes the `end` event.
     pub fn finish(&self, seal: Seal, finish_reason: FinishReason, usage: Usage, choices: Vec<ChoiceEnd>) {
+        let mut reasons = choices.iter().map(|choice| choice.finish_reason).chain([finish_reason]);
+        let long = reasons.any(|reason| reason == FinishReason::Length);
+        let label = self.spending.as_ref().filter(|_| long).and_then(Spending::capped_by);
+        self.close(seal, finish_reason, usage, choices, label);
+    }
+
+    fn close(
+        &self,
+        seal: Seal,
+        finish_reason: FinishReason,
+        usage: Usage,
+        choices: Vec<ChoiceEnd>,
+        policy_label: Option<PolicyLabel>,
+    ) {
         let now = Instant::now();
         let progress = seal.progress();
         let started = progress.started.as_ref().map(|(at, _)| *at);
@@ -301,7 +366,7 @@ impl Task {
             decode_ms: between(progress.first_token, Some(now)).unwrap_or(0),
             finish_reason,
             choices,
-            policy_label: None,
+            policy_label,
         };
         self.end(seal, Event::End(Arc::new(end)));
     }
@@ -313,6 +378,7 @@ impl Task {
         progress.ended = Some((now, last.clone()));
         // Before the event, so that whoever has seen the end finds the counters settled.
         let ended = Ended { last: last.clone(), progress };
+        self.settle(&ended, now);
         self.home().observer.ended(self, &ended);
         let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(session) = session {
@@ -329,6 +395,20 @@ impl Task {
             None => show(),
             Some(journal) => journal.ended(self, &ended.progress, show),
         }
+    }
+
+    /// Charges its budgets for what it has used. A task that never started has used nothing.
+    fn settle(&self, how: &Ended, now: Instant) {
+        let Some(spending) = &self.spending else { return };
+        let used = how.progress.started.as_ref().map(|(started, _)| {
+            let tokens_out = if let Event::End(end) = &how.last { end.tokens_out } else { how.progress.tokens };
+            Amounts {
+                tokens: u64::from(self.limits().prompt_tokens).saturating_add(tokens_out),
+                time_ms: millis(now.saturating_duration_since(*started)),
+                cost: 0,
+            }
+        });
+        spending.settle(used.unwrap_or_default());
     }
 
     pub fn state(&self, progress: &Progress) -> TaskState {

@@ -16,7 +16,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use sluicegate::engine::scripted::Script;
 use sluicegate::ids::{CorrelationId, PoolId, TaskId, TenantId};
-use sluicegate::tasks::{Ended, Home, Limits, Observer, Registry, Retention, Task, TaskSpec};
+use sluicegate::tasks::{Ended, Home, Limits, Observer, Registry, Retention, Task, TaskSpec, Ties};
 use sluicegate_compat::native::{Determinism, Event, Priority, Token, TokenKind, Workload};
 use tokio::time::Instant;
 
@@ -71,7 +71,9 @@ fn task(registry: &Arc<Registry>) -> Arc<Task> {
         metadata: Default::default(),
         limits,
     };
-    registry.create(spec, Home { pool_id: PoolId::from("default"), observer: Arc::new(Nobody) }, None).unwrap()
+    registry
+        .create(spec, Home { pool_id: PoolId::from("default"), observer: Arc::new(Nobody) }, Ties::default())
+        .unwrap()
 }
 
 fn token(index: u32) -> Event {

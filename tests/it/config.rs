@@ -253,7 +253,7 @@ fn what_this_version_does_not_serve_is_refused_by_name() {
 server.tls = { cert = "c", key = "k" }
 store.url = "postgres://user:geheim@host/db"
 admission.provision = "on-demand"
-sessions.budget = { tokens = 1 }
+sessions.ttl_ms = 1000
 limits = { requests_per_minute = 1, tokens_per_minute = 1, concurrency = 1 }
 [[catalog.models]]
 id = "priced"
@@ -266,7 +266,6 @@ price = { engine_second = 1 }
     :2: server.tls: not served by this version; put a TLS proxy on this machine in front
     :3: store.url: not served by this version; leave it at "sqlite:"
     :4: admission.provision: not served by this version; leave it at "refuse"
-    :5: sessions.budget: not served by this version; leave it out
     :6: limits.concurrency: not served by this version; leave it out
     :6: limits.requests_per_minute: not served by this version; leave it out
     :6: limits.tokens_per_minute: not served by this version; leave it out

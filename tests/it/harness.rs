@@ -213,7 +213,7 @@ impl Gate {
 
     pub fn is_idle(&self) -> bool {
         let idle = |pool: &Arc<Pool>| pool.slots().0 == 0 && pool.queue_depth() == 0 && pool.stats().running == 0;
-        self.app.live_tasks() == 0 && self.app.pools.iter().all(idle)
+        self.app.live_tasks() == 0 && self.app.budgets.is_settled() && self.app.pools.iter().all(idle)
     }
 }
 

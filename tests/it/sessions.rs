@@ -136,7 +136,8 @@ async fn a_bad_request_for_a_session_names_the_field() {
         (r#"{"ttl_ms": 31536000001}"#, "ttl_ms"),
         (r#"{"ttl_ms": "long"}"#, "ttl_ms"),
         (r#"{"colour": "red"}"#, "colour"),
-        (r#"{"budget": {"tokens": 1}}"#, "budget"),
+        (r#"{"budget": {"tokens": -1}}"#, "budget.tokens"),
+        (r#"{"budget": {"euros": 1}}"#, "budget.euros"),
     ] {
         let answer = gate.post(PATH, body).await;
         assert_eq!((answer.status, &answer.json()["param"]), (StatusCode::BAD_REQUEST, &param.into()), "{body}");

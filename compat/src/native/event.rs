@@ -101,6 +101,14 @@ pub struct Metrics {
     pub predicted_start_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub queue_depth: Option<u64>,
+    /// Absent without such a budget, as are the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tokens_budget_remaining: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_budget_remaining_ms: Option<u64>,
+    /// Micro-units.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cost_budget_remaining: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -181,7 +189,7 @@ pub fn encode_verbose(id: u64, event: &Event, out: &mut Vec<u8>) {
     let Event::Metrics(metrics) = event else { return encode(id, event, out) };
     sse::event_id(id, out);
     sse::event_name(event.name(), out);
-    sse::data_json(&Narrated { metrics, phase: "queued", human: metrics.narrate() }, out);
+    sse::data_json(&Narrated { metrics, phase: metrics.phase(), human: metrics.narrate() }, out);
 }
 
 #[derive(Serialize)]
@@ -193,8 +201,16 @@ struct Narrated<'a> {
 }
 
 impl Metrics {
+    /// A task that waits has a place.
+    const fn phase(&self) -> &'static str {
+        if self.queue_position.is_some() { "queued" } else { "running" }
+    }
+
     /// What it says, for a person.
     fn narrate(&self) -> String {
+        if self.queue_position.is_none() {
+            return self.narrate_budget();
+        }
         let place = match self.queue_position {
             Some(0) => "next in line".to_owned(),
             Some(1) => "1 task ahead".to_owned(),
@@ -205,6 +221,16 @@ impl Metrics {
             Some(ms) => format!("{place}, expected to start in {}.{} s", ms / 1000, ms % 1000 / 100),
             None => place,
         }
+    }
+
+    fn narrate_budget(&self) -> String {
+        let of = |left: Option<u64>, unit: &str| left.map(|left| format!("{left} {unit}"));
+        let left = [
+            of(self.tokens_budget_remaining, "tokens"),
+            of(self.time_budget_remaining_ms, "ms of engine time"),
+            of(self.cost_budget_remaining, "micro-units"),
+        ];
+        format!("the budget leaves {}", left.into_iter().flatten().collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -267,7 +293,12 @@ mod tests {
 
     #[test]
     fn narration_says_the_place_in_words_and_changes_nothing_else() {
-        let metrics = Metrics { queue_position: Some(2), predicted_start_ms: Some(1250), queue_depth: Some(4) };
+        let metrics = Metrics {
+            queue_position: Some(2),
+            predicted_start_ms: Some(1250),
+            queue_depth: Some(4),
+            ..Metrics::default()
+        };
         let (mut plain, mut verbose) = (Vec::new(), Vec::new());
         encode(1, &Event::Metrics(Arc::new(metrics.clone())), &mut plain);
         encode_verbose(1, &Event::Metrics(Arc::new(metrics)), &mut verbose);
@@ -275,6 +306,18 @@ mod tests {
         let added = r#","phase":"queued","human":"2 tasks ahead, expected to start in 1.2 s""#;
         assert_eq!(verbose.replace(added, ""), plain);
         assert!(verbose.contains(added));
+    }
+
+    #[test]
+    fn what_a_running_task_is_told_is_what_its_budget_leaves() {
+        let metrics =
+            Metrics { tokens_budget_remaining: Some(10), time_budget_remaining_ms: Some(500), ..Metrics::default() };
+        let mut out = Vec::new();
+        encode_verbose(3, &Event::Metrics(Arc::new(metrics)), &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "id: 3\nevent: metrics\ndata: {\"tokens_budget_remaining\":10,\"time_budget_remaining_ms\":500,\"phase\":\"running\",\"human\":\"the budget leaves 10 tokens, 500 ms of engine time\"}\n\n"
+        );
     }
 
     #[test]

@@ -31,8 +31,23 @@ pub struct SessionRequest {
     /// How long it lives without use, from now on.
     #[serde(default)]
     pub ttl_ms: Option<u64>,
+    /// Changes the units that it names.
+    #[serde(default, deserialize_with = "crate::json::object")]
+    pub budget: Option<SessionBudget>,
+}
+
+/// What the tasks of a session may use in all, what they have used before included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct SessionBudget {
+    /// Of prompts and output.
     #[serde(default)]
-    pub budget: Option<serde_json::Value>,
+    pub tokens: Option<u64>,
+    /// Of engines.
+    #[serde(default)]
+    pub time_ms: Option<u64>,
+    /// Micro-units.
+    #[serde(default)]
+    pub cost: Option<u64>,
 }
 
 impl SessionRequest {
@@ -45,10 +60,6 @@ impl SessionRequest {
         let request: Self = crate::json::parse_known(body)?;
         if request.ttl_ms.is_some_and(|ms| !(1..=LONGEST_TTL_MS).contains(&ms)) {
             return Err(ErrorEnvelope::invalid("ttl_ms", format!("`ttl_ms` is 1 to {LONGEST_TTL_MS}")));
-        }
-        if request.budget.is_some() {
-            let message = "`budget` is not served by this version";
-            return Err(ErrorEnvelope::invalid("budget", message).with_detail(super::detail::UNSUPPORTED_PARAMETER));
         }
         Ok(request)
     }

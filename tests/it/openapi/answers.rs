@@ -269,6 +269,21 @@ async fn sessions_that_come_and_go(witness: &mut Witness) {
     assert_eq!(witness.post(&gate, &session, "{}").await.0.status, StatusCode::NO_CONTENT);
     assert_eq!(witness.send(&gate, extend()).await.0.status, StatusCode::NO_CONTENT);
     assert_eq!(witness.get(&gate, &session).await.0.status, StatusCode::OK);
+    assert_eq!(witness.post(&gate, &session, r#"{"budget": {"tokens": 99}}"#).await.0.status, StatusCode::NO_CONTENT);
+    let id = format!("\"{NOBODY}\"");
+    for ((path, body), field, value) in
+        [(SUBMIT[0], "session_id", id.clone()), (SUBMIT[1], "sluicegate", format!(r#"{{"session_id": {id}}}"#))]
+    {
+        let body = with(body, field, &value);
+        assert_eq!(witness.post(&gate, path, &body).await.0.status, StatusCode::TOO_MANY_REQUESTS);
+        let short = with(&body, "max_tokens", "1");
+        let (answer, _) = witness.post(&gate, path, &short).await;
+        assert!(answer.status.is_success(), "{}", answer.body);
+        if let Some(task) = answer.json()["task_id"].as_str() {
+            witness.get(&gate, &format!("/v2/tasks/{task}/events?verbose=true")).await;
+        }
+    }
+    gate.settle().await;
     assert_eq!(witness.send(&gate, gone()).await.0.status, StatusCode::NO_CONTENT);
     gate.finish().await;
 }

@@ -39,7 +39,7 @@ fn the_documented_fields_are_those_of_the_types() {
     assert_eq!(properties(&native, "CreateArtifact"), fields(source, "CreateArtifact"));
     assert_eq!(properties(&native, "Artifact"), fields(source, "ArtifactView"));
     let source = include_str!("../../../compat/src/native/session.rs");
-    for name in ["SessionRequest", "SessionView"] {
+    for name in ["SessionRequest", "SessionBudget", "SessionView"] {
         assert_eq!(properties(&native, name), fields(source, name), "{name}");
     }
     let source = include_str!("../../../compat/src/native/catalog.rs");

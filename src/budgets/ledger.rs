@@ -1,0 +1,196 @@
+//! The machine behind budgets: accounts, what is spent and what is reserved in each.
+//!
+//! The law: in no account is more spent and reserved together than its limit, unless the limit was lowered afterwards.
+
+use std::collections::HashMap;
+
+/// An account. Its number is never used twice, so what comes late for one that is closed cannot meet another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct AccountId(u64);
+
+/// What budgets are counted in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Unit {
+    Tokens,
+    /// Of the engine, in ms.
+    Time,
+    /// In micro-units.
+    Cost,
+}
+
+/// So much of each unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amounts {
+    pub tokens: u64,
+    pub time_ms: u64,
+    /// Micro-units.
+    pub cost: u64,
+}
+
+impl Amounts {
+    /// The sum; it stays at the largest number instead of passing it.
+    pub fn plus(self, other: Self) -> Self {
+        self.each(other, u64::saturating_add)
+    }
+
+    fn minus(self, other: Self) -> Self {
+        self.each(other, u64::saturating_sub)
+    }
+
+    fn each(self, other: Self, join: fn(u64, u64) -> u64) -> Self {
+        Self {
+            tokens: join(self.tokens, other.tokens),
+            time_ms: join(self.time_ms, other.time_ms),
+            cost: join(self.cost, other.cost),
+        }
+    }
+}
+
+/// So much of each unit at most; `None`: without limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Left {
+    pub tokens: Option<u64>,
+    pub time_ms: Option<u64>,
+    /// Micro-units.
+    pub cost: Option<u64>,
+}
+
+impl Left {
+    /// Whether `wanted` is left.
+    ///
+    /// # Errors
+    ///
+    /// The first unit of which there is too little.
+    pub fn covers(&self, wanted: Amounts) -> Result<(), Exceeded> {
+        let short = |left: Option<u64>, wanted: u64| left.is_some_and(|left| wanted > left);
+        let unit = if short(self.tokens, wanted.tokens) {
+            Unit::Tokens
+        } else if short(self.time_ms, wanted.time_ms) {
+            Unit::Time
+        } else if short(self.cost, wanted.cost) {
+            Unit::Cost
+        } else {
+            return Ok(());
+        };
+        Err(Exceeded(unit))
+    }
+
+    /// These limits, and those of `other` where there are none.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens.or(other.tokens),
+            time_ms: self.time_ms.or(other.time_ms),
+            cost: self.cost.or(other.cost),
+        }
+    }
+
+    fn less(self, used: Amounts) -> Self {
+        let less = |left: Option<u64>, used: u64| left.map(|left| left.saturating_sub(used));
+        Self {
+            tokens: less(self.tokens, used.tokens),
+            time_ms: less(self.time_ms, used.time_ms),
+            cost: less(self.cost, used.cost),
+        }
+    }
+
+    fn least(self, other: Self) -> Self {
+        let least = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
+        Self {
+            tokens: least(self.tokens, other.tokens),
+            time_ms: least(self.time_ms, other.time_ms),
+            cost: least(self.cost, other.cost),
+        }
+    }
+}
+
+/// Too little is left of this unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the budget does not cover it")]
+pub struct Exceeded(pub Unit);
+
+#[derive(Debug)]
+struct Account {
+    limits: Left,
+    spent: Amounts,
+    reserved: Amounts,
+}
+
+impl Account {
+    fn left(&self) -> Left {
+        self.limits.less(self.spent.plus(self.reserved))
+    }
+}
+
+/// The accounts. An operation on a list of them changes all or none; those that are closed have no say.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    accounts: HashMap<AccountId, Account>,
+    next: u64,
+}
+
+impl Ledger {
+    /// A new account that may use so much; nothing is spent.
+    pub fn open(&mut self, limits: Left) -> AccountId {
+        let id = AccountId(self.next);
+        self.next += 1;
+        self.accounts.insert(id, Account { limits, spent: Amounts::default(), reserved: Amounts::default() });
+        id
+    }
+
+    /// Forgets an account.
+    pub fn close(&mut self, account: AccountId) {
+        self.accounts.remove(&account);
+    }
+
+    /// Changes what an account may use in all.
+    pub fn limit(&mut self, account: AccountId, limits: Left) {
+        if let Some(account) = self.accounts.get_mut(&account) {
+            account.limits = limits;
+        }
+    }
+
+    /// What is spent and what is reserved in an account.
+    pub fn used(&self, account: AccountId) -> Option<(Amounts, Amounts)> {
+        self.accounts.get(&account).map(|account| (account.spent, account.reserved))
+    }
+
+    /// What all of `accounts` leave: of each unit the least.
+    pub fn left(&self, accounts: &[AccountId]) -> Left {
+        let each = accounts.iter().filter_map(|id| self.accounts.get(id));
+        each.map(Account::left).fold(Left::default(), Left::least)
+    }
+
+    /// Reserves so much in each of `accounts`.
+    ///
+    /// # Errors
+    ///
+    /// The unit of which one of them has too little; nothing has changed then.
+    pub fn reserve(&mut self, accounts: &[AccountId], wanted: Amounts) -> Result<(), Exceeded> {
+        self.left(accounts).covers(wanted)?;
+        self.each(accounts, |account| account.reserved = account.reserved.plus(wanted));
+        Ok(())
+    }
+
+    /// Ends a reservation of `held` in each of `accounts`: what was used is spent, at most what was held.
+    pub fn settle(&mut self, accounts: &[AccountId], held: Amounts, used: Amounts) {
+        let charged = used.each(held, u64::min);
+        self.each(accounts, |account| {
+            account.reserved = account.reserved.minus(held);
+            account.spent = account.spent.plus(charged);
+        });
+    }
+
+    /// Whether nothing is reserved.
+    pub fn is_settled(&self) -> bool {
+        self.accounts.values().all(|account| account.reserved == Amounts::default())
+    }
+
+    fn each(&mut self, accounts: &[AccountId], change: impl Fn(&mut Account)) {
+        for id in accounts {
+            if let Some(account) = self.accounts.get_mut(id) {
+                change(account);
+            }
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What a task has reserved of the budgets that it counts for.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use sluicegate_compat::native::{Metrics, PolicyLabel};
+
+use super::Observer;
+use crate::budgets::{Amounts, Exceeded, Left, Reservation, Unit};
+
+/// Engine time is reserved in slices of so many ms, each when the one before is used up.
+pub const SLICE_MS: u64 = 1000;
+
+/// The reservation of a task, until it has ended. One plain mutex, held for a look-up in the ledger.
+#[derive(Debug)]
+pub struct Spending(Mutex<State>);
+
+/// What a task holds beside its place in a pool until it has ended. Given back on drop where it is never let in.
+#[derive(Default)]
+pub struct Ties {
+    /// Its turn in a session: hears of its end, and is dropped then.
+    pub session: Option<Box<dyn Observer>>,
+    pub spending: Option<Spending>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// `None` once it is settled.
+    reservation: Option<Reservation>,
+    /// The budget that leaves less output than the task would have got.
+    capped_by: Option<Unit>,
+}
+
+/// The policy that a budget is.
+pub const fn label(unit: Unit) -> PolicyLabel {
+    match unit {
+        Unit::Tokens => PolicyLabel::BudgetTokens,
+        Unit::Time => PolicyLabel::BudgetTime,
+        Unit::Cost => PolicyLabel::BudgetCost,
+    }
+}
+
+/// The next slice of engine time, which may be shorter than usual.
+///
+/// # Errors
+///
+/// No time is left.
+pub fn slice(left: &Left) -> Result<Amounts, Exceeded> {
+    match left.time_ms.unwrap_or(SLICE_MS).min(SLICE_MS) {
+        0 => Err(Exceeded(Unit::Time)),
+        time_ms => Ok(Amounts { time_ms, ..Amounts::default() }),
+    }
+}
+
+impl Spending {
+    pub fn new(reservation: Reservation, capped_by: Option<Unit>) -> Self {
+        Self(Mutex::new(State { reservation: Some(reservation), capped_by }))
+    }
+
+    /// What its budgets leave to others; nothing is said once the task has ended.
+    pub fn left(&self) -> Option<Left> {
+        self.lock().reservation.as_ref().map(Reservation::left)
+    }
+
+    /// The policy that ended an output which ended because it was long enough.
+    pub fn capped_by(&self) -> Option<PolicyLabel> {
+        self.lock().capped_by.map(label)
+    }
+
+    /// How much engine time is reserved so far.
+    pub(super) fn time(&self) -> Option<Duration> {
+        self.lock().reservation.as_ref().map(|reservation| Duration::from_millis(reservation.held().time_ms))
+    }
+
+    /// Reserves another slice of time.
+    pub(super) fn renew(&self) -> Result<(), Exceeded> {
+        self.lock().reservation.as_mut().map_or(Ok(()), |reservation| reservation.renew(slice))
+    }
+
+    /// The output tokens of each choice that the reservation covers with a prompt of so many tokens, and no more than
+    /// `wanted`; for a task that was prepared anew for another model.
+    pub(super) fn cover(&self, prompt_tokens: u32, choices: u16, wanted: u32) -> u32 {
+        let mut state = self.lock();
+        let held = state.reservation.as_ref().map_or(u64::MAX, |reservation| reservation.held().tokens);
+        let output = held.saturating_sub(u64::from(prompt_tokens)) / u64::from(choices.max(1));
+        let covered = u32::try_from(output).unwrap_or(u32::MAX);
+        if covered < wanted {
+            state.capped_by = Some(Unit::Tokens);
+        }
+        covered.min(wanted)
+    }
+
+    /// Charges what was used and gives back the rest. What comes after that changes nothing.
+    pub(super) fn settle(&self, used: Amounts) {
+        let reservation = self.lock().reservation.take();
+        if let Some(reservation) = reservation {
+            reservation.settle(used);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is left, as `metrics` events show it; `None` where nothing has a limit.
+pub(super) fn told(left: &Left) -> Option<Metrics> {
+    (*left != Left::default()).then(|| Metrics {
+        tokens_budget_remaining: left.tokens,
+        time_budget_remaining_ms: left.time_ms,
+        cost_budget_remaining: left.cost,
+        ..Metrics::default()
+    })
+}
