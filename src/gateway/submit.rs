@@ -40,6 +40,7 @@ impl Gateway {
         let admitted = self.admission.admit(request, &Pools { serving: &serving, known: &known }, caller, life).await?;
         // The model may have been found changed, or been retired, while its prompt was counted.
         if let Err(error) = self.usable(&reference) {
+            self.metrics.rejected(None, error.code.as_str());
             admitted.task.fail(error.clone());
             return Err(error);
         }

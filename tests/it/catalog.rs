@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -14,12 +14,15 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
+use sluicegate::catalog::verify::{Check, Finding, Run};
 use sluicegate::catalog::{
-    Entry, HubAccess, ModelFiles, ModelPath, ModelSource, PrepareError, Progress, Silent, Storage, Token, prepare,
+    Catalog, CatalogMetrics, Entry, HubAccess, LiveCatalog, ModelFiles, ModelPath, ModelSource, Policy, PrepareError,
+    Progress, Silent, Storage, Token, prepare,
 };
 use sluicegate::lifecycle::Lifecycle;
 use tempfile::TempDir;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
@@ -410,4 +413,46 @@ async fn the_built_in_model_is_complete_and_kept_in_the_data_folder() {
     // A folder of the same files is the same model.
     let again = local(ModelSource::Folder(folder(&files).to_owned())).await.unwrap();
     assert_eq!((again.digest, again.size), (files.digest, files.size));
+}
+
+#[tokio::test]
+async fn a_downloaded_model_is_verified_against_what_the_hub_says_of_it() {
+    let fixture = Fixture::new().await;
+    let files = fixture.prepare("hf:org/model").await.unwrap();
+    let entry = Entry::new("m", ModelSource::from_reference(&"hf:org/model".parse().unwrap()).unwrap());
+    let verify = async || {
+        // Nothing was recorded of an earlier load: the hub's own digests count.
+        let check = Check::of(&entry, &[], fixture.data.path()).await.unwrap();
+        let (bytes_total, bytes_done, stop) = (AtomicU64::new(0), AtomicU64::new(0), CancellationToken::new());
+        check.run(&Run { started_at_ms: 0, bytes_total, bytes_done, stop })
+    };
+    let Finding::Passed { digest, .. } = verify().await else { panic!("nothing has changed") };
+    assert_eq!(digest, files.digest);
+    let path = folder(&files).join("model.safetensors");
+    let mut changed = weights();
+    changed[700_000] ^= 1;
+    std::fs::write(&path, changed).unwrap();
+    assert_eq!(verify().await, Finding::Changed("model.safetensors".into()));
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(verify().await, Finding::Missing("model.safetensors".into()));
+    std::fs::write(&path, weights()).unwrap();
+    std::fs::write(folder(&files).join("tokenizer.model"), "more").unwrap();
+    assert_eq!(verify().await, Finding::Additional("tokenizer.model".into()));
+}
+
+#[tokio::test]
+async fn under_strict_trust_a_pinned_model_is_served_once_it_is_loaded_and_another_is_not() {
+    let fixture = Fixture::new().await;
+    let files = fixture.prepare("hf:org/model").await.unwrap();
+    let source = ModelSource::from_reference(&"hf:org/model".parse().unwrap()).unwrap();
+    let pinned = Entry { digest: Some(files.digest.clone()), ..Entry::new("pinned", source.clone()) };
+    let catalog = Catalog::new(vec![pinned, Entry::new("other", source)]).unwrap();
+    let metrics = CatalogMetrics::register(&prometheus::Registry::new()).unwrap();
+    let live = LiveCatalog::new(catalog, Policy { strict: true, ..Policy::default() }, metrics);
+    let served = |id: &str| live.get(id).unwrap().usable(live.policy()).is_ok();
+    assert_eq!([served("builtin"), served("pinned"), served("other")], [true, false, false]);
+    for id in ["pinned", "other"] {
+        live.loaded(id, &files);
+    }
+    assert_eq!([served("builtin"), served("pinned"), served("other")], [true, true, false]);
 }
