@@ -8,6 +8,7 @@ use super::ErrorEnvelope;
 
 /// Integers beyond this are not told apart by everybody who reads JSON, so two documents would get one id.
 const MOST_EXACT: u64 = (1 << 53) - 1;
+const MOST_EXACT_FLOAT: f64 = 9_007_199_254_740_991.0;
 
 /// The body of `POST /v2/artifacts`.
 #[derive(Debug, Clone, PartialEq)]
@@ -121,7 +122,9 @@ impl<'de> Visitor<'de> for ExactVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Exact, E> {
-        Number::from_f64(value).map(|number| Exact(Value::Number(number))).ok_or_else(inexact)
+        // Also an integer that is too long for any other type comes as this one.
+        let exact = Number::from_f64(value).filter(|_| value.abs() <= MOST_EXACT_FLOAT);
+        exact.map(|number| Exact(Value::Number(number))).ok_or_else(inexact)
     }
 
     fn visit_str<E: de::Error>(self, value: &str) -> Result<Exact, E> {
@@ -169,6 +172,8 @@ mod tests {
         for (body, param) in [
             (r#"{"document": {"a": 9007199254740992}}"#, "document.a"),
             (r#"{"document": [-9007199254740992]}"#, "document[0]"),
+            (r#"{"document": [12345678901234567890123]}"#, "document[0]"),
+            (r#"{"document": [1e16]}"#, "document[0]"),
             (r#"{"document": {"a": {"b": 1, "b": 2}}}"#, "document.a"),
             (r#"{"document": 1, "tags": ["ok", ""]}"#, "tags[1]"),
             (r#"{"document": 1, "tags": ["a\u0000b"]}"#, "tags[0]"),
