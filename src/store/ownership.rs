@@ -1,4 +1,5 @@
-//! One process per data folder: an exclusive lock on a file in it, which holds the number of the process.
+//! One process per data folder: an exclusive lock on a file in it, which holds the number of the process; and on the database
+//! itself, which may have more than one name. SQLite's own locks are of another kind and do not meet this one.
 //!
 //! The operating system lets go of the lock when the process ends, however it ends.
 
@@ -10,7 +11,7 @@ use super::OpenError;
 
 /// Another gateway has the data folder.
 #[derive(Debug, thiserror::Error)]
-#[error("the data folder {folder} is in use by another gateway{holder}; give each gateway its own data_dir",
+#[error("the data folder {folder} is in use by another gateway{holder}; give each gateway its own data_dir and store.url",
     folder = folder.display(), holder = pid.map_or_else(String::new, |pid| format!(" (process {pid})")))]
 pub struct InUse {
     pub folder: PathBuf,
@@ -22,6 +23,8 @@ pub struct InUse {
 #[derive(Debug)]
 pub(super) struct Ownership {
     _locked: File,
+    /// Closing it would take away SQLite's own locks, so it is dropped after the connection.
+    _database: File,
 }
 
 impl Ownership {
@@ -43,8 +46,16 @@ impl Ownership {
             }
             Err(TryLockError::Error(error)) => return Err(failed(error)),
         }
+        // Empty where it is new, which SQLite takes for a new database.
+        let database =
+            File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        match database.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(InUse { folder, pid: None }.into()),
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
         let write = |file: &mut File| file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         write(&mut file).map_err(failed)?;
-        Ok(Self { _locked: file })
+        Ok(Self { _locked: file, _database: database })
     }
 }

@@ -72,6 +72,24 @@ async fn what_was_committed_is_there_after_the_store_is_opened_again() {
 }
 
 #[tokio::test]
+async fn a_second_gateway_is_refused_under_every_name_of_the_database() {
+    let (folder, other) = (tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let store = opened(folder.path()).await;
+    let database = folder.path().join("sluicegate.db");
+    let (symbolic, hard) = (other.path().join("symbolic.db"), other.path().join("hard.db"));
+    std::os::unix::fs::symlink(&database, &symbolic).expect("a link");
+    std::fs::hard_link(&database, &hard).expect("a link");
+    std::fs::remove_file(folder.path().join("sluicegate.lock")).expect("a lock file");
+    for path in [symbolic, hard, database] {
+        let second = Store::open(&Location::File(path.clone()), &Lifecycle::new()).await;
+        let message = second.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.contains("in use by another gateway"), "{}: {message}", path.display());
+    }
+    store.close().await;
+    opened(folder.path()).await.close().await;
+}
+
+#[tokio::test]
 async fn a_second_gateway_is_refused_with_the_folder_and_the_process() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = opened(folder.path()).await;
@@ -81,7 +99,7 @@ async fn a_second_gateway_is_refused_with_the_folder_and_the_process() {
     assert_eq!(
         message,
         format!(
-            "the data folder {path} is in use by another gateway (process {pid}); give each gateway its own data_dir"
+            "the data folder {path} is in use by another gateway (process {pid}); give each gateway its own data_dir and store.url"
         )
     );
     store.close().await;
