@@ -1,7 +1,7 @@
 //! What an engine is: the one seam between the gateway and whatever runs a model.
 //!
-//! An [`Engine`] works at the level of tokens. The gateway asks it to turn a prompt into token ids before admission (so the
-//! count is exact), and later to generate from those ids. Everything a client can see of the text (decoding, stop strings,
+//! An [`Engine`] works at the level of tokens. The gateway asks it to prepare a prompt before admission, which counts it (as
+//! token ids where the model runs here), and later to generate from what was prepared. Everything a client can see of the text (decoding, stop strings,
 //! log-probabilities) is done by the engine's adapter, and comes out one [`Piece`] per sampled token.
 //!
 //! # Cancellation
@@ -24,6 +24,7 @@ use sluicegate_compat::native::{EngineName, Message, TokenKind, TokenLogprobs, T
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
+mod meter;
 pub mod mistral;
 pub mod remote;
 pub mod scripted;
@@ -241,6 +242,15 @@ pub trait Sink: Send {
     ///
     /// `Break` ends the generation as if it had been cancelled.
     fn token(&mut self, piece: Piece) -> ControlFlow<()>;
+}
+
+/// Where the tokens of a probe go.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn token(&mut self, _: Piece) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }
 
 /// One sampled token that is part of the text (the end token and those of a stop string are not handed over).

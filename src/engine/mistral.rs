@@ -30,7 +30,6 @@ mod grammar;
 mod lanes;
 mod load;
 mod processor;
-mod rate;
 mod replies;
 mod run;
 mod tap;
@@ -43,15 +42,15 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use super::meter::Meter;
 use super::text::TextModel;
 use super::{
-    Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LET_GO_DEADLINE, LoadError, Prepared, Prompt,
-    PromptError, Sampling, Sink,
+    Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LET_GO_DEADLINE, LoadError, Nowhere, Prepared,
+    Prompt, PromptError, Sampling, Sink,
 };
 use lanes::Lanes;
 pub use load::copies_on_cpu;
 use processor::Answers;
-use rate::Meter;
 
 /// The version of the `mistralrs` crates that the lock file holds.
 const ENGINE_VERSION: &str = "0.8.1";
@@ -200,7 +199,7 @@ impl Engine for MistralEngine {
     }
 
     fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
-        async move { self.generate(self.trial(prompt_tokens), &mut run::Nowhere).await }.boxed()
+        async move { self.generate(self.trial(prompt_tokens), &mut Nowhere).await }.boxed()
     }
 
     fn unload(&self) -> BoxFuture<'_, ()> {

@@ -16,7 +16,6 @@ mod run;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -28,8 +27,9 @@ use sluicegate_compat::native::{EngineName, Message, Role};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::meter::Meter;
 use super::{
-    Chat, Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LoadError, Piece, Prepared, Prompt,
+    Chat, Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LoadError, Nowhere, Prepared, Prompt,
     PromptError, Sampling, Sink, Stated,
 };
 use prompt::Counter;
@@ -123,13 +123,11 @@ pub struct RemoteEngine {
     info: EngineInfo,
     client: Client,
     counter: Counter,
-    running: AtomicU32,
-    tokens_total: AtomicU64,
+    meter: Arc<Meter>,
     /// The server has asked not to be called before then.
     rest_until: Mutex<Option<Instant>>,
     /// Ends what runs when the engine is unloaded.
     closed: CancellationToken,
-    since: Instant,
 }
 
 impl RemoteEngine {
@@ -164,11 +162,9 @@ impl RemoteEngine {
             info,
             client,
             counter,
-            running: AtomicU32::new(0),
-            tokens_total: AtomicU64::new(0),
+            meter: Arc::new(Meter::new()),
             rest_until: Mutex::new(None),
             closed: CancellationToken::new(),
-            since: Instant::now(),
         })
     }
 
@@ -233,14 +229,7 @@ impl Engine for RemoteEngine {
     }
 
     fn stats(&self) -> EngineStats {
-        let tokens_total = self.tokens_total.load(Ordering::Relaxed);
-        let seconds = self.since.elapsed().as_secs_f64();
-        EngineStats {
-            slots: self.info.slots,
-            running: self.running.load(Ordering::Relaxed),
-            tokens_total,
-            tokens_per_s: if seconds > 0.0 { tokens_total as f64 / seconds } else { 0.0 },
-        }
+        EngineStats { slots: self.info.slots, ..self.meter.stats() }
     }
 
     fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
@@ -253,14 +242,5 @@ impl Engine for RemoteEngine {
 
     fn unload(&self) -> BoxFuture<'_, ()> {
         async { self.closed.cancel() }.boxed()
-    }
-}
-
-/// Where the tokens of a probe go.
-struct Nowhere;
-
-impl Sink for Nowhere {
-    fn token(&mut self, _: Piece) -> std::ops::ControlFlow<()> {
-        std::ops::ControlFlow::Continue(())
     }
 }

@@ -64,10 +64,8 @@ impl Gateway {
                     before.pool.detach(&before.attached);
                 }
                 if self.pools.iter().map(|pool| pool.places()).sum::<usize>() >= MOST_REPLICAS {
-                    return Err(ErrorEnvelope::new(
-                        ErrorCode::Conflict,
-                        "there are 1024 replicas, and no more are taken",
-                    ));
+                    let message = format!("there are {MOST_REPLICAS} replicas, and no more are taken");
+                    return Err(ErrorEnvelope::new(ErrorCode::Conflict, message));
                 }
                 let attached = pool.attach(&place).await.map_err(not_attached)?;
                 let worker = Worker { pool: Arc::clone(pool), place, attached: attached.clone(), until };
@@ -120,8 +118,10 @@ fn checked(request: &RegisterWorker, pool: &Pool, ttl_ms: u64) -> Result<Place, 
     )?;
     let engine = request.engine.is_none_or(|engine| engine == pool.spec().engine);
     ensure(engine, "engine", "the pool has another engine")?;
-    ensure((SHORTEST_TTL_MS..=LONGEST_TTL_MS).contains(&ttl_ms), "ttl_ms", "1000 to 600000 ms")?;
-    ensure(request.slots.is_none_or(|slots| (1..=MOST_SLOTS).contains(&slots)), "slots", "1 to 4096")?;
+    let ttl = format!("{SHORTEST_TTL_MS} to {LONGEST_TTL_MS} ms");
+    ensure((SHORTEST_TTL_MS..=LONGEST_TTL_MS).contains(&ttl_ms), "ttl_ms", &ttl)?;
+    let slots = request.slots.is_none_or(|slots| (1..=MOST_SLOTS).contains(&slots));
+    ensure(slots, "slots", &format!("1 to {MOST_SLOTS}"))?;
     let visible = |text: &String| (1..=4096).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
     ensure(
         request.api_key.as_ref().is_none_or(visible),

@@ -29,7 +29,7 @@ pub struct Attached {
 pub enum NotAttached {
     #[error("the pool has no remote engine")]
     NotRemote,
-    #[error("the pool has 64 replicas, and takes no more")]
+    #[error("the pool has {MOST_REPLICAS} replicas, and takes no more")]
     Full,
     #[error("{0}")]
     Load(#[from] LoadError),

@@ -20,12 +20,11 @@ impl Check<'_> {
         if remote.is_none() {
             self.refuse(key, "engine = \"remote\" needs remote = { base_url = \"http://…/v1\", model = \"…\" }");
         }
-        let none = shape::Remote::default();
+        let (given, none) = (remote.is_some(), shape::Remote::default());
         let remote = remote.unwrap_or(&none);
         let at = |name: &str| format!("{key}.{name}");
         let context_length = remote.context_length.unwrap_or(CONTEXT);
         self.ensure(context_length > 1, &at("context_length"), "at least 2 tokens");
-        let given = std::ptr::from_ref(remote) != std::ptr::from_ref(&none);
         let named = remote.model.as_ref().is_some_and(|model| !model.is_empty());
         self.ensure(named || !given, &at("model"), "the model's name on that server is needed");
         Remote {

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use mistralrs::{CustomLogitsProcessor, Result, Tensor};
 
 use super::lanes::Place;
-use super::rate::Running;
 use super::tap::{Logprobs, Record, Seat};
+use crate::engine::meter::Running;
 use crate::engine::text::Sampler;
 
 /// Chooses each token of one sequence and tells it through its [`Seat`]. Never fails, since an error here would take

@@ -14,7 +14,7 @@ use super::replies::{Replies, Word};
 use super::tap::{Record, Tap};
 use super::{MistralEngine, grammar};
 use crate::engine::text::{Output, Sampler, TextModel};
-use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, Piece, Sink};
+use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, Nowhere, Sink};
 
 /// Chunks that may come beyond one per token: the engine can be a token ahead of us at the end.
 const SPARE_CHUNKS: usize = 16;
@@ -91,15 +91,6 @@ async fn run_in(
         lane.trust();
     }
     outcome.map(|finish| progress.finished(finish))
-}
-
-/// A sink that wants nothing.
-pub struct Nowhere;
-
-impl Sink for Nowhere {
-    fn token(&mut self, _: Piece) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
 }
 
 /// A sequence inside the engine. Its drop makes the engine end it.

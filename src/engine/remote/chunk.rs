@@ -126,24 +126,14 @@ impl Chunk {
 
 /// Each token with its part of the text. Where the tokens do not add up to the text, all of it comes with the first.
 fn shared_out(text: &str, tokens: Vec<(String, TokenLogprobs)>) -> Vec<(SmolStr, TokenLogprobs)> {
-    let whole = tokens.iter().map(|(token, _)| token.as_str()).eq_text(text);
+    let rest = tokens.iter().try_fold(text, |rest, (token, _)| rest.strip_prefix(token.as_str()));
+    let whole = rest.is_some_and(str::is_empty);
     let part = |(at, (token, logprobs)): (usize, (String, TokenLogprobs))| match (whole, at) {
         (true, _) => (SmolStr::from(token), logprobs),
         (false, 0) => (SmolStr::from(text), logprobs),
         (false, _) => (SmolStr::default(), logprobs),
     };
     tokens.into_iter().enumerate().map(part).collect()
-}
-
-/// Whether texts one after the other are a text.
-trait EqText {
-    fn eq_text(self, text: &str) -> bool;
-}
-
-impl<'a, I: Iterator<Item = &'a str>> EqText for I {
-    fn eq_text(mut self, text: &str) -> bool {
-        self.try_fold(text, |rest, part| rest.strip_prefix(part)).is_some_and(str::is_empty)
-    }
 }
 
 impl Logprobs {

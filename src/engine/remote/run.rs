@@ -1,7 +1,6 @@
 //! One sequence on a server: the request, and the answer as it streams.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use reqwest::{Response, StatusCode};
@@ -25,8 +24,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Runs one sequence to its end.
 pub async fn run(engine: &RemoteEngine, generation: Generation, sink: &mut dyn Sink) -> Result<Finished, EngineError> {
-    engine.running.fetch_add(1, Ordering::Relaxed);
-    let _running = Running(engine);
+    let _running = engine.meter.sequence();
     let mut sequence = Sequence::new(engine, &generation);
     let cancel = generation.cancel.clone();
     // Dropping the work closes the stream, which is how a server is told to stop.
@@ -37,16 +35,9 @@ pub async fn run(engine: &RemoteEngine, generation: Generation, sink: &mut dyn S
         done = sequence.drain(&generation, sink) => done,
     };
     let finished = sequence.finished(done?, &generation);
-    engine.tokens_total.fetch_add(u64::from(finished.tokens_out), Ordering::Relaxed);
+    // Those that came without a piece of their own.
+    engine.meter.count(finished.tokens_out.saturating_sub(sequence.seen));
     Ok(finished)
-}
-
-struct Running<'a>(&'a RemoteEngine);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// What is known of a sequence while it streams.
@@ -136,15 +127,18 @@ impl<'a> Sequence<'a> {
         let after_the_end = finish.is_some();
         let ended = chunk.pieces(|piece| {
             if cut.is_some() || after_the_end {
-            } else if self.seen >= max_tokens {
+                return;
+            }
+            if self.seen >= max_tokens {
                 cut = Some(Finish::Length);
-            } else {
-                self.first.get_or_insert(now);
-                self.last = Some(now);
-                self.seen += 1;
-                if sink.token(piece).is_break() {
-                    cut = Some(Finish::Canceled);
-                }
+                return;
+            }
+            self.first.get_or_insert(now);
+            self.last = Some(now);
+            self.seen += 1;
+            self.engine.meter.count(1);
+            if sink.token(piece).is_break() {
+                cut = Some(Finish::Canceled);
             }
         });
         let ended = ended.map_err(|reason| self.failed(&format_args!("it ended with {reason:?}")))?;
@@ -156,11 +150,9 @@ impl<'a> Sequence<'a> {
     async fn accepted(&self, response: Response) -> Result<Response, EngineError> {
         let status = response.status();
         if status == StatusCode::OK {
-            let streams = response.headers().get("content-type").and_then(|value| value.to_str().ok());
-            return match streams.is_some_and(|value| value.trim_start().starts_with("text/event-stream")) {
-                true => Ok(response),
-                false => Err(self.failed(&"the answer is no event stream")),
-            };
+            let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+            let streams = kind.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
+            return if streams { Ok(response) } else { Err(self.failed(&"the answer is no event stream")) };
         }
         let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok());
         if let Some(seconds) = seconds {
