@@ -6,6 +6,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sluicegate_compat::native::{
     AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, PolicyLabel, Preparation, Priority,
     Streams, TaskRequest, Violation, Workload,
@@ -18,7 +19,7 @@ use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Refused, Share, prepare};
 use crate::sessions::{Good, Key as SessionKey, Sessions};
-use crate::tasks::{Durable, Journal, Key, Limits, Registry, Spending, Task, Ties};
+use crate::tasks::{Durable, Key, Limits, Registry, Spending, Task, Ties};
 
 mod again;
 mod grant;
@@ -50,13 +51,13 @@ impl Caller {
 
 /// Decides what is let in. Built once.
 pub struct Admission {
-    registry: Arc<Registry>,
-    sessions: Arc<Sessions>,
-    budgets: Budgets,
-    lifecycle: Lifecycle,
-    metrics: PoolMetrics,
+    pub registry: Arc<Registry>,
+    pub sessions: Arc<Sessions>,
+    pub budgets: Budgets,
+    pub lifecycle: Lifecycle,
+    pub metrics: PoolMetrics,
     /// Output tokens where the client names none.
-    default_max_tokens: u32,
+    pub default_max_tokens: u32,
 }
 
 /// A task that is in its queue, with the place it has there.
@@ -72,8 +73,8 @@ pub struct Admitted {
 pub enum Life {
     /// As long as the process.
     Process,
-    /// Until it has ended, whatever happens to the process; with the key of its request.
-    Kept(Option<Key>),
+    /// Until it has ended, whatever happens to the process; with the body of its request, and the key.
+    Kept { body: Bytes, key: Option<Key> },
 }
 
 /// The id of a task that was let in, with the place that it had then.
@@ -143,17 +144,6 @@ impl Pools<'_> {
 }
 
 impl Admission {
-    pub fn new(
-        registry: Arc<Registry>,
-        sessions: Arc<Sessions>,
-        budgets: Budgets,
-        lifecycle: Lifecycle,
-        metrics: PoolMetrics,
-        default_max_tokens: u32,
-    ) -> Self {
-        Self { registry, sessions, budgets, lifecycle, metrics, default_max_tokens }
-    }
-
     /// Lets a request into one of `pools`, which all serve its model, or refuses it.
     ///
     /// # Errors
@@ -181,11 +171,6 @@ impl Admission {
         caller: &Caller,
         life: Life,
     ) -> Result<Admitted, ErrorEnvelope> {
-        // Before the prompt is moved out of it.
-        let kept = match life {
-            Life::Process => None,
-            Life::Kept(key) => self.registry.journal().map(|journal| (journal, Journal::request(&request), key)),
-        };
         let Checked { asked, fitted, near, order } = self.check(request, pools, caller).await?;
         let request = &asked.request;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
@@ -202,8 +187,12 @@ impl Admission {
         }
         let job = Job { allowed: allowed(request, &order), near, ..job(&asked, &task, caller, fitted) };
         // Filed before it is queued, so that the journal hears of its start and its end afterwards.
-        let durable =
-            kept.map(|(journal, request, key)| journal.accept(&task, request, caller.share.weight.get(), key));
+        let durable = match (life, self.registry.journal()) {
+            (Life::Kept { body, key }, Some(journal)) => {
+                Some(journal.accept(&task, &body, caller.share.weight.get(), key))
+            }
+            _ => None,
+        };
         let place = submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.withdraw(&task))?;
         self.watch_deadline(&task);
         Ok(Admitted { task, place, durable })

@@ -175,14 +175,14 @@ impl App {
             budget: config.sessions.budget,
         };
         let sessions = Sessions::new(sessions, budgets.clone(), session_metrics);
-        let admission = Admission::new(
-            Arc::clone(&tasks),
-            Arc::clone(&sessions),
-            budgets.clone(),
-            lifecycle.clone(),
-            pool_metrics.clone(),
-            config.admission.default_max_tokens,
-        );
+        let admission = Admission {
+            registry: Arc::clone(&tasks),
+            sessions: Arc::clone(&sessions),
+            budgets: budgets.clone(),
+            lifecycle: lifecycle.clone(),
+            metrics: pool_metrics.clone(),
+            default_max_tokens: config.admission.default_max_tokens,
+        };
         let gateway = Arc::new(Gateway::new(Parts {
             lifecycle: lifecycle.clone(),
             catalog,

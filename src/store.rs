@@ -153,6 +153,11 @@ impl Store {
     }
 }
 
+/// A Unix time in ms as tables have it.
+pub fn signed(unix_ms: u64) -> i64 {
+    i64::try_from(unix_ms).unwrap_or(i64::MAX)
+}
+
 impl Location {
     /// The file, or the name of none.
     fn path(&self) -> PathBuf {

@@ -6,7 +6,7 @@ use sluicegate_compat::native::{ArtifactView, CreateArtifact, ErrorCode, ErrorEn
 
 use super::Gateway;
 use crate::admission::Caller;
-use crate::store::{ArtifactRow, NewArtifact, Put, StoreError};
+use crate::store::{ArtifactRow, NewArtifact, Put, StoreError, signed};
 use crate::tasks::Clock;
 
 /// Children that an artifact is shown with.
@@ -40,19 +40,20 @@ impl Gateway {
             document,
             tags,
             parents,
-            at_ms: i64::try_from(Clock::now().unix_ms).unwrap_or(i64::MAX),
+            at_ms: signed(Clock::now().unix_ms),
             most_tags: CreateArtifact::MOST_TAGS,
             most_parents: CreateArtifact::MOST_PARENTS,
+            most_children: MOST_CHILDREN,
         };
-        let filed = match self.store.put_artifact(artifact).await.map_err(|error| unstored(&error))? {
-            Put::Created => Filed::Created,
-            Put::Known => Filed::Known,
+        let (filed, row) = match self.store.put_artifact(artifact).await.map_err(|error| unstored(&error))? {
+            Put::Created(row) => (Filed::Created, row),
+            Put::Known(row) => (Filed::Known, row),
             Put::NoParent(id) => return Err(parent(&id, "there is no such artifact")),
             Put::LaterParent(id) => return Err(parent(&id, "it is not older than the document itself")),
             Put::TooManyTags => return Err(too_many("tags", CreateArtifact::MOST_TAGS)),
             Put::TooManyParents => return Err(too_many("parents", CreateArtifact::MOST_PARENTS)),
         };
-        Ok((filed, self.artifact(&id, caller).await?))
+        Ok((filed, view(id, row)?))
     }
 
     /// One artifact.
@@ -66,24 +67,26 @@ impl Gateway {
             return Err(not_found());
         }
         let found = self.store.artifact(caller.share.tenant.to_string(), id.to_owned(), MOST_CHILDREN).await;
-        let ArtifactRow { document, created_at_ms, updated_at_ms, tags, parents, children } =
-            found.map_err(|error| unstored(&error))?.ok_or_else(not_found)?;
-        Ok(ArtifactView {
-            id: id.to_owned(),
-            document: serde_json::from_str(&document).map_err(|error| failed(&error))?,
-            tags,
-            lineage: Lineage { parents, children },
-            created_at_ms: created_at_ms.cast_unsigned(),
-            updated_at_ms: updated_at_ms.cast_unsigned(),
-        })
+        view(id.to_owned(), found.map_err(|error| unstored(&error))?.ok_or_else(not_found)?)
     }
+}
+
+fn view(id: String, row: ArtifactRow) -> Result<ArtifactView, ErrorEnvelope> {
+    let ArtifactRow { document, created_at_ms, updated_at_ms, tags, parents, children } = row;
+    Ok(ArtifactView {
+        id,
+        document: serde_json::from_str(&document).map_err(|error| failed(&error))?,
+        tags,
+        lineage: Lineage { parents, children },
+        created_at_ms: created_at_ms.cast_unsigned(),
+        updated_at_ms: updated_at_ms.cast_unsigned(),
+    })
 }
 
 /// The id of a document, and the text that it is the digest of.
 fn canonical(document: &Value) -> serde_json::Result<(String, String)> {
     let text = serde_json_canonicalizer::to_string(document)?;
-    let id = Sha256::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok((id, text))
+    Ok((format!("{:x}", Sha256::digest(&text)), text))
 }
 
 fn parent(id: &str, why: &str) -> ErrorEnvelope {

@@ -25,10 +25,7 @@ const LONGEST: usize = 128;
 
 /// What makes a request the same as another: its key, and what it asks for.
 #[derive(Debug, Clone)]
-pub struct Once {
-    key: Box<str>,
-    fingerprint: [u8; 32],
-}
+pub struct Once(Key);
 
 impl Once {
     /// From the header's value, the operation, and the body.
@@ -43,22 +40,19 @@ impl Once {
             return Err(ErrorEnvelope::invalid("Idempotency-Key", message));
         };
         let hash = Sha256::new().chain_update(operation).chain_update([0]).chain_update(body);
-        Ok(Self { key: key.into(), fingerprint: hash.finalize().into() })
+        Ok(Self(Key { name: key.to_owned(), fingerprint: format!("{:x}", hash.finalize()) }))
     }
 
-    /// As it is filed beside its task, before it has an answer.
+    /// As it is filed beside its task.
     pub fn key(&self) -> Key {
-        Key {
-            name: self.key.to_string(),
-            fingerprint: self.fingerprint.iter().map(|byte| format!("{byte:02x}")).collect(),
-        }
+        self.0.clone()
     }
 }
 
 /// What a first request got.
 #[derive(Clone)]
 pub struct First {
-    fingerprint: [u8; 32],
+    fingerprint: String,
     pub id: TaskId,
     /// Where the task stood; not known where the process ended before it was filed.
     pub place: Option<Place>,
@@ -102,7 +96,7 @@ impl Idempotency {
                 state.entries.remove(&name);
             }
         }
-        let name = (tenant.clone(), once.key.clone());
+        let name = (tenant.clone(), once.0.name.as_str().into());
         if let Some(entry) = state.entries.get(&name) {
             return Arc::clone(entry);
         }
@@ -132,19 +126,17 @@ impl Idempotency {
 impl First {
     /// Of a task that lives as long as its clients.
     pub fn owned(once: &Once, id: TaskId, place: Place, owner: Weak<Owner>) -> Self {
-        Self { fingerprint: once.fingerprint, id, place: Some(place), owner: Some(owner), durable: None }
+        Self { fingerprint: once.0.fingerprint.clone(), id, place: Some(place), owner: Some(owner), durable: None }
     }
 
     /// Of a task that outlives the process.
     pub fn kept(once: &Once, id: TaskId, place: Place, durable: Option<Durable>) -> Self {
-        Self { fingerprint: once.fingerprint, id, place: Some(place), owner: None, durable }
+        Self { fingerprint: once.0.fingerprint.clone(), id, place: Some(place), owner: None, durable }
     }
 
     fn read(row: &KeyRow) -> Option<Self> {
-        let digits = (0..64).step_by(2).map(|at| row.fingerprint.get(at..at + 2));
-        let bytes: Option<Vec<u8>> = digits.map(|pair| u8::from_str_radix(pair?, 16).ok()).collect();
         Some(Self {
-            fingerprint: bytes?.try_into().ok()?,
+            fingerprint: row.fingerprint.clone(),
             id: TaskId::parse(&row.task_id)?,
             place: row.answer.as_ref().and_then(|answer| serde_json::from_str(answer).ok()),
             owner: None,
@@ -158,7 +150,7 @@ impl First {
     ///
     /// CONFLICT.
     pub fn check(&self, once: &Once) -> Result<(), ErrorEnvelope> {
-        if self.fingerprint == once.fingerprint { Ok(()) } else { Err(used_for_something_else()) }
+        if self.fingerprint == once.0.fingerprint { Ok(()) } else { Err(used_for_something_else()) }
     }
 }
 

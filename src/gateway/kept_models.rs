@@ -10,11 +10,11 @@ use super::Gateway;
 use crate::catalog::live::{Earlier, Verification};
 use crate::catalog::{Entry, LiveCatalog, Model, draft};
 use crate::lifecycle::Lifecycle;
-use crate::store::{ModelRow, Store, StoreError};
+use crate::store::{ModelRow, Store, StoreError, signed};
 
 /// An entry as it is filed.
 #[derive(Serialize, Deserialize)]
-struct Filed {
+struct FiledEntry {
     source: String,
     aliases: Vec<String>,
     digest: Option<String>,
@@ -58,7 +58,7 @@ fn take_in(catalog: &LiveCatalog, row: ModelRow) -> Result<(), String> {
 }
 
 fn entry(catalog: &LiveCatalog, id: &str, filed: &str) -> Result<Entry, String> {
-    let Filed { source, aliases, digest } = serde_json::from_str(filed).map_err(|error| error.to_string())?;
+    let FiledEntry { source, aliases, digest } = serde_json::from_str(filed).map_err(|error| error.to_string())?;
     let entry = draft(id.to_owned(), &source, aliases, digest.as_deref()).map_err(|mistake| mistake.why)?;
     if let Some(path) = entry.source.path() {
         catalog.policy().roots.check(path).map_err(|mistake| mistake.why)?;
@@ -92,7 +92,7 @@ impl Gateway {
 fn row(model: &Model) -> ModelRow {
     let Model { entry, facts } = model;
     let Entry { id, aliases, source, digest } = entry;
-    let filed = Filed { source: source.to_string(), aliases: aliases.clone(), digest: digest.clone() };
+    let filed = FiledEntry { source: source.to_string(), aliases: aliases.clone(), digest: digest.clone() };
     let distrust = match (&facts.verification, facts.trust) {
         (Verification::Ended { finding, .. }, ModelTrust::Failed) => finding.words(),
         _ => None,
@@ -103,7 +103,7 @@ fn row(model: &Model) -> ModelRow {
         entry: (!facts.configured).then(|| serde_json::to_string(&filed).unwrap_or_default()),
         state: facts.state.as_str().to_owned(),
         distrust,
-        created_at_ms: i64::try_from(facts.created_at_ms).unwrap_or(i64::MAX),
-        updated_at_ms: i64::try_from(facts.updated_at_ms).unwrap_or(i64::MAX),
+        created_at_ms: signed(facts.created_at_ms),
+        updated_at_ms: signed(facts.updated_at_ms),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::{Arc, Weak};
 
+use bytes::Bytes;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PreviewResponse, TaskRequest, detail};
 
 use super::Gateway;
@@ -56,11 +57,13 @@ impl Gateway {
         &self,
         once: Option<Once>,
         request: TaskRequest,
+        body: Bytes,
         caller: &Caller,
     ) -> Result<Accepted, ErrorEnvelope> {
+        let kept = Life::Kept { body, key: once.as_ref().map(Once::key) };
         let Some(once) = once else {
-            let Admitted { task, place, durable } = self.let_in(request, caller, Life::Kept(None)).await?;
-            kept(Some(&task), durable).await?;
+            let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;
+            durably(Some(&task), durable).await?;
             return Ok(Accepted { id: task.spec.id, place });
         };
         let entry = self.idempotency.entry(&caller.share.tenant, &once);
@@ -68,16 +71,16 @@ impl Gateway {
         if let Some(first) = first.as_ref() {
             first.check(&once)?;
             // The client that was first may have hung up before it was durable.
-            kept(None, first.durable.clone()).await?;
+            durably(None, first.durable.clone()).await?;
             return Ok(Accepted { id: first.id, place: first.place.unwrap_or_else(|| self.place_now(first.id)) });
         }
-        let Admitted { task, place, durable } = self.let_in(request, caller, Life::Kept(Some(once.key()))).await?;
+        let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;
         let id = task.spec.id;
         if let Some(journal) = self.registry.journal() {
             journal.answered(id, &place);
         }
         *first = Some(First::kept(&once, id, place, durable.clone()));
-        if let Err(error) = kept(Some(&task), durable).await {
+        if let Err(error) = durably(Some(&task), durable).await {
             *first = None;
             return Err(error);
         }
@@ -163,7 +166,7 @@ impl Gateway {
 }
 
 /// Waits until a task is durable. One that cannot be kept ends, and its client is told to come again.
-async fn kept(task: Option<&Task>, durable: Option<Durable>) -> Result<(), ErrorEnvelope> {
+async fn durably(task: Option<&Task>, durable: Option<Durable>) -> Result<(), ErrorEnvelope> {
     let Some(durable) = durable else { return Ok(()) };
     durable.await.map_err(|_reason| {
         if let Some(task) = task {

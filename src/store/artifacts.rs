@@ -18,14 +18,16 @@ pub struct NewArtifact {
     pub most_tags: usize,
     /// Parents of one artifact.
     pub most_parents: usize,
+    /// Children that are shown.
+    pub most_children: u32,
 }
 
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Put {
-    Created,
+    Created(ArtifactRow),
     /// It was there; tags and parents that were not have been added.
-    Known,
+    Known(ArtifactRow),
     /// A parent is not there; nothing was changed.
     NoParent(String),
     /// A parent came after the document itself; nothing was changed.
@@ -74,7 +76,7 @@ impl Store {
 }
 
 async fn put(connection: &mut SqliteConnection, artifact: NewArtifact) -> sqlx::Result<Put> {
-    let NewArtifact { tenant, id, document, tags, parents, at_ms, most_tags, most_parents } = artifact;
+    let NewArtifact { tenant, id, document, tags, parents, at_ms, most_tags, most_parents, most_children } = artifact;
     // Dropped where something is refused, which takes everything back.
     let mut all_or_none = connection.begin().await?;
     let own = position(&mut all_or_none, &tenant, &id).await?;
@@ -118,8 +120,9 @@ async fn put(connection: &mut SqliteConnection, artifact: NewArtifact) -> sqlx::
         let update = "UPDATE artifacts SET updated_at_ms = $3 WHERE tenant = $1 AND id = $2";
         sqlx::query(update).bind(&tenant).bind(&id).bind(at_ms).execute(&mut *all_or_none).await?;
     }
+    let filed = get(&mut all_or_none, tenant, id, most_children).await?.ok_or(sqlx::Error::RowNotFound)?;
     all_or_none.commit().await?;
-    Ok(if own.is_some() { Put::Known } else { Put::Created })
+    Ok(if own.is_some() { Put::Known(filed) } else { Put::Created(filed) })
 }
 
 async fn position(connection: &mut SqliteConnection, tenant: &str, id: &str) -> sqlx::Result<Option<i64>> {

@@ -16,9 +16,10 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::log::EventLog;
+use super::task::millis;
 use super::{Clock, Limits, Progress, Task, TaskSpec};
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
-use crate::store::{EndedRow, KeyRow, Store, StoreError, TaskRow};
+use crate::store::{EndedRow, KeyRow, Store, StoreError, TaskRow, signed};
 
 /// Becomes `Ok` once what was filed is durable. Any number of parties may wait for it.
 pub type Durable = Shared<BoxFuture<'static, Result<(), StoreError>>>;
@@ -131,13 +132,9 @@ impl Journal {
         Ok((journal, kept))
     }
 
-    /// What is filed of a request, so that its task can be run by another process.
-    pub fn request(request: &TaskRequest) -> String {
-        json(request)
-    }
-
-    /// Files a task that has not started, and the key of its request; from then on the journal hears what becomes of it.
-    pub fn accept(&self, task: &Task, request: String, weight: u32, key: Option<Key>) -> Durable {
+    /// Files a task that has not started, with the body of its request, which another process can read again, and its key;
+    /// from then on the journal hears what becomes of it.
+    pub fn accept(&self, task: &Task, body: &[u8], weight: u32, key: Option<Key>) -> Durable {
         let key = key.map(|key| KeyRow {
             tenant: task.spec.tenant_id.to_string(),
             name: key.name,
@@ -150,7 +147,8 @@ impl Journal {
             position: self.next.fetch_add(1, Ordering::Relaxed),
             id: task.spec.id.to_string(),
             facts: json(&facts(task, weight)),
-            request: Some(request),
+            // What was read as JSON is UTF-8.
+            request: Some(String::from_utf8_lossy(body).into_owned()),
             started: None,
             ended_at_ms: None,
             outcome: None,
@@ -278,7 +276,7 @@ fn read(row: TaskRow, now: Clock) -> Option<Kept> {
             // Its `started` event, and whatever came after it, is not repeated.
             Stage::Started(EventLog::kept(1, Progress { started: Some(started), ..Progress::default() }))
         }
-        (None, None, Some(request)) => Stage::Waiting(serde_json::from_str(&request).ok()?),
+        (None, None, Some(request)) => Stage::Waiting(Box::new(TaskRequest::parse(request.as_bytes()).ok()?)),
         (None, None, None) => return None,
     };
     let weight = facts.weight;
@@ -332,12 +330,4 @@ fn ended_log(outcome: Outcome, ended_at_ms: u64, now: Clock) -> Arc<EventLog> {
 /// None of what is filed can fail to be JSON: names and numbers only, and maps whose keys are strings.
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
-}
-
-fn signed(ms: u64) -> i64 {
-    i64::try_from(ms).unwrap_or(i64::MAX)
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

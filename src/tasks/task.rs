@@ -147,16 +147,9 @@ pub struct Task {
     journal: OnceLock<Journal>,
     /// The text of each choice, of a task that ended in an earlier process.
     kept_outputs: Vec<String>,
-    /// What of its limits depends on the model; changes when the pool of a waiting task gets another one. As above.
-    tokens: Mutex<Tokens>,
+    /// Change when the pool of a waiting task gets another model. As above.
+    limits: Mutex<Limits>,
     registry: Weak<Registry>,
-}
-
-/// The limits that depend on the model's tokenizer and context.
-#[derive(Debug, Clone, Copy)]
-struct Tokens {
-    prompt: u32,
-    max: u32,
 }
 
 impl Task {
@@ -166,7 +159,7 @@ impl Task {
     }
 
     fn begun(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>, created: Clock) -> Self {
-        let tokens = Mutex::new(Tokens { prompt: spec.limits.prompt_tokens, max: spec.limits.max_tokens });
+        let limits = Mutex::new(spec.limits);
         Self {
             spec,
             number,
@@ -180,7 +173,7 @@ impl Task {
             abandoned: AtomicBool::new(false),
             journal: OnceLock::new(),
             kept_outputs: Vec::new(),
-            tokens,
+            limits,
             registry,
         }
     }
@@ -230,8 +223,7 @@ impl Task {
 
     /// What it may use.
     pub fn limits(&self) -> Limits {
-        let Tokens { prompt, max } = *self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        Limits { prompt_tokens: prompt, max_tokens: max, ..self.spec.limits }
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its prompt has so many tokens for the model that it is to run on now. It may use no more output than before.
@@ -240,15 +232,15 @@ impl Task {
     ///
     /// What it has reserved of its budgets does not cover the prompt.
     pub fn refit(&self, prompt_tokens: u32, max_tokens: u32) -> Result<(), PolicyLabel> {
-        let mut tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut max = max_tokens.min(tokens.max);
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut max = max_tokens.min(limits.max_tokens);
         if let Some(spending) = &self.spending {
-            max = spending.cover(prompt_tokens, self.spec.limits.choices, max);
+            max = spending.cover(prompt_tokens, limits.choices, max);
         }
         if max == 0 {
             return Err(PolicyLabel::BudgetTokens);
         }
-        *tokens = Tokens { prompt: prompt_tokens, max };
+        (limits.prompt_tokens, limits.max_tokens) = (prompt_tokens, max);
         Ok(())
     }
 
@@ -489,6 +481,6 @@ impl Task {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
