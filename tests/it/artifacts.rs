@@ -20,7 +20,7 @@ async fn filed(gate: &Gate, body: &Value) -> String {
 }
 
 fn digest(canonical: &str) -> String {
-    Sha256::digest(canonical).iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(canonical))
 }
 
 #[tokio::test]

@@ -156,9 +156,7 @@ async fn models_that_were_added_and_what_became_of_them_are_there_in_the_next_pr
     first.post(&format!("{models}/small/state"), r#"{"state": "Retired"}"#).await;
     first.post(&format!("{models}/builtin/state"), r#"{"state": "Retired"}"#).await;
     first.post(&format!("{models}/changed/verify"), "").await;
-    while first.get(&format!("{models}/changed")).await.json()["trust"] != "failed" {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-    }
+    first.until(&format!("{models}/changed"), |model| model["trust"] == "failed").await;
     first.settle().await;
     let before = first.get(models).await.json();
     first.crash().await;

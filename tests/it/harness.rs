@@ -188,6 +188,19 @@ impl Gate {
         self.app.store.close().await;
     }
 
+    /// Asks for `path` again and again until the answer is as wanted, and returns it.
+    pub async fn until(&self, path: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let mut answer = serde_json::Value::Null;
+        for _ in 0..6000 {
+            answer = self.get(path).await.json();
+            if wanted(&answer) {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{path} stays {answer}");
+    }
+
     /// Waits (in virtual time) until nothing runs.
     pub async fn settle(&self) {
         for _ in 0..6000 {

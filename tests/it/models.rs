@@ -1,7 +1,6 @@
 //! The catalog while the gateway runs, as operators and clients see it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -49,14 +48,7 @@ async fn set_state(gate: &Gate, id: &str, body: Value) {
 async fn verify(gate: &Gate, id: &str) -> Value {
     let started = gate.post(&format!("{MODELS}/{id}/verify"), "").await;
     assert_eq!(started.status, StatusCode::ACCEPTED, "{}", started.body);
-    for _ in 0..6000 {
-        let model = gate.get(&format!("{MODELS}/{id}")).await.json();
-        if model["verification"]["state"] == "ended" {
-            return model;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the verification does not end");
+    gate.until(&format!("{MODELS}/{id}"), |model| model["verification"]["state"] == "ended").await
 }
 
 #[tokio::test(start_paused = true)]

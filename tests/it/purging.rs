@@ -1,7 +1,6 @@
 //! Models that are taken out of memory and off the disk, as operators and clients see it.
 
 use std::path::Path;
-use std::time::Duration;
 
 use axum::http::StatusCode;
 use insta::assert_snapshot;
@@ -34,14 +33,7 @@ async fn purged(gate: &Gate, body: Value) -> Value {
 }
 
 async fn ended(gate: &Gate) -> Value {
-    for _ in 0..6000 {
-        let health = health(gate).await;
-        if health["purge"]["state"] != "running" {
-            return health;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the purge does not end: {}", health(gate).await);
+    gate.until("/v2/pools/default/health", |health| health["purge"]["state"] != "running").await
 }
 
 async fn reason(gate: &Gate, id: &str) -> Value {
@@ -215,13 +207,8 @@ async fn what_was_recorded_of_a_model_is_forgotten() {
     let gate = Gate::with(long(), &settings).await;
     let verify = async || {
         gate.post("/v2/catalog/models/m/verify", "").await;
-        loop {
-            let model = gate.get("/v2/catalog/models/m").await.json();
-            if model["verification"]["state"] == "ended" {
-                return model["trust"].clone();
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+        let ended = |model: &Value| model["verification"]["state"] == "ended";
+        gate.until("/v2/catalog/models/m", ended).await["trust"].clone()
     };
     assert_eq!(verify().await, "verified");
     std::fs::write(folder.path().join("model.safetensors"), "others").unwrap();

@@ -66,14 +66,7 @@ async fn begin(gate: &Gate) {
 
 /// Waits (in virtual time) until the reload has ended, and returns the pool's health then.
 async fn ended(gate: &Gate) -> Value {
-    for _ in 0..6000 {
-        let health = health(gate).await;
-        if health["reloading"] == false {
-            return health;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the reload does not end: {}", health(gate).await);
+    gate.until("/v2/pools/default/health", |health| health["reloading"] == false).await
 }
 
 async fn digest(gate: &Gate, id: &str) -> String {

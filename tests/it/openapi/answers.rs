@@ -1,7 +1,6 @@
 //! Real answers against the documents, and the other way: every documented answer occurs here.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -73,9 +72,7 @@ async fn examples_succeed(witness: &mut Witness) {
         if path == "/v2/pools/default/drain" {
             witness.post(&gate, "/v2/pools/default/resume", "").await;
         } else if path == "/v2/pools/default/reload" {
-            while gate.get("/v2/pools/default/health").await.json()["reloading"] == true {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            gate.until("/v2/pools/default/health", |health| health["reloading"] == false).await;
         } else if path == "/v2/tasks/preview" {
             assert_eq!(answer.json()["feasible"], true);
         } else if answer.status == StatusCode::ACCEPTED && path == "/v2/tasks" {

@@ -11,21 +11,14 @@ async fn register(gate: &Gate, name: &str, address: SocketAddr, more: serde_json
     answer.json()
 }
 
-/// The replicas of the pool with their states.
-async fn replicas(gate: &Gate) -> Vec<String> {
-    let health = gate.get("/v2/pools/default/health").await.json();
-    let replicas = health["replicas"].as_array().unwrap().iter();
-    replicas.map(|it| format!("{} {}", it["replica_id"], it["state"]).replace('"', "")).collect()
-}
-
+/// Waits until the replicas of the pool, with their states, are these.
 async fn await_replicas(gate: &Gate, wanted: &[&str]) {
-    for _ in 0..2000 {
-        if replicas(gate).await == wanted {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{:?} are not {wanted:?}", replicas(gate).await);
+    let are = |health: &serde_json::Value| {
+        let replicas = health["replicas"].as_array().into_iter().flatten();
+        let replicas = replicas.map(|it| format!("{} {}", it["replica_id"], it["state"]).replace('"', ""));
+        replicas.eq(wanted.iter().copied())
+    };
+    gate.until("/v2/pools/default/health", are).await;
 }
 
 #[tokio::test]
