@@ -6,7 +6,8 @@ use futures_util::future::{BoxFuture, FutureExt as _};
 use sluicegate_compat::native::EngineName;
 use tokio::sync::OnceCell;
 
-use crate::catalog::{FileDigest, LiveCatalog, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
+use crate::catalog::verify::differ;
+use crate::catalog::{LiveCatalog, ModelFiles, ModelPath, Storage, TerminalProgress, prepare};
 use crate::config::{self, Config};
 use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as EngineFiles};
 use crate::engine::remote::{Place, RemoteEngine, RemoteSpec};
@@ -170,7 +171,7 @@ impl Mistral {
         let progress = Arc::new(TerminalProgress::new());
         let prepared = prepare(&model.entry, &self.storage, progress, &self.lifecycle).await;
         let files = prepared.map_err(|error| LoadError(error.to_string()))?;
-        if let Some(why) = differs(&model.facts.files, &files.files) {
+        if let Some(why) = differ(&model.facts.files, &files.files).and_then(|finding| finding.words()) {
             let id = &model.entry.id;
             return Err(LoadError(format!("model {id}: {why} since it was loaded or verified last")));
         }
@@ -196,14 +197,4 @@ impl Loader for Mistral {
     fn of_model(&self, model: &str) -> Result<Arc<dyn Loader>, LoadError> {
         Ok(Arc::new(Self { model: model.to_owned(), files: OnceCell::new(), ..self.clone() }))
     }
-}
-
-/// How a model's files are not those that are known; nothing where none are.
-fn differs(known: &[FileDigest], found: &[FileDigest]) -> Option<String> {
-    let in_both = |name: &str, files: &[FileDigest]| files.iter().any(|file| file.name == name);
-    let changed = known.iter().find(|file| found.iter().any(|other| other.name == file.name && other != *file));
-    let missing = known.iter().find(|file| !in_both(&file.name, found));
-    let added = found.iter().find(|file| !known.is_empty() && !in_both(&file.name, known));
-    let says = |file: Option<&FileDigest>, what: &str| file.map(|file| format!("{} {what}", file.name));
-    says(changed, "has changed").or(says(missing, "is missing")).or(says(added, "was added"))
 }

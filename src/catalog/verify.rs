@@ -195,15 +195,8 @@ impl Check {
     }
 
     fn judge(&self, digests: Vec<FileDigest>) -> Finding {
-        for file in self.expected.iter().flatten() {
-            let Some(found) = digests.iter().find(|found| found.name == file.name) else {
-                return Finding::Missing(file.name.clone());
-            };
-            let same_size = file.size.is_none_or(|size| size == found.size);
-            let same_digest = file.sha256.as_ref().is_none_or(|sha256| *sha256 == found.sha256);
-            if !(same_size && same_digest) {
-                return Finding::Changed(file.name.clone());
-            }
+        if let Some(finding) = self.expected.as_ref().and_then(|expected| deviation(expected, &digests)) {
+            return finding;
         }
         let found = combine(&digests);
         match &self.pinned {
@@ -211,6 +204,27 @@ impl Check {
             _ => Finding::Passed { files: digests, digest: found },
         }
     }
+}
+
+/// How files that were found differ from those that were recorded before; `None` where they do not, or none were.
+pub fn differ(known: &[FileDigest], found: &[FileDigest]) -> Option<Finding> {
+    let known: Vec<_> = known.iter().cloned().map(Expected::from).collect();
+    if known.is_empty() { None } else { deviation(&known, found) }
+}
+
+fn deviation(expected: &[Expected], found: &[FileDigest]) -> Option<Finding> {
+    for file in expected {
+        let Some(found) = found.iter().find(|found| found.name == file.name) else {
+            return Some(Finding::Missing(file.name.clone()));
+        };
+        let same_size = file.size.is_none_or(|size| size == found.size);
+        let same_digest = file.sha256.as_ref().is_none_or(|sha256| *sha256 == found.sha256);
+        if !(same_size && same_digest) {
+            return Some(Finding::Changed(file.name.clone()));
+        }
+    }
+    let additional = found.iter().find(|found| expected.iter().all(|file| file.name != found.name));
+    additional.map(|file| Finding::Additional(file.name.clone()))
 }
 
 #[cfg(test)]

@@ -195,34 +195,23 @@ pub(super) async fn task(TaskArguments { target, command }: TaskArguments) -> Re
 /// What went wrong, in one line.
 pub(super) async fn pool(PoolArguments { target, command }: PoolArguments) -> Result<(), String> {
     let gateway = Gateway::new(&target.url)?;
-    match command {
+    let view = match command {
         PoolCommand::List => {
             let list = gateway.get(&["v2", "pools"], &[]).await?;
-            target.show(&list, |list| pools(&list["pools"]))
+            return target.show(&list, |list| pools(&list["pools"]));
         }
         PoolCommand::Drain { id, deadline_ms, wait } => {
             let body = json!({ "deadline_ms": deadline_ms });
-            let mut view = gateway.post(&["v2", "pools", &id, "drain"], Some(&body)).await?;
-            if wait {
-                view = drained(&gateway, &id, view).await?;
-            }
-            target.show(&view, |view| pools(&json!([view])))
+            let view = gateway.post(&["v2", "pools", &id, "drain"], Some(&body)).await?;
+            if wait { drained(&gateway, &id, view).await? } else { view }
         }
-        PoolCommand::Resume { id } => {
-            let view = gateway.post(&["v2", "pools", &id, "resume"], None).await?;
-            target.show(&view, |view| pools(&json!([view])))
-        }
+        PoolCommand::Resume { id } => gateway.post(&["v2", "pools", &id, "resume"], None).await?,
         PoolCommand::Reload { id, model, wait } => {
             let model = match model {
                 Some(model) => model,
                 None => text(&gateway.get(&["v2", "pools", &id, "health"], &[]).await?["model_ref"]),
             };
-            let body = json!({ "new_model_ref": model });
-            let mut view = gateway.post(&["v2", "pools", &id, "reload"], Some(&body)).await?;
-            if wait {
-                view = carried_out(&gateway, &id, "reload", view).await?;
-            }
-            target.show(&view, |view| pools(&json!([view])))
+            start(&gateway, &id, "reload", &json!({ "new_model_ref": model }), wait).await?
         }
         PoolCommand::Purge { id, models, drain_first, force, delete_cache_dirs, wait } => {
             let mut body =
@@ -230,13 +219,10 @@ pub(super) async fn pool(PoolArguments { target, command }: PoolArguments) -> Re
             if !models.is_empty() {
                 body["purge_models"] = models.into();
             }
-            let mut view = gateway.post(&["v2", "pools", &id, "purge"], Some(&body)).await?;
-            if wait {
-                view = carried_out(&gateway, &id, "purge", view).await?;
-            }
-            target.show(&view, |view| pools(&json!([view])))
+            start(&gateway, &id, "purge", &body, wait).await?
         }
-    }
+    };
+    target.show(&view, |view| pools(&json!([view])))
 }
 
 impl Target {
@@ -347,8 +333,12 @@ async fn drained(gateway: &Gateway, id: &str, mut view: Value) -> Result<Value, 
     Ok(view)
 }
 
-/// Waits until a reload or a purge has ended, and returns how the pool stands then.
-async fn carried_out(gateway: &Gateway, id: &str, what: &str, mut view: Value) -> Result<Value, String> {
+/// Starts a reload or a purge, and returns how the pool stands: now, or once that has ended.
+async fn start(gateway: &Gateway, id: &str, what: &str, body: &Value, wait: bool) -> Result<Value, String> {
+    let mut view = gateway.post(&["v2", "pools", id, what], Some(body)).await?;
+    if !wait {
+        return Ok(view);
+    }
     let bar = ProgressBar::new_spinner();
     while view[what]["state"] == "running" {
         bar.set_message(format!("{what} of {id}: {}", text(&view[what]["phase"])));

@@ -13,7 +13,8 @@ use super::ownership::Ownership;
 use super::{Location, Scrub, StoreError};
 use crate::lifecycle::Lifecycle;
 
-/// Operations of one batch at most: some tens of µs each, so that nobody waits long for a batch that has begun.
+/// Operations of one batch at most: about 0.1 ms each (2,000 new tasks took 0.2 s on two cores), so that nobody waits much
+/// longer than 50 ms for a batch that has begun.
 const BATCH: usize = 512;
 
 /// How long another program that looks into the file may hold it.
