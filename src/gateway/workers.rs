@@ -14,15 +14,11 @@ use crate::engine::remote::{Place, Secret, base_url};
 use crate::lifecycle::OnPanic;
 use crate::pools::{Attached, Health, NotAttached, Pool};
 
-/// How long a registration holds, in ms.
+/// How long a registration holds that does not say it, in ms.
 const TTL_MS: u64 = 30_000;
-const SHORTEST_TTL_MS: u64 = 1_000;
-const LONGEST_TTL_MS: u64 = 600_000;
 
 /// Of all pools together: each is a label of metrics.
 const MOST_REPLICAS: usize = 1024;
-
-const MOST_SLOTS: u32 = 4096;
 
 /// The servers that are registered, by their own names; no more than there are replicas.
 pub(super) type Workers = Mutex<HashMap<String, Worker>>;
@@ -47,7 +43,7 @@ impl Gateway {
         let ttl_ms = request.ttl_ms.unwrap_or(TTL_MS);
         let pool = self.pool_named(&request.pool_id);
         let pool = pool.map_err(|error| ErrorEnvelope { param: Some("pool_id".into()), ..error })?;
-        let place = checked(&request, pool, ttl_ms)?;
+        let place = place(&request, pool)?;
         if self.lifecycle.draining().is_cancelled() {
             return Err(shutting_down());
         }
@@ -105,36 +101,16 @@ impl Gateway {
     }
 }
 
-fn checked(request: &RegisterWorker, pool: &Pool, ttl_ms: u64) -> Result<Place, ErrorEnvelope> {
-    let ensure = |sound: bool, param: &str, message: &str| {
-        if sound { Ok(()) } else { Err(ErrorEnvelope::invalid(param, format!("`{param}`: {message}"))) }
-    };
-    let named = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-    let name = &request.worker_id;
-    ensure(
-        (1..=64).contains(&name.len()) && name.bytes().all(named),
-        "worker_id",
-        "1 to 64 letters, digits and . _ -",
-    )?;
-    let engine = request.engine.is_none_or(|engine| engine == pool.spec().engine);
-    ensure(engine, "engine", "the pool has another engine")?;
-    let ttl = format!("{SHORTEST_TTL_MS} to {LONGEST_TTL_MS} ms");
-    ensure((SHORTEST_TTL_MS..=LONGEST_TTL_MS).contains(&ttl_ms), "ttl_ms", &ttl)?;
-    let slots = request.slots.is_none_or(|slots| (1..=MOST_SLOTS).contains(&slots));
-    ensure(slots, "slots", &format!("1 to {MOST_SLOTS}"))?;
-    let visible = |text: &String| (1..=4096).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-    ensure(
-        request.api_key.as_ref().is_none_or(visible),
-        "api_key",
-        "1 to 4096 visible ASCII characters without spaces",
-    )?;
-    let model = request.model.as_ref().is_none_or(|model| (1..=256).contains(&model.len()));
-    ensure(model, "model", "1 to 256 bytes")?;
-    let address = base_url(&request.base_url).filter(|url| url.len() <= 2048);
-    let what = "an address such as http://127.0.0.1:9000/v1, without user or password";
-    ensure(address.is_some(), "base_url", what)?;
+fn place(request: &RegisterWorker, pool: &Pool) -> Result<Place, ErrorEnvelope> {
+    if request.engine.is_some_and(|engine| engine != pool.spec().engine) {
+        return Err(ErrorEnvelope::invalid("engine", "`engine`: the pool has another engine"));
+    }
+    let base_url = base_url(&request.base_url).ok_or_else(|| {
+        let message = "`base_url`: an address such as http://127.0.0.1:9000/v1, without user or password";
+        ErrorEnvelope::invalid("base_url", message)
+    })?;
     Ok(Place {
-        base_url: address.unwrap_or_default(),
+        base_url,
         model: request.model.clone(),
         api_key: request.api_key.clone().map(Secret),
         slots: request.slots,

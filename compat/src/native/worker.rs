@@ -37,7 +37,30 @@ impl RegisterWorker {
     ///
     /// INVALID_PARAMS with the path of the field.
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
-        crate::json::parse_known(body)
+        let request: Self = crate::json::parse_known(body)?;
+        let Self { worker_id, base_url, model, api_key, slots, ttl_ms, .. } = &request;
+        let named = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let visible = |text: &String| text.bytes().all(|byte| byte.is_ascii_graphic());
+        let checks = [
+            (
+                (1..=64).contains(&worker_id.len()) && worker_id.bytes().all(named),
+                "worker_id",
+                "1 to 64 letters, digits and . _ -",
+            ),
+            (base_url.len() <= 2048, "base_url", "2048 bytes at most"),
+            (ttl_ms.is_none_or(|ms| (1_000..=600_000).contains(&ms)), "ttl_ms", "1000 to 600000 ms"),
+            (slots.is_none_or(|slots| (1..=4096).contains(&slots)), "slots", "1 to 4096"),
+            (
+                api_key.as_ref().is_none_or(|key| (1..=4096).contains(&key.len()) && visible(key)),
+                "api_key",
+                "1 to 4096 visible ASCII characters without spaces",
+            ),
+            (model.as_ref().is_none_or(|model| (1..=256).contains(&model.len())), "model", "1 to 256 bytes"),
+        ];
+        match checks.into_iter().find(|(sound, ..)| !sound) {
+            None => Ok(request),
+            Some((_, param, message)) => Err(ErrorEnvelope::invalid(param, format!("`{param}`: {message}"))),
+        }
     }
 }
 
