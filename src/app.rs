@@ -299,7 +299,7 @@ fn build_pool(pool: &config::Pool, loader: Arc<dyn Loader>, lifecycle: &Lifecycl
             config::Policy::ShedBatch => Policy::ShedBatch,
         },
         batch_floor: Floor::new(pool.batch_floor),
-        watchdog: Watchdog { wall: pool.watchdog_wall, idle: pool.watchdog_idle },
+        watchdog: Watchdog { wall: pool.watchdog_wall, idle: pool.watchdog_idle, load: pool.watchdog_load },
     };
     Pool::new(spec, ModelId::from(pool.model.as_str()), loader, lifecycle.clone(), metrics.clone())
 }

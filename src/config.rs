@@ -109,6 +109,8 @@ pub struct Pool {
     pub watchdog_wall: Duration,
     /// A task whose engine is silent for longer is ended.
     pub watchdog_idle: Duration,
+    /// A model whose loading takes longer is given up.
+    pub watchdog_load: Duration,
 }
 
 /// What runs a pool's model.

@@ -29,6 +29,7 @@ use crate::tasks::{Ended, Home, Limits, Observer, Task};
 mod attach;
 mod drain;
 mod job;
+mod loading;
 mod metrics;
 mod predict;
 mod purge;
@@ -75,13 +76,15 @@ pub struct PoolSpec {
     pub watchdog: Watchdog,
 }
 
-/// Limits on a running task.
+/// Limits on what an engine may take.
 #[derive(Debug, Clone, Copy)]
 pub struct Watchdog {
-    /// From start to end.
+    /// For a task, from start to end.
     pub wall: Duration,
-    /// Without a token.
+    /// For a task, without a token.
     pub idle: Duration,
+    /// For loading a model whose files are there, once the pool has started.
+    pub load: Duration,
 }
 
 /// A look at a pool.
@@ -185,7 +188,7 @@ impl Pool {
         let pool = Arc::clone(self);
         self.lifecycle.spawn("queue positions", OnPanic::Shutdown, async move { pool.tell_positions().await });
         for replica in 1..self.spec.replicas.max(1) {
-            match self.load_and_probe(loader.as_ref()).await {
+            match self.load_and_probe(&loader).await {
                 Ok(fresh) => self.install(replica, fresh, stay).await,
                 Err(error) => self.not_loaded(replica, &error),
             }

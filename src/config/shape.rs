@@ -131,6 +131,7 @@ pub(super) struct Queue {
 pub(super) struct Watchdog {
     pub wall_ms: u64,
     pub idle_ms: u64,
+    pub load_ms: u64,
 }
 
 #[derive(Debug, eserde::Deserialize)]

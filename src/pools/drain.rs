@@ -1,7 +1,7 @@
 //! Taking a pool out of service and back.
 //!
 //! A pool that drains takes no new tasks. What waits may be handed on to another pool; what is left is served as before
-//! until the deadline, and then cancelled.
+//! until the deadline, and then cancelled. A reload that was under way when it began goes on until then, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ impl Pool {
         if let Some(earlier) = state.draining.replace(draining) {
             earlier.over.cancel();
         }
+        let reload = state.reload_under_way();
         drop(state);
         tracing::info!(pool = %self.spec.id, deadline_ms = deadline.as_millis(), "draining");
         let pool = Arc::clone(self);
@@ -34,7 +35,7 @@ impl Pool {
                 }
             };
             if over.run_until_cancelled(waited).await.is_some() {
-                pool.cancel_all(&over);
+                pool.cancel_all(&over, reload.as_ref());
             }
         });
     }
@@ -82,7 +83,7 @@ impl Pool {
     }
 
     /// The end of the drain that is over with `over`, unless somebody has just ended it in another way.
-    fn cancel_all(&self, over: &CancellationToken) {
+    fn cancel_all(&self, over: &CancellationToken, reload: Option<&CancellationToken>) {
         let left = {
             let state = self.lock();
             // Whoever ends or replaces a drain says so under this lock, so no task that came after it is cancelled here.
@@ -91,6 +92,9 @@ impl Pool {
             }
             state.tasks()
         };
+        if let Some(reload) = reload {
+            reload.cancel();
+        }
         tracing::info!(pool = %self.spec.id, tasks = left.len(), "the deadline of the drain has come");
         for task in left {
             task.cancel();

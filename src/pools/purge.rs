@@ -52,7 +52,7 @@ pub enum Tasks {
     Refuse,
     /// They end by themselves.
     Drain,
-    /// They are cancelled.
+    /// They are cancelled, and a reload that is under way is ended.
     Cancel,
 }
 
@@ -80,7 +80,11 @@ impl Pool {
             return Err(Busy::Fixed(LoadError(message.to_owned())));
         }
         let mut state = self.lock();
-        state.check_not_busy()?;
+        match (state.check_not_busy(), state.reload_under_way()) {
+            // It goes with the tasks.
+            (Err(Busy::Reloading), Some(reload)) if tasks == Some(Tasks::Cancel) => reload.cancel(),
+            (free, _) => free?,
+        }
         if tasks == Some(Tasks::Refuse) && !state.has_no_tasks() {
             return Err(Busy::Working);
         }
@@ -104,7 +108,7 @@ impl Purging {
             let left = pool.lock().tasks();
             left.iter().for_each(|task| task.cancel());
         }
-        let idle = pool.wait_until(|state| state.has_no_tasks() && state.retiring.is_empty());
+        let idle = pool.wait_until(|state| state.has_no_tasks() && state.nothing_is_replaced());
         if pool.lifecycle.draining().run_until_cancelled(idle).await.is_none() {
             pool.lock().closing = false;
             return Err("the gateway is shutting down".to_owned());

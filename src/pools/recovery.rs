@@ -44,9 +44,9 @@ const REBUILD_PAUSE: Duration = Duration::from_secs(5);
 
 impl Pool {
     /// A new engine of `loader`'s model, or of the pool's own.
-    pub(super) async fn load_and_probe(&self, loader: &dyn Loader) -> Result<Fresh, LoadError> {
+    pub(super) async fn load_and_probe(self: &Arc<Self>, loader: &Arc<dyn Loader>) -> Result<Fresh, LoadError> {
         let began = Instant::now();
-        let engine = loader.load().await?;
+        let engine = self.load_in_time(loader).await?;
         self.probe_new(engine, began).await
     }
 
@@ -151,7 +151,7 @@ impl Pool {
         while !self.lifecycle.draining().is_cancelled() {
             attempt += 1;
             let Some(loader) = self.abandon(number, stay).await else { return };
-            match self.load_and_probe(loader.as_ref()).await {
+            match self.load_and_probe(&loader).await {
                 Ok(fresh) => {
                     tracing::info!(pool = %self.spec.id, replica = %id, attempt, "the engine was built anew");
                     return self.install(number, fresh, stay).await;

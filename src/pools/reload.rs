@@ -6,11 +6,13 @@
 //! ```
 //!
 //! Until the switch nothing has changed, and whatever fails before it leaves the pool as it was. What runs at the switch ends
-//! on its old engine, which is freed then; what waits is prepared again for the new model.
+//! on its old engine, which is freed then; what waits is prepared again for the new model. Loading has a deadline, and until
+//! the switch a drain at its deadline, a purge by force and a shutdown end the reload.
 
 use std::sync::Arc;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::recovery::{Fresh, release};
 use super::replica::Health;
@@ -28,6 +30,8 @@ pub struct Reload {
     pub phase: Phase,
     pub started_at_ms: u64,
     pub ended: Option<Conclusion>,
+    /// Ends it early, as failed.
+    pub stop: CancellationToken,
 }
 
 /// How a reload or a purge ended.
@@ -74,6 +78,10 @@ pub enum Busy {
     Purging,
     #[error("the pool is starting")]
     Starting,
+    #[error(
+        "loading a model has taken too long and was given up, but it cannot be stopped and goes on; where it does not end, restart the gateway"
+    )]
+    Stuck,
     #[error("the pool has tasks; say drain_first to let them end, or force to cancel them")]
     Working,
     #[error("{0}")]
@@ -95,6 +103,7 @@ pub struct Reloading {
     pool: Arc<Pool>,
     model: ModelId,
     loader: Arc<dyn Loader>,
+    stop: CancellationToken,
     ended: bool,
 }
 
@@ -107,10 +116,19 @@ impl Pool {
     pub fn begin_reload(self: &Arc<Self>, model: ModelId) -> Result<Reloading, Busy> {
         let mut state = self.lock();
         state.check_not_busy()?;
+        if state.has_given_up_load() {
+            return Err(Busy::Stuck);
+        }
         let loader = state.loader.of_model(model.as_str())?;
-        let started_at_ms = Clock::now().unix_ms;
-        state.reload = Some(Reload { model: model.clone(), phase: Phase::Verifying, started_at_ms, ended: None });
-        Ok(Reloading { pool: Arc::clone(self), model, loader, ended: false })
+        let (started_at_ms, stop) = (Clock::now().unix_ms, CancellationToken::new());
+        state.reload = Some(Reload {
+            model: model.clone(),
+            phase: Phase::Verifying,
+            started_at_ms,
+            ended: None,
+            stop: stop.clone(),
+        });
+        Ok(Reloading { pool: Arc::clone(self), model, loader, stop, ended: false })
     }
 
     /// Whether it has this model, or is getting it.
@@ -261,7 +279,7 @@ impl Reloading {
     async fn load_one(&self) -> Result<Fresh, LoadError> {
         self.enter(Phase::Loading);
         let began = Instant::now();
-        let engine = self.loader.load().await?;
+        let engine = self.pool.load_in_time(&self.loader).await?;
         self.enter(Phase::Probing);
         self.pool.probe_new(engine, began).await
     }
@@ -293,7 +311,7 @@ impl Reloading {
             (state.replicas.len(), Arc::clone(&state.loader), state.stay(0))
         };
         for replica in 0..replicas {
-            match pool.load_and_probe(loader.as_ref()).await {
+            match pool.load_and_probe(&loader).await {
                 Ok(fresh) => pool.install(replica, fresh, stay).await,
                 Err(error) => pool.not_loaded(replica, &error),
             }
@@ -307,10 +325,15 @@ impl Reloading {
         self.pool.health_changed();
     }
 
-    /// The outcome, unless the gateway begins to shut down first.
+    /// The outcome, unless somebody ends the reload or the gateway begins to shut down first.
     async fn unless_ending<T>(&self, work: impl Future<Output = T>) -> Result<T, LoadError> {
-        let done = self.pool.lifecycle.draining().run_until_cancelled(work).await;
-        done.ok_or_else(|| LoadError("the gateway is shutting down".to_owned()))
+        let why = tokio::select! {
+            biased;
+            () = self.pool.lifecycle.draining().cancelled() => "the gateway is shutting down",
+            () = self.stop.cancelled() => "a drain or a purge of the pool has ended it",
+            done = work => return Ok(done),
+        };
+        Err(LoadError(why.to_owned()))
     }
 
     fn enter(&self, phase: Phase) {
@@ -326,6 +349,7 @@ impl Reloading {
         if let Some(reload) = &mut pool.lock().reload {
             reload.end(Some(error));
         }
+        pool.stopped.notify_waiters();
         pool.metrics.reloaded(pool, false);
     }
 }

@@ -1,7 +1,7 @@
 //! The state of a pool, and every decision on it. No waiting, no I/O.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use sluicegate_compat::native::Priority;
@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Job;
 use super::job::{sequences_at_once, slots};
+use super::loading::Load;
 use super::predict::Prediction;
 use super::purge::Purge;
 use super::queue::{Floor, Full, Queue, Share, Ticket, Work};
@@ -128,6 +129,8 @@ pub(super) struct State {
     pub held: bool,
     /// Engines that were replaced and have tasks yet.
     pub retiring: Vec<Arc<dyn Engine>>,
+    /// Models that are being loaded.
+    pub loads: Vec<Weak<Load>>,
     /// How long loading took the last time.
     pub load_time: Duration,
     capacity: usize,
@@ -206,6 +209,7 @@ impl State {
             closing: false,
             held: false,
             retiring: Vec::new(),
+            loads: Vec::new(),
             load_time: Duration::ZERO,
             queue: Queue::new(capacity, floor),
             tickets: HashMap::new(),

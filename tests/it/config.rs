@@ -65,6 +65,7 @@ fn nothing_at_all_is_a_complete_configuration() {
     assert_eq!((pool.id.as_str(), pool.model.as_str(), &pool.engine), ("default", "builtin", &Engine::Mistralrs));
     assert_eq!((pool.device, pool.slots, pool.queue_capacity), (Device::Auto, None, 256));
     assert_eq!((pool.watchdog_wall, pool.watchdog_idle), (Duration::from_secs(600), Duration::from_secs(60)));
+    assert_eq!(pool.watchdog_load, Duration::from_secs(600));
     assert_eq!(config.catalog.resolve("builtin").unwrap().source, ModelSource::Builtin);
 }
 

@@ -3,8 +3,9 @@
 //! [`Gate::finish`] waits until nothing runs and asserts that no task, slot or place in the queue has leaked; a test that
 //! forgets it fails when the gate is dropped.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -26,8 +27,12 @@ pub struct Gate {
     pub app: App,
     pub lifecycle: Lifecycle,
     pub loads: Arc<AtomicU32>,
+    /// How long loads take, by the number of the load; the others take no time.
+    pub slow: Slow,
     finished: bool,
 }
+
+type Slow = Arc<Mutex<HashMap<u32, Duration>>>;
 
 /// A response, read to its end.
 pub struct Answer {
@@ -56,6 +61,7 @@ pub type Verify = dyn Fn(&str) -> Result<Room, LoadError> + Send + Sync;
 struct ScriptedLoader {
     make: Arc<Make>,
     loads: Arc<AtomicU32>,
+    slow: Slow,
     model: String,
     verify: Arc<Verify>,
 }
@@ -63,7 +69,12 @@ struct ScriptedLoader {
 impl Loader for ScriptedLoader {
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         async {
-            let engine = (self.make)(self.loads.fetch_add(1, Ordering::SeqCst))?;
+            let number = self.loads.fetch_add(1, Ordering::SeqCst);
+            let pause = self.slow.lock().unwrap().get(&number).copied();
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
+            let engine = (self.make)(number)?;
             Ok(Arc::new(engine) as Arc<dyn Engine>)
         }
         .boxed()
@@ -116,14 +127,14 @@ impl Gate {
         let overrides = Overrides { engine, ..Overrides::default() };
         let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let lifecycle = Lifecycle::new();
-        let loads = Arc::new(AtomicU32::new(0));
+        let (loads, slow) = (Arc::new(AtomicU32::new(0)), Slow::default());
         let loader = |pool: &sluicegate::config::Pool, _: &Arc<sluicegate::catalog::LiveCatalog>| -> Arc<dyn Loader> {
             let (make, loads, verify) = (Arc::clone(&make), Arc::clone(&loads), Arc::clone(&verify));
-            Arc::new(ScriptedLoader { make, loads, model: pool.model.clone(), verify })
+            Arc::new(ScriptedLoader { make, loads, slow: Arc::clone(&slow), model: pool.model.clone(), verify })
         };
         let app = App::build_with(&config, &lifecycle, loader).await.unwrap();
         app.start().await.unwrap();
-        Self { app, lifecycle, loads, finished: false }
+        Self { app, lifecycle, loads, slow, finished: false }
     }
 
     /// With the engines that the configuration names.
@@ -135,7 +146,7 @@ impl Gate {
         let lifecycle = Lifecycle::new();
         let app = App::build(&config, &lifecycle).await.unwrap();
         app.start().await.unwrap();
-        Self { app, lifecycle, loads: Arc::default(), finished: false }
+        Self { app, lifecycle, loads: Arc::default(), slow: Slow::default(), finished: false }
     }
 
     /// Sends a request and returns its head.

@@ -312,3 +312,77 @@ async fn a_reload_ends_where_the_gateway_shuts_down() {
     }
     gate.finish().await;
 }
+
+/// A gateway whose second load, the first of a reload, takes an hour.
+async fn with_a_load_that_hangs(room: Room) -> Gate {
+    let restored = (room == Room::Instead).then_some(2);
+    let number = move |number| if restored == Some(number) { 0 } else { number };
+    let gate = gate(move |load| Ok(ScriptedEngine::new(old_and_next(number(load)))), room, &[]).await;
+    gate.slow.lock().unwrap().insert(1, Duration::from_secs(3600));
+    gate
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_that_hangs_is_given_up_and_no_other_one_is_begun_beside_it() {
+    for room in [Room::Beside, Room::Instead] {
+        let gate = with_a_load_that_hangs(room).await;
+        begin(&gate).await;
+        tokio::time::sleep(Duration::from_secs(599)).await;
+        assert_eq!(health(&gate).await["reload"]["phase"], "loading");
+        let health = ended(&gate).await;
+        assert_eq!((&health["ready"], &health["model_ref"]), (&true.into(), &"old".into()), "{health}");
+        let reason = "the reload with next failed: loading the model takes longer than 600 s (watchdog.load_ms)";
+        assert_eq!(health["last_error"], reason);
+        assert_eq!(digest(&gate, &gate.submit(TASK).await).await, OLD_DIGEST);
+        let refused = reload(&gate).await;
+        assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.body);
+        assert!(refused.json()["message"].as_str().unwrap().starts_with("loading a model has taken too long"));
+        // It comes to its end, and what it made is let go.
+        tokio::time::sleep(Duration::from_secs(3001)).await;
+        begin(&gate).await;
+        assert_eq!(ended(&gate).await["model_ref"], "next");
+        gate.finish().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_ends_a_reload_at_its_deadline_where_that_began_before() {
+    let gate = with_a_load_that_hangs(Room::Beside).await;
+    begin(&gate).await;
+    gate.post("/v2/pools/default/drain", r#"{"deadline_ms": 60000}"#).await;
+    tokio::time::sleep(Duration::from_secs(59)).await;
+    assert_eq!(health(&gate).await["reloading"], true);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let health = health(&gate).await;
+    assert_eq!(health["last_error"], "the reload with next failed: a drain or a purge of the pool has ended it");
+    gate.post("/v2/pools/default/resume", "").await;
+    assert_eq!(digest(&gate, &gate.submit(TASK).await).await, OLD_DIGEST);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_by_force_ends_a_reload_and_any_other_one_is_refused() {
+    let gate = with_a_load_that_hangs(Room::Beside).await;
+    begin(&gate).await;
+    let waits = gate.post("/v2/pools/default/purge", r#"{"drain_first": true}"#).await;
+    assert_eq!(waits.json()["message"], "a reload of this pool is under way");
+    let forced = gate.post("/v2/pools/default/purge", r#"{"force": true}"#).await;
+    assert_eq!(forced.status, StatusCode::ACCEPTED, "{}", forced.body);
+    let again = gate.post("/v2/pools/default/purge", r#"{"force": true}"#).await;
+    assert_eq!(again.json()["message"], "a purge of this pool is under way");
+    let health = gate.until("/v2/pools/default/health", |health| health["purge"]["state"] != "running").await;
+    assert_eq!((&health["purge"]["state"], &health["reload"]["state"]), (&"succeeded".into(), &"failed".into()));
+    assert_eq!(health["replicas"][0]["state"], "unloaded");
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_load() {
+    let gate = with_a_load_that_hangs(Room::Beside).await;
+    begin(&gate).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(health(&gate).await["reload"]["phase"], "loading");
+    gate.lifecycle.shutdown();
+    assert_eq!(ended(&gate).await["last_error"], "the reload with next failed: the gateway is shutting down");
+    gate.finish().await;
+}

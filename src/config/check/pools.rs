@@ -51,6 +51,7 @@ impl Check<'_> {
             batch_floor: floor,
             watchdog_wall: self.ms(&key("watchdog.wall_ms"), pool.watchdog.wall_ms, 1),
             watchdog_idle: self.ms(&key("watchdog.idle_ms"), pool.watchdog.idle_ms, 1),
+            watchdog_load: self.ms(&key("watchdog.load_ms"), pool.watchdog.load_ms, 1),
         }
     }
 

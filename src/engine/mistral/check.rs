@@ -1,4 +1,5 @@
-//! Looks at a model's files before the engine does, so that what is wrong with them is said in one clear line.
+//! Looks at a model's files before the engine does, so that what is wrong with them is said in one clear line, and so that
+//! no file makes the engine reserve memory for more than there is.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -10,6 +11,12 @@ use tokenizers::Tokenizer;
 
 use crate::engine::LoadError;
 use crate::engine::text::ChatTemplate;
+
+mod gguf;
+mod sizes;
+
+pub use gguf::check as gguf;
+use sizes::Weights;
 
 /// No header of a weights file is larger, in bytes (the safetensors crate's own limit).
 const LARGEST_HEADER: u64 = 100_000_000;
@@ -33,16 +40,8 @@ pub fn folder(path: &Path) -> Result<Folder, LoadError> {
     let vocab_size = config["vocab_size"].as_u64().and_then(|size| u32::try_from(size).ok());
     let vocab_size = vocab_size.ok_or_else(|| fault(&config_path, "has no `vocab_size`"))?;
     tokenizer(&path.join("tokenizer.json"))?;
-    weights(path)?;
+    sizes::check(&config, weights(path)?).map_err(|what| fault(&config_path, what))?;
     Ok(Folder { vocab_size, template: ChatTemplate::in_folder(path)? })
-}
-
-/// Checks a GGUF file as far as its first bytes go.
-pub fn gguf(path: &Path) -> Result<(), LoadError> {
-    let mut magic = [0; 4];
-    let mut file = File::open(path).map_err(|error| fault(path, error))?;
-    file.read_exact(&mut magic).map_err(|_| fault(path, "is cut short"))?;
-    if &magic == b"GGUF" { Ok(()) } else { Err(fault(path, "is not a GGUF file")) }
 }
 
 /// The size of a model's weights: of the GGUF file, or of the folder's safetensors files. 0 where they cannot be read.
@@ -77,7 +76,7 @@ fn tokenizer(path: &Path) -> Result<(), LoadError> {
 }
 
 /// Every weights file is whole, and every one that the index names is there.
-fn weights(folder: &Path) -> Result<(), LoadError> {
+fn weights(folder: &Path) -> Result<Weights, LoadError> {
     let mut paths = safetensors(folder).map_err(|error| fault(folder, error))?;
     let index = folder.join("model.safetensors.index.json");
     if index.exists() {
@@ -90,7 +89,7 @@ fn weights(folder: &Path) -> Result<(), LoadError> {
     if paths.is_empty() {
         return Err(fault(folder, "has no weights: no file ends in .safetensors"));
     }
-    paths.iter().try_for_each(|path| whole(path).map_err(|what| fault(path, what)))
+    paths.iter().try_fold(Weights::default(), |sum, path| Ok(sum.and(whole(path).map_err(|what| fault(path, what))?)))
 }
 
 fn safetensors(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -98,8 +97,8 @@ fn safetensors(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(paths.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect())
 }
 
-/// Whether a safetensors file has all the bytes that its header tells of.
-fn whole(path: &Path) -> Result<(), String> {
+/// What a safetensors file holds, which must be all the bytes that its header tells of.
+fn whole(path: &Path) -> Result<Weights, String> {
     let mut file = File::open(path).map_err(|error| error.to_string())?;
     let size = file.seek(SeekFrom::End(0)).and_then(|size| file.rewind().map(|()| size));
     let size = size.map_err(|error| error.to_string())?;
@@ -113,7 +112,11 @@ fn whole(path: &Path) -> Result<(), String> {
     file.read_exact(&mut header).map_err(|_| "is cut short")?;
     let header: Value = serde_json::from_slice(&header).map_err(|_| "is not a safetensors file")?;
     let tensors = header.as_object().into_iter().flat_map(|tensors| tensors.values());
-    let data = tensors.filter_map(|tensor| tensor["data_offsets"][1].as_u64()).max().unwrap_or(0);
-    let told = 8 + length + data;
-    if size == told { Ok(()) } else { Err(format!("has {size} bytes, and its header tells of {told}")) }
+    let ends: Vec<_> = tensors.filter_map(|tensor| tensor["data_offsets"][1].as_u64()).collect();
+    let data = ends.iter().copied().max().unwrap_or(0);
+    let told = (8 + length).saturating_add(data);
+    if size != told {
+        return Err(format!("has {size} bytes, and its header tells of {told}"));
+    }
+    Ok(Weights { tensors: ends.len() as u64, bytes: data })
 }

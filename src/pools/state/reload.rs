@@ -1,12 +1,14 @@
 //! What a reload asks of the state of a pool, and changes in it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+
+use tokio_util::sync::CancellationToken;
 
 use super::{LONGEST_RETRY_MS, State};
 use crate::engine::Engine;
 use crate::ids::TaskId;
 use crate::pools::replica::{Health, Replica};
-use crate::pools::{Busy, Job, Purge, Recipe, Reload};
+use crate::pools::{Busy, Job, Purge, Recipe};
 use crate::tasks::Task;
 
 impl State {
@@ -31,14 +33,29 @@ impl State {
 
     /// Whether another model may be put in the place of this one, or this one taken out.
     pub fn check_not_busy(&self) -> Result<(), Busy> {
-        if self.reload.as_ref().is_some_and(Reload::is_under_way) {
-            return Err(Busy::Reloading);
-        }
         if self.purge.as_ref().is_some_and(Purge::is_under_way) {
             return Err(Busy::Purging);
         }
+        if self.reload_under_way().is_some() {
+            return Err(Busy::Reloading);
+        }
         let starting = self.replicas.iter().any(|replica| replica.health == Health::Starting);
         if starting { Err(Busy::Starting) } else { Ok(()) }
+    }
+
+    /// What ends the reload that is under way.
+    pub fn reload_under_way(&self) -> Option<CancellationToken> {
+        self.reload.as_ref().filter(|reload| reload.is_under_way()).map(|reload| reload.stop.clone())
+    }
+
+    /// Whether no reload is under way, and none has left engines that have tasks yet.
+    pub fn nothing_is_replaced(&self) -> bool {
+        self.retiring.is_empty() && self.reload_under_way().is_none()
+    }
+
+    /// Whether a model is still being loaded that nobody waits for any more.
+    pub fn has_given_up_load(&self) -> bool {
+        self.loads.iter().filter_map(Weak::upgrade).any(|load| load.is_given_up())
     }
 
     /// Takes all engines out, to be released; whoever is bringing one of them back gives up.

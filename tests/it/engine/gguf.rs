@@ -60,12 +60,12 @@ impl Gguf {
         self.data.resize(self.data.len().next_multiple_of(ALIGNMENT), 0);
     }
 
-    fn write(self, path: &Path) {
+    fn bytes(self) -> Vec<u8> {
         let counts = [self.tensor_count.to_le_bytes(), self.pair_count.to_le_bytes()].concat();
         let mut file = [b"GGUF", &3u32.to_le_bytes()[..], &counts, &self.pairs, &self.tensors].concat();
         file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
         file.extend(self.data);
-        fs::write(path, file).expect("writes");
+        file
     }
 }
 
@@ -111,7 +111,7 @@ fn write_gguf(path: &Path) {
     let template = read_json("tokenizer_config.json")["chat_template"].as_str().expect("a template").to_owned();
     gguf.pair("tokenizer.chat_template", 8, &string(&template));
     weights(&mut gguf);
-    gguf.write(path);
+    fs::write(path, gguf.bytes()).expect("writes");
 }
 
 fn vocabulary(gguf: &mut Gguf, tokenizer: &Value, size: usize) {
@@ -169,4 +169,36 @@ async fn a_gguf_file_answers_as_the_folder_it_was_made_from() {
     let (answer, finished) = text(&from_gguf, greedy(prompt.clone(), 40)).await;
     assert_eq!(text(&from_folder, greedy(prompt, 40)).await.0, answer);
     assert!(matches!(finished.finish, Finish::Stop | Finish::Length) && !answer.is_empty());
+}
+
+/// Why a GGUF file is not loaded that was filled so.
+async fn refusal(fill: impl FnOnce(&mut Gguf)) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("m.gguf");
+    let mut gguf = Gguf::default();
+    gguf.pair("general.architecture", 8, &string("qwen3"));
+    fill(&mut gguf);
+    fs::write(&path, gguf.bytes()).expect("writes");
+    let error = MistralEngine::load(spec(ModelFiles::Gguf(path))).await.err().expect("does not load");
+    error.0.replace(&format!("{}/", folder.path().display()), "")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_claims_more_than_it_holds_is_refused_before_room_is_made_for_it() {
+    let layers = refusal(|gguf| gguf.number("qwen3.block_count", &1_000_000_000.into())).await;
+    assert_eq!(layers, "m.gguf: `qwen3.block_count` is 1000000000, and 0 at most can be true");
+    let context = refusal(|gguf| gguf.number("qwen3.context_length", &4_000_000_000_u32.into())).await;
+    assert_eq!(context, "m.gguf: `qwen3.context_length` is 4000000000, and 16777216 at most can be true");
+    let tensor = refusal(|gguf| gguf.tensor("blk.0.attn_q.weight", &[1 << 40, 1 << 20], &[0; 64])).await;
+    assert!(
+        tensor.starts_with("m.gguf: has a tensor \"blk.0.attn_q.weight\" that is larger than the file"),
+        "{tensor}"
+    );
+    let long = refusal(|gguf| gguf.pair("general.name", 8, &u64::MAX.to_le_bytes())).await;
+    assert_eq!(long, "m.gguf: is cut short, or its header is longer than any model's");
+    let list = [&9_u32.to_le_bytes()[..], &1_u64.to_le_bytes()].concat();
+    let nested = refusal(|gguf| gguf.pair("general.tags", 9, &list.repeat(100))).await;
+    assert_eq!(nested, "m.gguf: has lists in lists, or longer ones than any model has");
+    let kind = refusal(|gguf| gguf.pair("general.name", 13, &[0; 8])).await;
+    assert_eq!(kind, "m.gguf: has a value of the type 13, which is not known");
 }

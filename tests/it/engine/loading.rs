@@ -84,3 +84,20 @@ async fn a_gpu_that_is_not_there_is_an_error_and_not_a_fallback() {
     let message = error(wanted).await;
     assert!(message.starts_with("cuda:63: "), "{message}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_that_the_weights_cannot_bear_out_are_refused_before_room_is_made_for_them() {
+    let layers = |folder: &Path| {
+        edit(&folder.join("config.json"), "\"num_hidden_layers\": 4", "\"num_hidden_layers\": 1000000000");
+    };
+    assert_eq!(
+        spoilt(layers).await,
+        "config.json: `num_hidden_layers` is 1000000000, and the weights allow 46 at most: they are of another model"
+    );
+    let context = |folder: &Path| {
+        let (from, to) = ("\"max_position_embeddings\": 4096", "\"max_position_embeddings\": 1000000000000");
+        edit(&folder.join("config.json"), from, to);
+    };
+    let message = spoilt(context).await;
+    assert!(message.starts_with("config.json: `max_position_embeddings` is 1000000000000, and "), "{message}");
+}

@@ -1,0 +1,75 @@
+//! Loading a model within its time.
+//!
+//! An engine's code cannot be stopped while it loads. So a load that takes too long, or that nobody wants any more, is left to
+//! itself, and what comes of it at last is let go.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::Pool;
+use super::recovery::release;
+use crate::engine::{Engine, LoadError, Loader};
+use crate::lifecycle::OnPanic;
+
+/// A model that is being loaded.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    given_up: AtomicBool,
+}
+
+impl Load {
+    /// Whether nobody waits for it any more.
+    pub fn is_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
+}
+
+/// Waits for a load; dropped, it has given it up, which no longer matters where the load has ended.
+struct Waiting(Weak<Load>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(load) = self.0.upgrade() {
+            load.given_up.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Pool {
+    /// Loads an engine, within the time that the pool's watchdog gives it. Dropped, it gives the load up.
+    pub(super) async fn load_in_time(self: &Arc<Self>, loader: &Arc<dyn Loader>) -> Result<Arc<dyn Engine>, LoadError> {
+        let (load, loader) = (Arc::new(Load::default()), Arc::clone(loader));
+        let waiting = Waiting(Arc::downgrade(&load));
+        {
+            let mut state = self.lock();
+            state.loads.retain(|load| load.strong_count() > 0);
+            state.loads.push(Arc::downgrade(&load));
+        }
+        let (hand_over, loaded) = oneshot::channel();
+        let pool = self.spec.id.clone();
+        self.lifecycle.spawn("load", OnPanic::Continue, async move {
+            let outcome = loader.load().await;
+            if let Err(outcome) = hand_over.send(outcome) {
+                tracing::warn!(%pool, loaded = outcome.is_ok(), "the loading of a model has ended that was given up");
+                if let Ok(engine) = outcome {
+                    release(engine).await;
+                }
+            }
+            drop(load);
+        });
+        let limit = self.spec.watchdog.load;
+        let outcome = timeout(limit, loaded).await;
+        drop(waiting);
+        match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) => Err(LoadError("loading the model panicked".to_owned())),
+            Err(_) => Err(LoadError(format!(
+                "loading the model takes longer than {} s (watchdog.load_ms)",
+                limit.as_secs_f32()
+            ))),
+        }
+    }
+}
