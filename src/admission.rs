@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluicegate_compat::native::{
-    AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, PolicyLabel, Preparation, Priority,
-    Streams, TaskRequest, Violation, Workload,
+    AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, ModelPrice, PolicyLabel, Preparation,
+    Priority, Streams, TaskRequest, Violation, Workload,
 };
 
 use crate::budgets::{Budgets, Left};
@@ -119,6 +119,8 @@ pub struct Pools<'a> {
     pub serving: &'a [Arc<Pool>],
     /// Whether a pool of this name exists, whatever it serves.
     pub known: &'a (dyn Fn(&str) -> bool + Sync),
+    /// Of its model.
+    pub price: ModelPrice,
 }
 
 impl Pools<'_> {
@@ -174,7 +176,7 @@ impl Admission {
         let Checked { asked, fitted, near, order } = self.check(request, pools, caller).await?;
         let request = &asked.request;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
-        let (limits, ties) = self.reserve(request, caller, fitted.limits)?;
+        let (limits, ties) = self.reserve(request, caller, fitted.limits, pools.price)?;
         let fitted = Fitted { limits, ..fitted };
         let task = self
             .registry
@@ -240,7 +242,7 @@ impl Admission {
         let near = last.as_ref().map(|last| &last.pool_id);
         let left = session_of(&asked.request, caller).map_or_else(Left::default, |key| self.sessions.left(&key));
         let named = asked.request.max_tokens.is_some();
-        let Grant { max_tokens, .. } = grant(&fitted.limits, named, &left).map_err(over_budget)?;
+        let Grant { max_tokens, .. } = grant(&fitted.limits, named, &left, pools.price).map_err(over_budget)?;
         let order = by_start(tiers, priority, &caller.share, &Limits { max_tokens, ..fitted.limits }, near);
         let order = in_time(order, deadline_ms)?;
         let near = last.map(|last| last.replica_id);
@@ -249,16 +251,21 @@ impl Admission {
 
     /// Enters the session of a request and reserves what the task may use of its budgets; what it may use is less where
     /// they leave less and the client has not said how much it wants.
-    fn reserve(&self, request: &TaskRequest, caller: &Caller, limits: Limits) -> Result<(Limits, Ties), ErrorEnvelope> {
+    fn reserve(
+        &self,
+        request: &TaskRequest,
+        caller: &Caller,
+        limits: Limits,
+        price: ModelPrice,
+    ) -> Result<(Limits, Ties), ErrorEnvelope> {
         let Some(key) = session_of(request, caller) else { return Ok((limits, Ties::default())) };
         let turn = self.sessions.enter(key);
-        let (mut max_tokens, mut capped_by) = (limits.max_tokens, None);
-        let reservation = self.budgets.reserve(vec![turn.account()], |left| {
-            let granted = grant(&limits, request.max_tokens.is_some(), left)?;
-            (max_tokens, capped_by) = (granted.max_tokens, granted.capped_by);
-            Ok(granted.amounts)
+        let reserved = self.budgets.reserve(vec![turn.account()], |left| {
+            let granted = grant(&limits, request.max_tokens.is_some(), left, price)?;
+            Ok((granted.amounts, granted))
         });
-        let spending = Spending::new(reservation.map_err(over_budget)?, capped_by);
+        let (reservation, Grant { max_tokens, terms, .. }) = reserved.map_err(over_budget)?;
+        let spending = Spending::new(reservation, terms);
         Ok((Limits { max_tokens, ..limits }, Ties { session: Some(Box::new(turn)), spending: Some(spending) }))
     }
 

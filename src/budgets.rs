@@ -10,6 +10,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 mod ledger;
+pub mod price;
 #[cfg(test)]
 mod tests;
 
@@ -44,21 +45,22 @@ impl Budgets {
         self.lock().left(accounts)
     }
 
-    /// Reserves in all of `accounts` what `plan` makes of what they leave. Nobody else reserves in between.
+    /// Reserves in all of `accounts` what `plan` makes of what they leave; what else it says comes back. Nobody else
+    /// reserves in between.
     ///
     /// # Errors
     ///
     /// What `plan` refuses with, or the unit of which too little is left. Nothing is reserved then.
-    pub fn reserve(
+    pub fn reserve<T>(
         &self,
         accounts: Vec<AccountId>,
-        plan: impl FnOnce(&Left) -> Result<Amounts, Exceeded>,
-    ) -> Result<Reservation, Exceeded> {
+        plan: impl FnOnce(&Left) -> Result<(Amounts, T), Exceeded>,
+    ) -> Result<(Reservation, T), Exceeded> {
         let mut ledger = self.lock();
-        let held = plan(&ledger.left(&accounts))?;
+        let (held, said) = plan(&ledger.left(&accounts))?;
         ledger.reserve(&accounts, held)?;
         drop(ledger);
-        Ok(Reservation { budgets: self.clone(), accounts, held })
+        Ok((Reservation { budgets: self.clone(), accounts, held }, said))
     }
 
     /// Whether nothing is reserved in any account: so it is whenever no task is left that has not ended.

@@ -13,6 +13,7 @@
 use std::collections::HashMap;
 
 use sha2::{Digest as _, Sha256};
+use sluicegate_compat::native::ModelPrice;
 
 mod builtin;
 mod cache;
@@ -50,12 +51,13 @@ pub struct Entry {
     pub source: ModelSource,
     /// What its files must digest to (`sha256:` and 64 hex digits), where the operator pinned it.
     pub digest: Option<String>,
+    pub price: ModelPrice,
 }
 
 impl Entry {
-    /// An entry with no aliases and no pinned digest.
+    /// An entry with no aliases and no pinned digest, free of charge.
     pub fn new(id: impl Into<String>, source: ModelSource) -> Self {
-        Self { id: id.into(), aliases: Vec::new(), source, digest: None }
+        Self { id: id.into(), aliases: Vec::new(), source, digest: None, price: ModelPrice::default() }
     }
 }
 

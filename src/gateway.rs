@@ -18,9 +18,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, detail};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, detail};
 
-use crate::admission::Admission;
+use crate::admission::{Admission, Pools};
 use crate::catalog::LiveCatalog;
 use crate::ids::{ModelId, TaskId};
 use crate::lifecycle::Lifecycle;
@@ -155,7 +155,7 @@ impl Gateway {
             ErrorCode::UntrustedArtifact => no_such_model(reference),
             _ => error,
         });
-        let served = serving?.first().and_then(|pool| self.served(pool.model()));
+        let served = serving?.pools.first().and_then(|pool| self.served(pool.model()));
         served.ok_or_else(|| no_such_model(reference))
     }
 
@@ -205,19 +205,32 @@ impl Gateway {
     }
 
     /// The pools of a model, by any of its names; at least one.
-    fn serving(&self, reference: &str) -> Result<Vec<Arc<Pool>>, ErrorEnvelope> {
+    fn serving(&self, reference: &str) -> Result<Serving, ErrorEnvelope> {
         let entry = self.usable(reference)?.entry;
         let pools = self.pools_of(&entry.id);
         if pools.is_empty() {
             let message = format!("no pool serves the model {:?}", entry.id);
             return Err(ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000));
         }
-        Ok(pools)
+        Ok(Serving { pools, price: entry.price })
     }
 
     /// The pools that serve the model of this id now, in the order of the configuration.
     fn pools_of(&self, id: &str) -> Vec<Arc<Pool>> {
         self.pools.iter().filter(|pool| pool.model().as_str() == id).map(Arc::clone).collect()
+    }
+}
+
+/// The pools that serve a model, and what it costs.
+struct Serving {
+    pools: Vec<Arc<Pool>>,
+    price: ModelPrice,
+}
+
+impl Serving {
+    /// `known` says whether a pool of a name exists.
+    fn pools<'a>(&'a self, known: &'a (dyn Fn(&str) -> bool + Sync)) -> Pools<'a> {
+        Pools { serving: &self.pools, known, price: self.price }
     }
 }
 

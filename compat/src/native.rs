@@ -15,7 +15,8 @@ mod worker;
 pub use admission::{AdmissionResponse, Preparation, PreviewResponse, Streams};
 pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};
 pub use catalog::{
-    CreateModel, ModelFileView, ModelList, ModelState, ModelStateRequest, ModelTrust, ModelView, VerificationView,
+    CreateModel, ModelFileView, ModelList, ModelPrice, ModelState, ModelStateRequest, ModelTrust, ModelView,
+    VerificationView,
 };
 pub use chat::{Content, ContentPart, FunctionCall, FunctionDefinition, Message, Role, Tool, ToolCall, ToolChoice};
 pub use error::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};

@@ -85,7 +85,9 @@ impl Left {
         }
     }
 
-    fn less(self, used: Amounts) -> Self {
+    /// What is left after so much.
+    #[must_use]
+    pub fn less(self, used: Amounts) -> Self {
         let less = |left: Option<u64>, used: u64| left.map(|left| left.saturating_sub(used));
         Self {
             tokens: less(self.tokens, used.tokens),

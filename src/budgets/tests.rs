@@ -13,7 +13,7 @@ fn at_most(tokens: u64) -> Left {
 }
 
 fn reserve(budgets: &Budgets, accounts: &[AccountId], wanted: Amounts) -> Result<Reservation, Exceeded> {
-    budgets.reserve(accounts.to_vec(), |_| Ok(wanted))
+    budgets.reserve(accounts.to_vec(), |_| Ok((wanted, ()))).map(|(reservation, ())| reservation)
 }
 
 #[test]

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sluicegate_compat::native::ModelPrice;
+
 use super::{Entry, ModelRef, ModelSource};
 
 /// Other names of a model at most.
@@ -11,7 +13,7 @@ const MOST_ALIASES: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{why}")]
 pub struct Mistake {
-    /// `id`, `source`, `aliases.0` or `digest`.
+    /// `id`, `source`, `aliases.0`, `digest` or `price.input_per_mtok`.
     pub field: String,
     pub why: String,
 }
@@ -21,7 +23,13 @@ pub struct Mistake {
 /// # Errors
 ///
 /// The first [`Mistake`].
-pub fn draft(id: String, source: &str, aliases: Vec<String>, digest: Option<&str>) -> Result<Entry, Mistake> {
+pub fn draft(
+    id: String,
+    source: &str,
+    aliases: Vec<String>,
+    digest: Option<&str>,
+    price: ModelPrice,
+) -> Result<Entry, Mistake> {
     name("id", &id)?;
     if aliases.len() > MOST_ALIASES {
         return Err(mistake("aliases", format!("a model has at most {MOST_ALIASES} aliases")));
@@ -38,7 +46,10 @@ pub fn draft(id: String, source: &str, aliases: Vec<String>, digest: Option<&str
         return Err(mistake("source", "the model inside the program is in the catalog already, as \"builtin\""));
     }
     let digest = digest.map(parse_digest).transpose()?;
-    Ok(Entry { id, aliases, source, digest })
+    if let Some(name) = price.excess() {
+        return Err(mistake(&format!("price.{name}"), format!("a price is 0 to {}", ModelPrice::MOST)));
+    }
+    Ok(Entry { id, aliases, source, digest, price })
 }
 
 fn name(field: &str, text: &str) -> Result<(), Mistake> {
@@ -98,7 +109,9 @@ mod tests {
     fn the_field_with_the_mistake_is_named() {
         let field = |id: &str, source: &str, aliases: &[&str], digest: Option<&str>| {
             let aliases = aliases.iter().map(|alias| (*alias).to_owned()).collect();
-            draft(id.to_owned(), source, aliases, digest).map(|_| ()).map_err(|mistake| mistake.field)
+            draft(id.to_owned(), source, aliases, digest, ModelPrice::default())
+                .map(|_| ())
+                .map_err(|mistake| mistake.field)
         };
         assert_eq!(field("m", "hf:a/b", &["n"], None), Ok(()));
         for id in ["", "a\0b", "../m", "hf:a/b", "file:/x", &"a".repeat(257)] {

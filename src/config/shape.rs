@@ -78,8 +78,19 @@ pub(super) struct Model {
     #[serde(default)]
     pub digest: Option<String>,
     #[serde(default)]
-    #[eserde(compat)]
-    pub price: Option<toml::Value>,
+    pub price: Option<Price>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Price {
+    #[serde(default)]
+    pub input_per_mtok: u64,
+    #[serde(default)]
+    pub cached_input_per_mtok: u64,
+    #[serde(default)]
+    pub output_per_mtok: u64,
+    #[serde(default)]
+    pub engine_second: u64,
 }
 
 #[derive(Debug, eserde::Deserialize)]

@@ -35,8 +35,8 @@ impl Gateway {
     ///
     /// INVALID_PARAMS with the field; CONFLICT where a name is taken or the catalog is full.
     pub async fn add_model(&self, request: CreateModel) -> Result<ModelView, ErrorEnvelope> {
-        let CreateModel { id, source, aliases, digest } = request;
-        let entry = draft(id, &source, aliases, digest.as_deref()).map_err(mistaken)?;
+        let CreateModel { id, source, aliases, digest, price } = request;
+        let entry = draft(id, &source, aliases, digest.as_deref(), price.unwrap_or_default()).map_err(mistaken)?;
         if let Some(path) = entry.source.path().map(ToOwned::to_owned) {
             let roots = self.catalog.policy().roots.clone();
             let checked = self.lifecycle.blocking("check a path", move || roots.check(&path)).await;
@@ -171,6 +171,7 @@ impl Gateway {
             aliases: entry.aliases.clone(),
             source: entry.source.to_string(),
             digest: entry.digest.clone().or_else(|| facts.digest.clone()),
+            price: entry.price,
             state: facts.state,
             trust: facts.trust,
             configured: facts.configured,

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelState, ModelTrust};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, ModelState, ModelTrust};
 
 use super::Gateway;
 use crate::catalog::live::{Earlier, Verification};
@@ -18,6 +18,8 @@ struct FiledEntry {
     source: String,
     aliases: Vec<String>,
     digest: Option<String>,
+    #[serde(default)]
+    price: ModelPrice,
 }
 
 /// Takes in what an earlier process has filed. What no longer goes with the configuration is left out, and said in the log.
@@ -58,8 +60,9 @@ fn take_in(catalog: &LiveCatalog, row: ModelRow) -> Result<(), String> {
 }
 
 fn entry(catalog: &LiveCatalog, id: &str, filed: &str) -> Result<Entry, String> {
-    let FiledEntry { source, aliases, digest } = serde_json::from_str(filed).map_err(|error| error.to_string())?;
-    let entry = draft(id.to_owned(), &source, aliases, digest.as_deref()).map_err(|mistake| mistake.why)?;
+    let FiledEntry { source, aliases, digest, price } =
+        serde_json::from_str(filed).map_err(|error| error.to_string())?;
+    let entry = draft(id.to_owned(), &source, aliases, digest.as_deref(), price).map_err(|mistake| mistake.why)?;
     if let Some(path) = entry.source.path() {
         catalog.policy().roots.check(path).map_err(|mistake| mistake.why)?;
     }
@@ -91,15 +94,16 @@ impl Gateway {
 
 fn row(model: &Model) -> ModelRow {
     let Model { entry, facts } = model;
-    let Entry { id, aliases, source, digest } = entry;
-    let filed = FiledEntry { source: source.to_string(), aliases: aliases.clone(), digest: digest.clone() };
+    let Entry { id, aliases, source, digest, price } = entry;
+    let filed =
+        FiledEntry { source: source.to_string(), aliases: aliases.clone(), digest: digest.clone(), price: *price };
     let distrust = match (&facts.verification, facts.trust) {
         (Verification::Ended { finding, .. }, ModelTrust::Failed) => finding.words(),
         _ => None,
     };
     ModelRow {
         id: id.clone(),
-        // Strings only.
+        // Strings and numbers only.
         entry: (!facts.configured).then(|| serde_json::to_string(&filed).unwrap_or_default()),
         state: facts.state.as_str().to_owned(),
         distrust,

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
 use super::Gateway;
-use crate::admission::{Pools, interrupted};
+use crate::admission::interrupted;
 use crate::ids::PoolId;
 use crate::store::KeyRow;
 use crate::tasks::{Ended, Home, Kept, Observer, Registry, Stage, Task};
@@ -72,7 +72,7 @@ impl Gateway {
             }
             let queued = match self.serving(&request.model_ref) {
                 Ok(serving) => {
-                    let pools = Pools { serving: &serving, known: &known };
+                    let pools = serving.pools(&known);
                     self.admission.admit_again(&task, request, weight, &pools).await
                 }
                 Err(error) => Err(error),

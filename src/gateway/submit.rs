@@ -7,7 +7,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PreviewResponse, TaskR
 
 use super::Gateway;
 use super::idempotency::{First, Once};
-use crate::admission::{Accepted, Admitted, Caller, Life, Pools, not_kept};
+use crate::admission::{Accepted, Admitted, Caller, Life, not_kept};
 use crate::ids::TaskId;
 use crate::pools::Place;
 use crate::tasks::{Durable, Owner, Task};
@@ -33,12 +33,12 @@ impl Gateway {
         let serving =
             self.serving(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
         // Where the pools are not ready themselves they say why.
-        if serving.iter().any(|pool| pool.status().is_ready()) {
+        if serving.pools.iter().any(|pool| pool.status().is_ready()) {
             self.check_open()?;
         }
         let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
         let reference = request.model_ref.clone();
-        let admitted = self.admission.admit(request, &Pools { serving: &serving, known: &known }, caller, life).await?;
+        let admitted = self.admission.admit(request, &serving.pools(&known), caller, life).await?;
         // The model may have been found changed, or been retired, while its prompt was counted.
         if let Err(error) = self.usable(&reference) {
             self.metrics.rejected(None, error.code.as_str());
@@ -141,7 +141,7 @@ impl Gateway {
         let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
         let admission = &self.admission;
         let foreseen = match self.serving(&request.model_ref) {
-            Ok(serving) => admission.preview(request, &Pools { serving: &serving, known: &known }, caller).await,
+            Ok(serving) => admission.preview(request, &serving.pools(&known), caller).await,
             Err(error) => Err(error),
         };
         match foreseen {

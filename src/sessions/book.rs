@@ -296,7 +296,7 @@ mod tests {
         book.put(&key(1), None, left(Some(100), Some(50)), now);
         let (_, account) = book.enter(&key(1), now);
         let spent = Amounts { tokens: 30, ..Amounts::default() };
-        book.budgets.reserve(vec![account], |_| Ok(spent)).unwrap().settle(spent);
+        book.budgets.reserve(vec![account], |_| Ok((spent, ()))).unwrap().0.settle(spent);
         assert_eq!(book.left(&key(1), now), left(Some(70), Some(50)));
         book.put(&key(1), None, left(Some(200), None), now);
         assert_eq!(book.left(&key(1), now), left(Some(170), Some(50)));

@@ -3,9 +3,10 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use sluicegate_compat::native::{Metrics, PolicyLabel};
+use sluicegate_compat::native::{Metrics, ModelPrice, PolicyLabel};
 
 use super::Observer;
+use crate::budgets::price::{Tokens, affordable_ms, affordable_output, time_cost, tokens_cost};
 use crate::budgets::{Amounts, Exceeded, Left, Reservation, Unit};
 
 /// Engine time is reserved in slices of so many ms, each when the one before is used up.
@@ -27,8 +28,17 @@ pub struct Ties {
 struct State {
     /// `None` once it is settled.
     reservation: Option<Reservation>,
+    terms: Terms,
+}
+
+/// What was agreed with a task when it was let in. It holds also where its pool gets another model while it waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    pub price: ModelPrice,
+    /// The part of what is reserved that pays for tokens; the rest is for time.
+    pub tokens_cost: u64,
     /// The budget that leaves less output than the task would have got.
-    capped_by: Option<Unit>,
+    pub capped_by: Option<Unit>,
 }
 
 /// The policy that a budget is.
@@ -44,17 +54,20 @@ pub const fn label(unit: Unit) -> PolicyLabel {
 ///
 /// # Errors
 ///
-/// No time is left.
-pub fn slice(left: &Left) -> Result<Amounts, Exceeded> {
-    match left.time_ms.unwrap_or(SLICE_MS).min(SLICE_MS) {
-        0 => Err(Exceeded(Unit::Time)),
-        time_ms => Ok(Amounts { time_ms, ..Amounts::default() }),
+/// No time is left, or nothing to pay for it.
+pub fn slice(left: &Left, price: &ModelPrice) -> Result<Amounts, Exceeded> {
+    let time_ms = left.time_ms.unwrap_or(SLICE_MS).min(SLICE_MS);
+    let paid_ms = left.cost.map_or(u64::MAX, |cost| affordable_ms(price, cost));
+    match time_ms.min(paid_ms) {
+        0 if time_ms == 0 => Err(Exceeded(Unit::Time)),
+        0 => Err(Exceeded(Unit::Cost)),
+        time_ms => Ok(Amounts { time_ms, cost: time_cost(price, time_ms), tokens: 0 }),
     }
 }
 
 impl Spending {
-    pub fn new(reservation: Reservation, capped_by: Option<Unit>) -> Self {
-        Self(Mutex::new(State { reservation: Some(reservation), capped_by }))
+    pub fn new(reservation: Reservation, terms: Terms) -> Self {
+        Self(Mutex::new(State { reservation: Some(reservation), terms }))
     }
 
     /// What its budgets leave to others; nothing is said once the task has ended.
@@ -64,7 +77,7 @@ impl Spending {
 
     /// The policy that ended an output which ended because it was long enough.
     pub fn capped_by(&self) -> Option<PolicyLabel> {
-        self.lock().capped_by.map(label)
+        self.lock().terms.capped_by.map(label)
     }
 
     /// How much engine time is reserved so far.
@@ -74,7 +87,9 @@ impl Spending {
 
     /// Reserves another slice of time.
     pub(super) fn renew(&self) -> Result<(), Exceeded> {
-        self.lock().reservation.as_mut().map_or(Ok(()), |reservation| reservation.renew(slice))
+        let mut state = self.lock();
+        let price = state.terms.price;
+        state.reservation.as_mut().map_or(Ok(()), |reservation| reservation.renew(|left| slice(left, &price)))
     }
 
     /// The output tokens of each choice that the reservation covers with a prompt of so many tokens, and no more than
@@ -82,19 +97,30 @@ impl Spending {
     pub(super) fn cover(&self, prompt_tokens: u32, choices: u16, wanted: u32) -> u32 {
         let mut state = self.lock();
         let held = state.reservation.as_ref().map_or(u64::MAX, |reservation| reservation.held().tokens);
-        let output = held.saturating_sub(u64::from(prompt_tokens)) / u64::from(choices.max(1));
+        let Terms { price, tokens_cost, .. } = state.terms;
+        let prompt = u64::from(prompt_tokens);
+        let by_tokens = held.saturating_sub(prompt);
+        let by_cost = affordable_output(&price, tokens_cost, prompt);
+        let output = by_tokens.min(by_cost) / u64::from(choices.max(1));
         let covered = u32::try_from(output).unwrap_or(u32::MAX);
         if covered < wanted {
-            state.capped_by = Some(Unit::Tokens);
+            state.terms.capped_by = Some(if by_cost < by_tokens { Unit::Cost } else { Unit::Tokens });
         }
         covered.min(wanted)
     }
 
     /// Charges what was used and gives back the rest. What comes after that changes nothing.
-    pub(super) fn settle(&self, used: Amounts) {
-        let reservation = self.lock().reservation.take();
+    pub(super) fn settle(&self, tokens: Tokens, time_ms: u64) {
+        let mut state = self.lock();
+        let price = state.terms.price;
+        let reservation = state.reservation.take();
+        drop(state);
         if let Some(reservation) = reservation {
-            reservation.settle(used);
+            reservation.settle(Amounts {
+                tokens: tokens.input.saturating_add(tokens.output),
+                time_ms,
+                cost: tokens_cost(&price, tokens).saturating_add(time_cost(&price, time_ms)),
+            });
         }
     }
 

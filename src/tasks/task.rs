@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::spending::{label, told};
 use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Spending, Stage, Ties};
-use crate::budgets::{Amounts, Exceeded};
+use crate::budgets::Exceeded;
+use crate::budgets::price::Tokens;
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 
 /// What admission decided about a task. The texts of the prompt are not here: they go with its job, and end with it.
@@ -392,15 +393,13 @@ impl Task {
     /// Charges its budgets for what it has used. A task that never started has used nothing.
     fn settle(&self, how: &Ended, now: Instant) {
         let Some(spending) = &self.spending else { return };
-        let used = how.progress.started.as_ref().map(|(started, _)| {
-            let tokens_out = if let Event::End(end) = &how.last { end.tokens_out } else { how.progress.tokens };
-            Amounts {
-                tokens: u64::from(self.limits().prompt_tokens).saturating_add(tokens_out),
-                time_ms: millis(now.saturating_duration_since(*started)),
-                cost: 0,
-            }
-        });
-        spending.settle(used.unwrap_or_default());
+        let Some((started, _)) = how.progress.started.as_ref() else { return spending.settle(Tokens::default(), 0) };
+        let (output, cached) = match &how.last {
+            Event::End(end) => (end.tokens_out, end.cached_tokens),
+            _ => (how.progress.tokens, 0),
+        };
+        let input = u64::from(self.limits().prompt_tokens);
+        spending.settle(Tokens { input, cached, output }, millis(now.saturating_duration_since(*started)));
     }
 
     pub fn state(&self, progress: &Progress) -> TaskState {

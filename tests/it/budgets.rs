@@ -169,3 +169,52 @@ async fn an_openai_client_learns_what_is_left_and_that_a_retry_cannot_help() {
     assert_eq!(read(gate.send(by_header).await).await.status, StatusCode::OK, "another session has its own");
     gate.finish().await;
 }
+
+/// A gateway whose model costs, with a session that has so much money.
+async fn priced(script: Script, price: &str, cost: u64) -> Gate {
+    let models = format!(r#"[{{ id = "builtin", price = {{ {price} }} }}]"#);
+    let gate = Gate::with(script, &[("SLUICEGATE_CATALOG__MODELS", models.as_str())]).await;
+    let answer = gate.post(PATH, &json!({"budget": {"cost": cost}}).to_string()).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.body);
+    gate
+}
+
+#[tokio::test(start_paused = true)]
+async fn money_is_reserved_for_the_worst_case_and_never_overspent() {
+    // Two tokens of prompt at 1 and four of output at 2: 10 each.
+    let gate = priced(Script::default(), "input_per_mtok = 1000000, output_per_mtok = 2000000", 505).await;
+    let body = task(Some(4));
+    let answers = join_all((0..200).map(|_| gate.post("/v2/tasks", &body))).await;
+    let (taken, others): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == StatusCode::ACCEPTED);
+    assert_eq!((taken.len(), others.len()), (50, 150));
+    assert!(others.iter().all(|answer| refused(answer, "budget.cost")));
+    assert_eq!(taken[49].header("x-budget-cost-remaining"), "5");
+    for answer in taken {
+        gate.events(answer.json()["task_id"].as_str().unwrap()).await;
+    }
+    assert_eq!(left(&gate, "cost_budget_remaining").await, 5);
+    let stream = gate.events(&gate.submit(&task(None)).await).await;
+    let end = &data(&stream, "end")[0];
+    assert_eq!((&end["tokens_out"], &end["finish_reason"]), (&1.into(), &"length".into()));
+    assert_eq!(end["policy_label"], "budget.cost");
+    assert_eq!(left(&gate, "cost_budget_remaining").await, 1);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn money_for_engine_time_is_reserved_by_the_slice_and_given_back() {
+    let gate = priced(says(&["one ", "two "]), "engine_second = 1000", 10_000).await;
+    let end = data(&gate.events(&gate.submit(&task(Some(9))).await).await, "end").remove(0);
+    let took = end["first_token_ms"].as_u64().unwrap() + end["decode_ms"].as_u64().unwrap();
+    assert_eq!(left(&gate, "cost_budget_remaining").await, 10_000 - took, "a ms costs one");
+    gate.finish().await;
+    let gate = priced(Script::default(), "engine_second = 1000", 1500).await;
+    let stream = gate.events(&gate.submit(&task(Some(4000))).await).await;
+    let end = &data(&stream, "end")[0];
+    assert_eq!((&end["finish_reason"], &end["policy_label"]), (&"length".into(), &"budget.cost".into()));
+    let told = data(&stream, "metrics");
+    let told: Vec<_> = told.iter().filter_map(|told| told["cost_budget_remaining"].as_u64()).collect();
+    assert_eq!(told, [500, 0]);
+    assert!(refused(&gate.post("/v2/tasks", &task(Some(1))).await, "budget.cost"));
+    gate.finish().await;
+}

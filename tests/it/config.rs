@@ -259,7 +259,6 @@ limits = { requests_per_minute = 1, tokens_per_minute = 1, concurrency = 1 }
 [[catalog.models]]
 id = "priced"
 source = "https://host/m.gguf"
-price = { engine_second = 1 }
 "#;
     let mistakes = file(text).mistakes();
     assert!(!mistakes.contains("geheim"), "{mistakes}");
@@ -271,7 +270,20 @@ price = { engine_second = 1 }
     :6: limits.requests_per_minute: not served by this version; leave it out
     :6: limits.tokens_per_minute: not served by this version; leave it out
     :9: catalog.models[0].source: https:// sources are not served by this version; download the file and name it with file:
-    :10: catalog.models[0].price: not served by this version; leave it out
+    "#);
+}
+
+#[test]
+fn a_model_has_a_price_within_its_range() {
+    let text = "[[catalog.models]]\nid = \"builtin\"\nprice = { output_per_mtok = 600000, engine_second = 3 }";
+    let config = file(text).load().unwrap().config;
+    let price = config.catalog.entries()[0].price;
+    assert_eq!((price.input_per_mtok, price.output_per_mtok, price.engine_second), (0, 600_000, 3));
+    let text = "[[catalog.models]]\nid = \"builtin\"\nprice = { output_per_mtok = 1000000000000001, engine_second = -1, input = 1 }";
+    assert_snapshot!(file(text).mistakes(), @r#"
+    :3: catalog.models[0].price.engine_second: a whole number, 0 or more, is expected here
+    :3: catalog.models[0].price.input: unknown key
+    :3: catalog.models[0].price.output_per_mtok: a price is 0 to 1000000000000000
     "#);
 }
 

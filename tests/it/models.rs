@@ -55,12 +55,12 @@ async fn verify(gate: &Gate, id: &str) -> Value {
 async fn a_model_is_added_found_by_each_of_its_names_and_removed() {
     let gate = Gate::scripted(says(&["hi"])).await;
     let digest = format!("sha256:{}", "Ab".repeat(32));
-    let body = json!({"id": "org/small", "source": "hf:org/model", "aliases": ["s"], "digest": digest});
+    let body = json!({"id": "org/small", "source": "hf:org/model", "aliases": ["s"], "digest": digest, "price": {"input_per_mtok": 1}});
     let created = gate.post(MODELS, &body.to_string()).await;
     assert_eq!(created.status, StatusCode::CREATED);
     let mut shown = created.json();
     shown["digest"] = shown["digest"].as_str().unwrap()[..11].into();
-    assert_snapshot!(masked(&shown.to_string()), @r#"{"id":"org/small","aliases":["s"],"source":"hf:org/model@main","digest":"sha256:abab","state":"Active","trust":"unverified","configured":false,"files":[],"verification":{"state":"never","started_at_ms":null,"ended_at_ms":null,"bytes_done":0,"bytes_total":0,"outcome":null,"reason":null},"created_at_ms":<time>,"updated_at_ms":<time>,"workloads":["completion"],"pools":[]}"#);
+    assert_snapshot!(masked(&shown.to_string()), @r#"{"id":"org/small","aliases":["s"],"source":"hf:org/model@main","digest":"sha256:abab","price":{"input_per_mtok":1,"cached_input_per_mtok":0,"output_per_mtok":0,"engine_second":0},"state":"Active","trust":"unverified","configured":false,"files":[],"verification":{"state":"never","started_at_ms":null,"ended_at_ms":null,"bytes_done":0,"bytes_total":0,"outcome":null,"reason":null},"created_at_ms":<time>,"updated_at_ms":<time>,"workloads":["completion"],"pools":[]}"#);
     assert_eq!(gate.get(&format!("{MODELS}/org%2Fsmall")).await.body, created.body);
     let ids = |list: Value| list["models"].as_array().unwrap().iter().map(|it| it["id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(gate.get(MODELS).await.json()), ["builtin", "org/small"]);
@@ -114,6 +114,10 @@ async fn hostile_entries_are_refused_with_the_field() {
         (json!({"id": "x", "source": gone}), "source"),
         (json!({"id": "x", "source": "https://host/m.gguf"}), "source"),
         (json!({"id": "x", "source": "hf:a/b", "digest": "sha256:0"}), "digest"),
+        (json!({"id": "x", "source": "hf:a/b", "price": {"engine_second": 10_u64.pow(15) + 1}}), "price.engine_second"),
+        (json!({"id": "x", "source": "hf:a/b", "price": {"engine_second": -1}}), "price.engine_second"),
+        (json!({"id": "x", "source": "hf:a/b", "price": {"output": 1}}), "price.output"),
+        (json!({"id": "x", "source": "hf:a/b", "price": [1]}), "price"),
         (json!({"id": "x", "source": "hf:a/b", "aliases": ["file:/x"]}), "aliases.0"),
         (json!({"id": "x", "source": "hf:a/b", "aliases": "y"}), "aliases"),
         (json!({"id": "x", "source": "hf:a/b", "colour": 1}), "colour"),

@@ -17,6 +17,9 @@ pub struct CreateModel {
     /// What its files must digest to: `sha256:` and 64 hex digits.
     #[serde(default)]
     pub digest: Option<String>,
+    /// Absent: free.
+    #[serde(default, deserialize_with = "crate::json::object")]
+    pub price: Option<ModelPrice>,
 }
 
 impl CreateModel {
@@ -27,6 +30,37 @@ impl CreateModel {
     /// INVALID_PARAMS with the path of the field.
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
         crate::json::parse_known(body)
+    }
+}
+
+/// What using a model costs, in micro-units; 0 is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelPrice {
+    /// A million tokens of prompts.
+    pub input_per_mtok: u64,
+    /// A million tokens of prompts that the engine had in its cache.
+    pub cached_input_per_mtok: u64,
+    /// A million tokens of output.
+    pub output_per_mtok: u64,
+    /// A second of the engine, from a task's start to its end.
+    pub engine_second: u64,
+}
+
+impl ModelPrice {
+    /// The most that any of them may be: a billion units.
+    pub const MOST: u64 = 1_000_000_000_000_000;
+
+    /// The first that is too high, by its name.
+    pub fn excess(&self) -> Option<&'static str> {
+        let Self { input_per_mtok, cached_input_per_mtok, output_per_mtok, engine_second } = *self;
+        let each = [
+            ("input_per_mtok", input_per_mtok),
+            ("cached_input_per_mtok", cached_input_per_mtok),
+            ("output_per_mtok", output_per_mtok),
+            ("engine_second", engine_second),
+        ];
+        each.into_iter().find(|&(_, price)| price > Self::MOST).map(|(name, _)| name)
     }
 }
 
@@ -105,6 +139,7 @@ pub struct ModelView {
     pub source: String,
     /// The pinned digest, else the one that was found; null until then.
     pub digest: Option<String>,
+    pub price: ModelPrice,
     pub state: ModelState,
     pub trust: ModelTrust,
     /// It comes from the configuration and cannot be deleted.

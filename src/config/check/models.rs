@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use sluicegate_compat::native::ModelPrice;
+
 use super::Check;
 use crate::catalog::{BUILTIN, Catalog, Entry, ModelRef, ModelSource};
 use crate::config::Place;
@@ -40,7 +42,10 @@ impl Check<'_> {
 
     fn model(&mut self, index: usize, model: &shape::Model, roots: &[PathBuf]) -> Entry {
         let key = |name: &str| format!("catalog.models.{index}.{name}");
-        self.served(model.price.is_none(), &key("price"), "leave it out");
+        let price = model.price.as_ref().map_or_else(ModelPrice::default, price);
+        if let Some(name) = price.excess() {
+            self.refuse(&key(&format!("price.{name}")), format!("a price is 0 to {}", ModelPrice::MOST));
+        }
         for (place, alias) in model.aliases.iter().enumerate() {
             self.name(&key(&format!("aliases.{place}")), alias);
         }
@@ -56,7 +61,7 @@ impl Check<'_> {
         self.name(&key("id"), &id);
         let source = self.source(&key("source"), &id, model.source.as_deref(), roots).unwrap_or(ModelSource::Builtin);
         let digest = digest.map(|digest: ModelRef| digest.to_string());
-        Entry { id, aliases: model.aliases.clone(), source, digest }
+        Entry { id, aliases: model.aliases.clone(), source, digest, price }
     }
 
     fn name(&mut self, key: &str, name: &str) {
@@ -88,4 +93,9 @@ impl Check<'_> {
         }
         Some(source)
     }
+}
+
+fn price(price: &shape::Price) -> ModelPrice {
+    let &shape::Price { input_per_mtok, cached_input_per_mtok, output_per_mtok, engine_second } = price;
+    ModelPrice { input_per_mtok, cached_input_per_mtok, output_per_mtok, engine_second }
 }
