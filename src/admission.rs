@@ -22,6 +22,7 @@ use crate::sessions::{Good, Key as SessionKey, Sessions};
 use crate::tasks::{Durable, Key, Limits, Registry, Spending, Task, Ties};
 
 mod again;
+mod batch;
 mod grant;
 mod recipe;
 mod translate;
@@ -128,7 +129,7 @@ impl Pools<'_> {
     fn rank(&self, request: &TaskRequest) -> Result<Tiers, ErrorEnvelope> {
         let candidates: Vec<_> = self.serving.iter().map(|pool| pool.candidate()).collect();
         let wish = request.placement.clone().unwrap_or_default();
-        match placement::rank(&wish, request.engine, &candidates, self.known) {
+        match placement::rank(&wish, (request.workload, request.engine), &candidates, self.known) {
             Ok(tiers) => Ok(tiers
                 .into_iter()
                 .map(|tier| tier.into_iter().map(|at| Arc::clone(&self.serving[at])).collect())
@@ -187,7 +188,7 @@ impl Admission {
             self.registry.withdraw(task.spec.id);
             return Err(shutting_down());
         }
-        let job = Job { allowed: allowed(request, &order), near, ..job(&asked, &task, caller, fitted) };
+        let job = Job { allowed: allowed(request, &order, pools.serving), near, ..job(&asked, &task, caller, fitted) };
         // Filed before it is queued, so that the journal hears of its start and its end afterwards.
         let durable = match (life, self.registry.journal()) {
             (Life::Kept { body, key }, Some(journal)) => {
@@ -313,10 +314,6 @@ fn check_served(request: &TaskRequest) -> Result<(), ErrorEnvelope> {
         let message = format!("`{param}` is not served by this version");
         Err(ErrorEnvelope::invalid(param, message).with_detail("unsupported_parameter"))
     };
-    if request.workload != Workload::Completion {
-        let message = format!("no pool serves the workload `{}`", request.workload.as_str());
-        return Err(ErrorEnvelope::invalid("workload", message).with_detail("unsupported_value"));
-    }
     if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
         return not_yet("tools");
     }
@@ -346,10 +343,12 @@ fn able(mut tiers: Tiers, request: &TaskRequest) -> Result<(Arc<dyn Engine>, Tie
 }
 
 /// The pools that may run a task, where not all of its model may.
-fn allowed(request: &TaskRequest, order: &[Choice]) -> Option<Arc<[PoolId]>> {
-    // What servers elsewhere can follow differs from pool to pool.
+fn allowed(request: &TaskRequest, order: &[Choice], serving: &[Arc<Pool>]) -> Option<Arc<[PoolId]>> {
+    // What servers elsewhere can follow differs from pool to pool, and so may what can be asked of the model.
     let elsewhere = order.iter().any(|(pool, _)| pool.spec().engine.is(EngineName::Remote));
-    let wish = elsewhere || request.placement.is_some() || request.engine.is_some();
+    let lacks = |workloads: Vec<Workload>| !workloads.is_empty() && !workloads.contains(&request.workload);
+    let unlike = serving.iter().any(|pool| lacks(pool.workloads()));
+    let wish = elsewhere || unlike || request.placement.is_some() || request.engine.is_some();
     wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect())
 }
 
@@ -418,6 +417,7 @@ fn nowhere(reason: NoPlace) -> ErrorEnvelope {
     let message = reason.to_string();
     match reason {
         NoPlace::Invalid { param, .. } => ErrorEnvelope::invalid(param, message),
+        NoPlace::Unserved(_) => ErrorEnvelope::invalid("workload", message).with_detail("unsupported_value"),
         NoPlace::Unready { pool } => {
             ErrorEnvelope::new(ErrorCode::PoolUnready, message).with_pool(pool.as_str()).with_retry_after_ms(1000)
         }

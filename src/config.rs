@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sluicegate_compat::native::Workload;
 use tracing::level_filters::LevelFilter;
 
 use crate::budgets::Left;
@@ -149,6 +150,8 @@ pub struct Script {
     pub repeat: bool,
     /// The engine fails after so many tokens; `None`: never.
     pub fail_after: Option<u32>,
+    /// At least one.
+    pub workloads: Vec<Workload>,
 }
 
 /// Where a pool's model runs.

@@ -4,6 +4,9 @@
 //! token ids where the model runs here), and later to generate from what was prepared. Everything a client can see of the text (decoding, stop strings,
 //! log-probabilities) is done by the engine's adapter, and comes out one [`Piece`] per sampled token.
 //!
+//! Some engines have models that give vectors and not text: they [`evaluate`](Engine::evaluate) inputs, of which each was
+//! prepared in the same way.
+//!
 //! # Cancellation
 //!
 //! [`Engine::generate`] ends when its [`CancellationToken`] is cancelled, when its [`Sink`] breaks, or when the future is
@@ -19,16 +22,20 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sluicegate_compat::native::{EngineName, Message, TokenKind, TokenLogprobs, Tool};
+use sluicegate_compat::native::{EngineName, Message, TokenKind, TokenLogprobs, Tool, Workload};
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
+mod evaluation;
 mod meter;
 pub mod mistral;
 pub mod remote;
 pub mod scripted;
 pub mod text;
+
+pub use evaluation::{Batch, Evaluated, Evaluation, Instructions, cosine, normalize, shorten};
 
 /// How long [`Engine::generate`] waits for the engine to let go of a cancelled sequence before it returns all the same.
 pub const LET_GO_DEADLINE: Duration = Duration::from_secs(10);
@@ -55,6 +62,20 @@ pub trait Engine: Send + Sync + 'static {
         generation: Generation,
         sink: &'a mut dyn Sink,
     ) -> BoxFuture<'a, Result<Finished, EngineError>>;
+
+    /// Embeds the inputs of a batch, or scores them against its query: one after the other, and calls `done` after each, to
+    /// show that it goes on. Holds one slot, and lets go of it as [`generate`](Self::generate) does.
+    ///
+    /// # Errors
+    ///
+    /// [`EngineError`] when the engine fails, or has no such model: see [`EngineInfo::workloads`].
+    fn evaluate<'a>(
+        &'a self,
+        _evaluation: Evaluation,
+        _done: &'a mut (dyn FnMut() + Send),
+    ) -> BoxFuture<'a, Result<Evaluated, EngineError>> {
+        async { Err(EngineError::Rejected) }.boxed()
+    }
 
     /// A snapshot of what runs now.
     fn stats(&self) -> EngineStats;
@@ -93,6 +114,12 @@ pub struct EngineInfo {
     pub sampling: Sampling,
     /// Fields of a request that the engine cannot follow; admission refuses them by name.
     pub unsupported: &'static [&'static str],
+    /// What can be asked of the model.
+    pub workloads: Vec<Workload>,
+    /// Numbers of an embedding, where that is known.
+    pub dimensions: Option<u32>,
+    /// For texts that are compared with each other.
+    pub instructions: Instructions,
 }
 
 /// What a prompt is made of.
@@ -142,6 +169,15 @@ impl From<Arc<[u32]>> for Prepared {
     fn from(ids: Arc<[u32]>) -> Self {
         Self::Ids(ids)
     }
+}
+
+/// What an engine gets of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Material {
+    /// What a text goes on from.
+    Prompt(Prepared),
+    /// What is to be embedded or scored.
+    Batch(Arc<Batch>),
 }
 
 /// A conversation with what its template may need.
@@ -313,6 +349,9 @@ pub enum EngineError {
     /// The grammar cannot be compiled; the message names the place for the caller.
     #[error("the JSON schema cannot be enforced")]
     Grammar,
+    /// More numbers are wanted of a vector than the model gives.
+    #[error("the model's vectors have fewer numbers")]
+    Dimensions,
 }
 
 /// Why a model could not be loaded. The message is for the operator: it names the file and the fault.

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, detail};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, Workload, detail};
 
 use crate::admission::{Admission, Pools};
 use crate::catalog::LiveCatalog;
@@ -95,6 +95,8 @@ pub struct Parts {
 pub struct ServedModel {
     pub id: ModelId,
     pub aliases: Vec<String>,
+    /// What can be asked of it in one of its pools.
+    pub workloads: Vec<Workload>,
     /// The first of its pools.
     pub pool: Arc<Pool>,
     /// How its pools stand: the word for the one that does best.
@@ -182,7 +184,8 @@ impl Gateway {
         let best = statuses.min_by_key(|status| (!status.is_ready(), status.health.rank()));
         let pool_state = best.map_or(Health::Failed.as_str(), |status| status.as_str());
         let aliases = self.catalog.resolve(model.as_str()).map(|model| model.entry.aliases).unwrap_or_default();
-        Some(ServedModel { id: model, aliases, pool: pools.into_iter().next()?, pool_state })
+        let workloads = workloads_of(&pools);
+        Some(ServedModel { id: model, aliases, workloads, pool: pools.into_iter().next()?, pool_state })
     }
 
     /// Every pool, in the order of the configuration.
@@ -232,6 +235,12 @@ impl Serving {
     fn pools<'a>(&'a self, known: &'a (dyn Fn(&str) -> bool + Sync)) -> Pools<'a> {
         Pools { serving: &self.pools, known, price: self.price }
     }
+}
+
+/// What can be asked of a model that these pools serve.
+fn workloads_of(pools: &[Arc<Pool>]) -> Vec<Workload> {
+    let has = |workload: &Workload| pools.iter().any(|pool| pool.workloads().contains(workload));
+    Workload::ALL.into_iter().filter(has).collect()
 }
 
 fn no_such_model(reference: &str) -> ErrorEnvelope {

@@ -1,12 +1,12 @@
 //! Which pools may run a task, and in which order to try them. Pure: facts in, an order or a refusal out.
 //!
 //! ```text
-//! pools of the model -> engine asked for -> device mask -> pin, or: preferred, then others, then avoided ones
+//! pools of the model -> workload -> engine asked for -> device mask -> pin, or: preferred, then others, then avoided ones
 //! ```
 //!
 //! A pin is never given up for another pool. Without `allow_fallback` neither is a preference or an avoidance.
 
-use sluicegate_compat::native::{EngineName, Placement, PlacementMode};
+use sluicegate_compat::native::{EngineName, Placement, PlacementMode, Workload};
 
 use crate::ids::PoolId;
 
@@ -17,6 +17,8 @@ pub struct Candidate {
     pub engine: EngineName,
     /// Where its replicas run: `cpu`, `cuda:0`, …; empty while none is loaded.
     pub devices: Vec<String>,
+    /// What can be asked of its model; `None` while that is not known.
+    pub workloads: Option<Vec<Workload>>,
     /// It takes tasks now.
     pub open: bool,
 }
@@ -27,6 +29,9 @@ pub enum NoPlace {
     /// The wish itself is wrong.
     #[error("{message}")]
     Invalid { param: String, message: String },
+    /// Nothing of that kind can be asked of the model.
+    #[error("no pool serves the workload `{}` with this model", .0.as_str())]
+    Unserved(Workload),
     /// A pool that would do takes no tasks now.
     #[error("the pool {pool:?} takes no tasks now")]
     Unready { pool: PoolId },
@@ -43,13 +48,23 @@ pub enum NoPlace {
 /// [`NoPlace`]. `known` says whether a pool of that name exists, whatever it serves.
 pub fn rank(
     wish: &Placement,
-    engine: Option<EngineName>,
+    (workload, engine): (Workload, Option<EngineName>),
     candidates: &[Candidate],
     known: impl Fn(&str) -> bool,
 ) -> Result<Vec<Vec<usize>>, NoPlace> {
     check(wish, known)?;
-    let with_engine = |at: &usize| engine.is_none_or(|engine| candidates[*at].engine.is(engine));
-    let mut fitting: Vec<usize> = (0..candidates.len()).filter(with_engine).collect();
+    let able = |candidate: &Candidate| candidate.workloads.as_ref().is_none_or(|able| able.contains(&workload));
+    if !candidates.is_empty() && !candidates.iter().any(able) {
+        return Err(NoPlace::Unserved(workload));
+    }
+    if let (PlacementMode::Pin, Some(pin)) = (wish.mode, &wish.pin_pool_id)
+        && candidates.iter().any(|candidate| candidate.id.as_str() == pin && !able(candidate))
+    {
+        let message = format!("this pool does not serve the workload `{}`", workload.as_str());
+        return Err(invalid("placement.pin_pool_id", &message));
+    }
+    let fits = |at: &usize| able(&candidates[*at]) && engine.is_none_or(|engine| candidates[*at].engine.is(engine));
+    let mut fitting: Vec<usize> = (0..candidates.len()).filter(fits).collect();
     if fitting.is_empty() && !candidates.is_empty() {
         return Err(invalid("engine", "no pool serves this model with that engine"));
     }
@@ -141,7 +156,8 @@ mod tests {
     use super::*;
 
     fn pool(id: &str, device: &str, open: bool) -> Candidate {
-        Candidate { id: id.into(), engine: EngineName::Scripted, devices: vec![device.into()], open }
+        let (engine, devices) = (EngineName::Scripted, vec![device.into()]);
+        Candidate { id: id.into(), engine, devices, workloads: Some(vec![Workload::Completion]), open }
     }
 
     fn pools() -> [Candidate; 4] {
@@ -150,8 +166,9 @@ mod tests {
 
     fn ranked(wish: Placement) -> Result<Vec<Vec<usize>>, String> {
         let known = |id: &str| ["a", "b", "c", "d", "elsewhere"].contains(&id);
-        rank(&wish, None, &pools(), known).map_err(|error| match error {
+        rank(&wish, (Workload::Completion, None), &pools(), known).map_err(|error| match error {
             NoPlace::Invalid { param, message } => format!("{param}: {message}"),
+            NoPlace::Unserved(workload) => format!("unserved: {}", workload.as_str()),
             NoPlace::Unready { pool } => format!("unready: {pool}"),
             NoPlace::Unavailable(_) => "unavailable".to_owned(),
         })
@@ -229,8 +246,26 @@ mod tests {
 
     #[test]
     fn an_engine_that_is_asked_for_is_the_one_that_runs_it() {
-        let none = rank(&Placement::default(), Some(EngineName::Mistralrs), &pools(), |_| true);
+        let none = rank(&Placement::default(), (Workload::Completion, Some(EngineName::Mistralrs)), &pools(), |_| true);
         assert!(matches!(none, Err(NoPlace::Invalid { param, .. }) if param == "engine"));
-        assert!(rank(&Placement::default(), Some(EngineName::Scripted), &pools(), |_| true).is_ok());
+        assert!(
+            rank(&Placement::default(), (Workload::Completion, Some(EngineName::Scripted)), &pools(), |_| true).is_ok()
+        );
+    }
+
+    #[test]
+    fn a_workload_goes_to_the_pools_that_serve_it_and_to_those_that_have_not_said() {
+        let mut pools = pools();
+        pools[1].workloads = Some(vec![Workload::Embedding]);
+        pools[2].workloads = None;
+        let rank = |wish: &Placement, workload| super::rank(wish, (workload, None), &pools, |_| true);
+        assert_eq!(rank(&Placement::default(), Workload::Embedding), Ok(vec![vec![1]]));
+        assert_eq!(rank(&Placement::default(), Workload::Completion), Ok(vec![vec![0, 3]]));
+        // The one that has not said may, once it is there.
+        assert_eq!(rank(&Placement::default(), Workload::Rerank), Err(NoPlace::Unready { pool: "c".into() }));
+        let none = super::rank(&pin("a"), (Workload::Rerank, None), &pools[..2], |_| true);
+        assert_eq!(none, Err(NoPlace::Unserved(Workload::Rerank)));
+        let pinned = rank(&pin("a"), Workload::Embedding).unwrap_err();
+        assert_eq!(pinned.to_string(), "this pool does not serve the workload `embedding`");
     }
 }

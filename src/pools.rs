@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use sluicegate_compat::native::{
-    EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, PolicyLabel, Priority, ReplicaView,
+    EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, PolicyLabel, Priority, ReplicaView, Workload,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -229,6 +229,11 @@ impl Pool {
         self.engine().map(|engine| engine.info().clone())
     }
 
+    /// What can be asked of its model; nothing until an engine is loaded.
+    pub fn workloads(&self) -> Vec<Workload> {
+        self.lock().engine().map_or_else(Vec::new, |engine| engine.info().workloads.clone())
+    }
+
     /// Changes whenever the same seed can give other tokens: OpenAI's `system_fingerprint`. None until the engine is loaded.
     pub fn fingerprint(&self) -> Option<String> {
         self.lock().replicas.iter().find_map(|replica| replica.fingerprint.clone())
@@ -257,6 +262,7 @@ impl Pool {
             id: self.spec.id.clone(),
             engine: self.spec.engine,
             devices: devices.collect(),
+            workloads: state.engine().map(|engine| engine.info().workloads.clone()),
             open: state.open().is_ok() && state.engine().is_some(),
         }
     }

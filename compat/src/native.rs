@@ -11,6 +11,7 @@ mod request;
 mod session;
 mod view;
 mod worker;
+mod workload;
 
 pub use admission::{AdmissionResponse, Preparation, PreviewResponse, Streams};
 pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};
@@ -21,16 +22,17 @@ pub use catalog::{
 pub use chat::{Content, ContentPart, FunctionCall, FunctionDefinition, Message, Role, Tool, ToolCall, ToolChoice};
 pub use error::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
 pub use event::{
-    ChoiceEnd, End, Event, FinishReason, Metrics, Started, Token, TokenKind, TokenLogprobs, TopLogprob, encode,
-    encode_verbose,
+    ChoiceEnd, End, Event, FinishReason, Metrics, Started, TaskResult, Token, TokenKind, TokenLogprobs, TopLogprob,
+    encode, encode_verbose,
 };
 pub use pool::{
     DrainRequest, PoolFigures, PoolList, PoolView, PurgeRequest, PurgeView, ReloadRequest, ReloadView, ReplicaView,
 };
 pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
-    Violation, Workload,
+    Violation,
 };
 pub use session::{SessionBudget, SessionRequest, SessionView};
 pub use view::{TaskList, TaskState, TaskSummary, TaskView};
 pub use worker::{RegisterWorker, WorkerView};
+pub use workload::{Input, MOST_INPUTS, Workload};

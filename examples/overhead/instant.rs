@@ -6,10 +6,10 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sluicegate::engine::{
-    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Piece, Prepared, Prompt, PromptError,
-    Sampling, Sink,
+    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Instructions, Piece, Prepared, Prompt,
+    PromptError, Sampling, Sink,
 };
-use sluicegate_compat::native::{EngineName, TokenKind};
+use sluicegate_compat::native::{EngineName, TokenKind, Workload};
 
 pub struct InstantEngine {
     info: EngineInfo,
@@ -28,6 +28,9 @@ impl InstantEngine {
             vocab_size: u32::MAX,
             sampling: Sampling::default(),
             unsupported: &[],
+            workloads: vec![Workload::Completion],
+            dimensions: None,
+            instructions: Instructions::default(),
         };
         Self { info }
     }

@@ -44,7 +44,7 @@ impl Admission {
         })?;
         // Its session has gone with the earlier process, and so has whatever an engine kept for it.
         let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None);
-        let job = Job { allowed: allowed(&asked.request, &order), ..job(&asked, task, &caller, fitted) };
+        let job = Job { allowed: allowed(&asked.request, &order, pools.serving), ..job(&asked, task, &caller, fitted) };
         submit(job, order.iter().map(|(pool, _)| pool))?;
         self.watch_deadline(task);
         Ok(())

@@ -3,24 +3,30 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_compat::native::{Determinism, ErrorEnvelope, KvHint, Message, TaskRequest};
+use sluicegate_compat::native::{Determinism, ErrorEnvelope, KvHint, Message, TaskRequest, Workload};
 use tokio::time::Instant;
 
-use crate::engine::{Chat, Engine, EngineInfo, Prepared, Prompt, Sampling, Stated};
+use super::batch::{Inputs, too_many_tokens};
+use crate::engine::{Chat, Engine, EngineInfo, Material, Prepared, Prompt, Sampling, Stated};
 use crate::pools::{Fitted, Recipe};
 use crate::tasks::Limits;
 
 /// A token has at most so many bytes on average, for refusing absurd prompts before they are tokenized.
-const MOST_BYTES_PER_TOKEN: usize = 64;
+pub(super) const MOST_BYTES_PER_TOKEN: usize = 64;
+
+/// What a request wants something made of.
+enum Texts {
+    /// A prompt, and the field that it came in.
+    Prompt(Arc<Prompt>, &'static str),
+    Inputs(Inputs),
+}
 
 /// A request that was checked by itself.
 pub(super) struct Asked {
     /// Without the texts of its prompt.
     pub request: TaskRequest,
-    prompt: Arc<Prompt>,
-    /// The field that the prompt came in.
-    param: &'static str,
-    /// Of the prompt's texts.
+    texts: Texts,
+    /// Of the texts.
     bytes: usize,
     /// Output tokens where the request names none.
     default_max_tokens: u32,
@@ -28,46 +34,64 @@ pub(super) struct Asked {
 
 impl Asked {
     pub fn new(mut request: TaskRequest, default_max_tokens: u32) -> Self {
-        let (prompt, param, bytes) = take_prompt(&mut request);
-        Self { request, prompt: Arc::new(prompt), param, bytes, default_max_tokens }
+        let (texts, bytes) = match request.workload {
+            Workload::Completion => {
+                let (prompt, param, bytes) = take_prompt(&mut request);
+                (Texts::Prompt(Arc::new(prompt), param), bytes)
+            }
+            Workload::Embedding | Workload::Rerank => {
+                let inputs = Inputs::take(&mut request);
+                let bytes = inputs.bytes();
+                (Texts::Inputs(inputs), bytes)
+            }
+        };
+        Self { request, texts, bytes, default_max_tokens }
     }
 
     /// The prompt as the engine needs it, counted in the model's own tokens.
-    fn count(&self, engine: &dyn Engine) -> Result<Prepared, ErrorEnvelope> {
+    fn count(&self, engine: &dyn Engine, prompt: &Arc<Prompt>, param: &str) -> Result<Prepared, ErrorEnvelope> {
         let context = engine.info().context_length;
         if self.bytes / MOST_BYTES_PER_TOKEN > context as usize {
-            return Err(too_long(self.param, None, 1, context));
+            return Err(too_long(param, None, 1, context));
         }
-        let prepared = engine.prepare(&self.prompt);
+        let prepared = engine.prepare(prompt);
         let prepared = prepared.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
         if prepared.is_empty() {
-            return Err(ErrorEnvelope::invalid(self.param, "the prompt has no tokens"));
+            return Err(ErrorEnvelope::invalid(param, "the prompt has no tokens"));
         }
         Ok(prepared)
     }
 
-    /// What the task may use, where prompt and output fit the context.
-    fn limits(&self, model_context: u32, tokens: usize) -> Result<Limits, ErrorEnvelope> {
-        let request = &self.request;
-        if request.ctx.is_some_and(|ctx| ctx > model_context) {
+    /// Tokens of context that the task may use.
+    fn context(&self, model_context: u32) -> Result<u32, ErrorEnvelope> {
+        if self.request.ctx.is_some_and(|ctx| ctx > model_context) {
             let message = format!("the model's context is {model_context} tokens");
             return Err(ErrorEnvelope::invalid("ctx", message).with_detail("context_length_exceeded"));
         }
-        let context = request.ctx.filter(|ctx| *ctx > 0).unwrap_or(model_context);
+        Ok(self.request.ctx.filter(|ctx| *ctx > 0).unwrap_or(model_context))
+    }
+
+    /// What the task may use, where prompt and output fit the context.
+    fn limits(&self, context: u32, tokens: usize, param: &str) -> Result<Limits, ErrorEnvelope> {
         let prompt_tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
         let left = context.saturating_sub(prompt_tokens);
-        let wanted = request.max_tokens;
+        let wanted = self.request.max_tokens;
         if wanted.unwrap_or(1) > left {
-            return Err(too_long(self.param, Some(prompt_tokens), wanted.unwrap_or(1), context));
+            return Err(too_long(param, Some(prompt_tokens), wanted.unwrap_or(1), context));
         }
-        Ok(Limits {
+        Ok(self.with_output(prompt_tokens, wanted.unwrap_or(left.min(self.default_max_tokens))))
+    }
+
+    fn with_output(&self, prompt_tokens: u32, max_tokens: u32) -> Limits {
+        let request = &self.request;
+        Limits {
             prompt_tokens,
-            max_tokens: wanted.unwrap_or(left.min(self.default_max_tokens)),
+            max_tokens,
             choices: u16::try_from(request.n).unwrap_or(1),
             alone: request.determinism == Determinism::Strict,
             expected_tokens: request.expected_tokens,
             deadline: request.deadline_ms.map(|ms| Instant::now() + Duration::from_millis(ms)),
-        })
+        }
     }
 
     /// The request's own wishes, and the model's for what they leave open.
@@ -101,10 +125,22 @@ impl Recipe for Asked {
     fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
         let info = engine.info();
         check_engine(&self.request, info)?;
-        let prompt = self.count(engine)?;
-        let limits = self.limits(info.context_length, prompt.len())?;
+        let context = self.context(info.context_length)?;
+        let (material, limits) = match &self.texts {
+            Texts::Prompt(prompt, param) => {
+                let prompt = self.count(engine, prompt, param)?;
+                let limits = self.limits(context, prompt.len(), param)?;
+                (Material::Prompt(prompt), limits)
+            }
+            Texts::Inputs(inputs) => {
+                let batch = inputs.prepare(engine, context)?;
+                // There is no output.
+                let limits = self.with_output(u32::try_from(batch.tokens()).map_err(|_| too_many_tokens())?, 0);
+                (Material::Batch(Arc::new(batch)), limits)
+            }
+        };
         let (sampling, model_digest) = (self.sampling(&info.sampling), info.model_digest.clone());
-        Ok(Fitted { model_digest, prompt, sampling, limits })
+        Ok(Fitted { model_digest, material, sampling, limits })
     }
 }
 
@@ -143,6 +179,15 @@ pub(super) fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(
         let message = format!("`{param}` cannot be followed by the engine that serves this model");
         return Err(ErrorEnvelope::invalid(*param, message).with_detail("unsupported_parameter"));
     }
+    if !info.workloads.contains(&request.workload) {
+        let message = format!("the model does not serve the workload `{}`", request.workload.as_str());
+        return Err(ErrorEnvelope::invalid("workload", message).with_detail("unsupported_value"));
+    }
+    if let (Some(wanted), Some(whole)) = (request.dimensions, info.dimensions)
+        && wanted > whole
+    {
+        return Err(ErrorEnvelope::invalid("dimensions", format!("the model's vectors have {whole} numbers")));
+    }
     let (profile, vocab_size) = (&info.sampler_profile_version, info.vocab_size);
     if request.sampler_profile_version.as_ref().is_some_and(|wanted| wanted != profile) {
         let message = format!("the pool's sampler profile is `{profile}`");
@@ -168,7 +213,7 @@ fn asks_for(request: &TaskRequest, param: &str) -> bool {
     }
 }
 
-fn too_long(prompt: &'static str, prompt_tokens: Option<u32>, max_tokens: u32, context: u32) -> ErrorEnvelope {
+fn too_long(prompt: &str, prompt_tokens: Option<u32>, max_tokens: u32, context: u32) -> ErrorEnvelope {
     let message = match prompt_tokens {
         Some(tokens) => format!(
             "the model's context is {context} tokens; the prompt has {tokens} and {max_tokens} are asked for as output"

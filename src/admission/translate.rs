@@ -46,6 +46,7 @@ pub(super) fn job(asked: &Arc<Asked>, task: &Arc<Task>, caller: &Caller, fitted:
         stop: request.stop.clone(),
         top_logprobs: request.logprobs.then(|| request.top_logprobs.unwrap_or(0)),
         grammar,
+        dimensions: request.dimensions,
         cold: strict || request.kv_hint == Some(KvHint::Cold),
         admitted: None,
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::{ErrorEnvelope, Event, Priority, TaskRequest, Workload};
+use sluicegate_compat::native::{ErrorEnvelope, Event, Priority, TaskRequest};
 use sluicegate_compat::openai::chat::{self, Answer, ChatContext, ChunkEncoder, ChunkMeta};
 use sluicegate_compat::openai::{Model, ModelFacts, ModelList};
 use uuid::Uuid;
@@ -139,7 +139,7 @@ fn object(name: &str, model: &ServedModel, created: u64) -> Model {
     let facts = ModelFacts {
         context_length: model.pool.info().map(|info| info.context_length),
         pool_state: Some(model.pool_state.to_owned()),
-        workloads: vec![Workload::Completion],
+        workloads: model.workloads.clone(),
     };
     Model::new(name, created, "sluicegate", facts)
 }

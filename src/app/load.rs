@@ -79,6 +79,7 @@ fn scripted(script: &config::Script, slots: Option<u32>) -> Script {
         repeat: script.repeat,
         failure: script.fail_after.map(|after| Failure { after, kind: FailureKind::Reset, times: u32::MAX }),
         slots: slots.unwrap_or(SCRIPTED_SLOTS),
+        workloads: script.workloads.clone(),
         ..Script::default()
     }
 }

@@ -152,6 +152,7 @@ pub(super) struct Scripted {
     pub tokens: Vec<String>,
     pub repeat: bool,
     pub fail_after: u32,
+    pub workloads: Vec<Workload>,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -242,6 +243,13 @@ words! {
         Mistralrs = "mistralrs",
         Remote = "remote",
         Scripted = "scripted",
+    }
+
+    /// What can be asked of a pool's model.
+    pub(super) enum Workload {
+        Completion = "completion",
+        Embedding = "embedding",
+        Rerank = "rerank",
     }
 
     /// The program behind a remote engine.

@@ -23,14 +23,14 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
-use sluicegate_compat::native::{EngineName, Message, Role};
+use sluicegate_compat::native::{EngineName, Message, Role, Workload};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use super::{
-    Chat, Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LoadError, Nowhere, Prepared, Prompt,
-    PromptError, Sampling, Sink, Stated,
+    Chat, Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, Instructions, LoadError, Nowhere,
+    Prepared, Prompt, PromptError, Sampling, Sink, Stated,
 };
 use prompt::Counter;
 
@@ -156,6 +156,9 @@ impl RemoteEngine {
             vocab_size: counter.vocab_size(),
             sampling: Sampling::default(),
             unsupported: body::unsupported(spec.engine),
+            workloads: vec![Workload::Completion],
+            dimensions: None,
+            instructions: Instructions::default(),
         };
         Ok(Self {
             spec,

@@ -3,20 +3,27 @@
 //! For tests under paused time, demonstrations and load tests. A prompt's tokens are its whitespace-separated words, so
 //! counts are easy to foresee; a chat counts the words of its messages. Everything else behaves like a real engine: slots
 //! are counted, cancellation ends a sequence at its next token, stop strings and `max_tokens` hold.
+//!
+//! It can embed and score as well, at the same pace and with the same failures, an input for a token: a text's vector is
+//! made of its words, so texts that share words are near each other.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use sluicegate_compat::native::{Content, ContentPart, EngineName, TokenLogprobs, TopLogprob};
+use sluicegate_compat::native::{Content, ContentPart, EngineName, TaskResult, TokenLogprobs, TopLogprob, Workload};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 
 use super::text::Output;
 use super::{
-    Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Prepared, Prompt, PromptError,
-    Sampling, Sink,
+    Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
+    Instructions, Prepared, Prompt, PromptError, Sampling, Sink, cosine, normalize,
 };
+
+/// Numbers of a vector.
+const DIMENSIONS: u32 = 8;
 
 /// What every sequence of the engine does.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +44,8 @@ pub struct Script {
     pub context_length: u32,
     /// What it says of its model's files.
     pub model_digest: String,
+    /// What can be asked of it.
+    pub workloads: Vec<Workload>,
 }
 
 /// A scripted failure.
@@ -73,6 +82,7 @@ impl Default for Script {
             slots: 8,
             context_length: 8192,
             model_digest: "none".to_owned(),
+            workloads: vec![Workload::Completion],
         }
     }
 }
@@ -101,6 +111,9 @@ impl ScriptedEngine {
             vocab_size: u32::MAX,
             sampling: Sampling::default(),
             unsupported: &[],
+            workloads: script.workloads.clone(),
+            dimensions: Some(DIMENSIONS),
+            instructions: Instructions::default(),
         };
         let failures_left = AtomicU32::new(script.failure.map_or(0, |failure| failure.times));
         Self {
@@ -130,6 +143,66 @@ impl ScriptedEngine {
         left.ok().map(|_| failure.kind)
     }
 
+    /// Fails as the script says after so many tokens; `Canceled` where that means to do nothing until then.
+    async fn fail_where_due(&self, tokens_out: u32, cancel: &CancellationToken) -> Result<Finish, EngineError> {
+        match self.failure_due(tokens_out) {
+            _ if self.dead.load(Ordering::Relaxed) => Err(EngineError::Reset),
+            Some(FailureKind::Reset) => Err(EngineError::Reset),
+            Some(FailureKind::Death) => {
+                self.dead.store(true, Ordering::Relaxed);
+                Err(EngineError::Reset)
+            }
+            Some(FailureKind::Panic) => panic!("the script says so"),
+            Some(FailureKind::Stall) => {
+                cancel.cancelled().await;
+                Ok(Finish::Canceled)
+            }
+            None => Ok(Finish::Stop),
+        }
+    }
+
+    /// The vector of each input, the query's before them; `None` where it was cancelled.
+    async fn vectors(
+        &self,
+        evaluation: &Evaluation,
+        done: &mut (dyn FnMut() + Send),
+    ) -> Result<Option<Vec<Vec<f32>>>, EngineError> {
+        let Batch { query, inputs } = evaluation.batch.as_ref();
+        let mut vectors = Vec::with_capacity(inputs.len());
+        for (made, input) in (0..).zip(query.iter().chain(inputs)) {
+            let pause = if made == 0 { self.script.first_token } else { self.script.token };
+            tokio::select! {
+                biased;
+                () = evaluation.cancel.cancelled() => return Ok(None),
+                () = sleep(pause) => {}
+            }
+            if self.fail_where_due(made, &evaluation.cancel).await? == Finish::Canceled {
+                return Ok(None);
+            }
+            vectors.push(vector(input.ids()));
+            done();
+        }
+        Ok(Some(vectors))
+    }
+
+    async fn run_evaluation(
+        &self,
+        evaluation: Evaluation,
+        done: &mut (dyn FnMut() + Send),
+    ) -> Result<Evaluated, EngineError> {
+        let _running = Running::enter(&self.running);
+        let began = Instant::now();
+        let vectors = self.vectors(&evaluation, done).await?;
+        let result = vectors.and_then(|vectors| match evaluation.batch.query {
+            None => Some(TaskResult::Embeddings(vectors)),
+            Some(_) => {
+                let (query, inputs) = vectors.split_first()?;
+                Some(TaskResult::Scores(inputs.iter().map(|input| cosine(query, input)).collect()))
+            }
+        });
+        Ok(Evaluated { result, tokens_in: None, took: began.elapsed() })
+    }
+
     async fn run(&self, generation: Generation, sink: &mut dyn Sink) -> Result<Finished, EngineError> {
         let _running = Running::enter(&self.running);
         let began = Instant::now();
@@ -143,19 +216,8 @@ impl ScriptedEngine {
                 () = generation.cancel.cancelled() => break Finish::Canceled,
                 () = sleep(pause) => {}
             }
-            match self.failure_due(tokens_out) {
-                _ if self.dead.load(Ordering::Relaxed) => return Err(EngineError::Reset),
-                Some(FailureKind::Reset) => return Err(EngineError::Reset),
-                Some(FailureKind::Death) => {
-                    self.dead.store(true, Ordering::Relaxed);
-                    return Err(EngineError::Reset);
-                }
-                Some(FailureKind::Panic) => panic!("the script says so"),
-                Some(FailureKind::Stall) => {
-                    generation.cancel.cancelled().await;
-                    break Finish::Canceled;
-                }
-                None => {}
+            if self.fail_where_due(tokens_out, &generation.cancel).await? == Finish::Canceled {
+                break Finish::Canceled;
             }
             first.get_or_insert_with(Instant::now);
             tokens_out += 1;
@@ -242,6 +304,14 @@ impl Engine for ScriptedEngine {
         self.run(generation, sink).boxed()
     }
 
+    fn evaluate<'a>(
+        &'a self,
+        evaluation: Evaluation,
+        done: &'a mut (dyn FnMut() + Send),
+    ) -> BoxFuture<'a, Result<Evaluated, EngineError>> {
+        self.run_evaluation(evaluation, done).boxed()
+    }
+
     fn stats(&self) -> EngineStats {
         let tokens_total = self.tokens_total.load(Ordering::Relaxed);
         let seconds = self.loaded.elapsed().as_secs_f64();
@@ -274,9 +344,25 @@ impl Engine for ScriptedEngine {
     }
 }
 
-/// One token id per word: its length, which is all that anybody could want of it.
+/// One token id per word: a hash of it (32-bit FNV-1a), below the vocabulary's size.
 fn words(text: &str) -> impl Iterator<Item = u32> + '_ {
-    text.split_whitespace().map(|word| u32::try_from(word.len()).unwrap_or(u32::MAX))
+    let hash = |word: &str| {
+        word.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    };
+    text.split_whitespace().map(move |word| hash(word).min(u32::MAX - 1))
+}
+
+/// The sum of a direction for each word, with length 1.
+fn vector(words: &[u32]) -> Vec<f32> {
+    let number = |at: u32| {
+        let part = |word: &u32| {
+            f64::from(word.wrapping_add(at).wrapping_mul(0x9e37_79b1).rotate_left(at) >> 8) / f64::from(1 << 23) - 1.0
+        };
+        words.iter().map(part).sum::<f64>() as f32
+    };
+    let mut vector: Vec<f32> = (0..DIMENSIONS).map(number).collect();
+    normalize(&mut vector);
+    vector
 }
 
 fn content_words(content: &Option<Content>) -> Vec<u32> {

@@ -20,7 +20,8 @@ pub struct PoolCapabilities {
     pub model_ref: String,
     pub engine: &'static str,
     pub health: &'static str,
-    pub workloads: [Workload; 1],
+    /// None until the engine is loaded.
+    pub workloads: Vec<Workload>,
     /// What a task may use of the contract's optional features.
     pub features: Vec<&'static str>,
     pub queue_capacity: usize,
@@ -36,7 +37,7 @@ pub struct EngineFacts {
     pub model_digest: String,
     pub device: String,
     pub context_length: u32,
-    /// Output tokens at most: the context less one token of prompt.
+    /// Output tokens at most: the context less one token of prompt; 0 where the model gives no text.
     pub max_output_tokens: u32,
     pub slots: u32,
     /// As in the health of the pool.
@@ -47,16 +48,23 @@ pub struct EngineFacts {
 const FEATURES: [&str; 9] =
     ["sse", "resume", "cancel", "seed", "strict_determinism", "logprobs", "choices", "json_output", "deadline"];
 
-/// What `strict` promises, no server elsewhere can.
-fn has(engine: EngineName, feature: &str) -> bool {
-    feature != "strict_determinism" || !engine.is(EngineName::Remote)
+/// What a model has for whatever is asked of it.
+const ALWAYS: [&str; 4] = ["sse", "resume", "cancel", "deadline"];
+
+fn has(engine: EngineName, workloads: &[Workload], feature: &str) -> bool {
+    match feature {
+        // What it promises, no server elsewhere can.
+        "strict_determinism" => !engine.is(EngineName::Remote),
+        _ => ALWAYS.contains(&feature) || workloads.is_empty() || workloads.contains(&Workload::Completion),
+    }
 }
 
 impl PoolCapabilities {
     fn of(pool: &Pool) -> Self {
-        let rates = pool.rates();
+        let (rates, workloads) = (pool.rates(), pool.workloads());
+        let completes = workloads.contains(&Workload::Completion);
         let engine_facts = pool.info().map(|info| EngineFacts {
-            max_output_tokens: info.context_length.saturating_sub(1),
+            max_output_tokens: if completes { info.context_length.saturating_sub(1) } else { 0 },
             engine_version: info.engine_version,
             sampler_profile_version: info.sampler_profile_version,
             model_digest: info.model_digest,
@@ -71,8 +79,8 @@ impl PoolCapabilities {
             model_ref: pool.model().to_string(),
             engine: pool.spec().engine.as_str(),
             health: pool.status().as_str(),
-            workloads: [Workload::Completion],
-            features: FEATURES.into_iter().filter(|feature| has(pool.spec().engine, feature)).collect(),
+            features: FEATURES.into_iter().filter(|feature| has(pool.spec().engine, &workloads, feature)).collect(),
+            workloads,
             queue_capacity: pool.spec().queue_capacity,
             engine_facts,
         }

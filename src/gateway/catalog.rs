@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use sluicegate_compat::native::{
     CreateModel, ErrorCode, ErrorEnvelope, ModelFileView, ModelList, ModelState, ModelStateRequest, ModelView,
-    VerificationView, Workload, detail,
+    VerificationView, detail,
 };
 
-use super::Gateway;
+use super::{Gateway, workloads_of};
 use crate::catalog::live::Verification;
 use crate::catalog::verify::{Check, Finding, Run};
 use crate::catalog::{Mistake, Model, Refusal, Unusable, draft};
@@ -179,7 +179,7 @@ impl Gateway {
             verification: verification_view(&facts.verification),
             created_at_ms: facts.created_at_ms,
             updated_at_ms: facts.updated_at_ms,
-            workloads: vec![Workload::Completion],
+            workloads: workloads_of(&pools),
             pools: pools.iter().map(|pool| pool.id().to_string()).collect(),
         }
     }

@@ -6,7 +6,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, Generation, Grammar, Prepared, Sampling};
+use crate::engine::{Engine, Generation, Grammar, Material, Prepared, Sampling};
 use crate::ids::{PoolId, ReplicaId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Place, Share, Work};
@@ -33,7 +33,7 @@ pub trait Recipe: Send + Sync + 'static {
 pub struct Fitted {
     /// Of the model.
     pub model_digest: String,
-    pub prompt: Prepared,
+    pub material: Material,
     /// Its seed is the first choice's; the others follow from it.
     pub sampling: Sampling,
     pub limits: Limits,
@@ -73,6 +73,8 @@ pub struct Job {
     pub stop: Vec<String>,
     pub top_logprobs: Option<u8>,
     pub grammar: Option<Grammar>,
+    /// Numbers of each embedding, where fewer are wanted than the model gives.
+    pub dimensions: Option<u32>,
     /// Run with nothing from earlier caches.
     pub cold: bool,
     /// When the queue took it, and the place it had then; set by the pool.
@@ -105,9 +107,9 @@ impl Job {
         Ok(())
     }
 
-    /// The generation of one choice.
-    pub fn generation(&self, choice: u16, cancel: CancellationToken) -> Generation {
-        let Fitted { prompt, sampling, .. } = &self.fitted;
+    /// The generation of one choice, which goes on from its prompt.
+    pub fn generation(&self, prompt: &Prepared, choice: u16, cancel: CancellationToken) -> Generation {
+        let sampling = &self.fitted.sampling;
         Generation {
             prompt: prompt.clone(),
             max_tokens: self.task.limits().max_tokens,

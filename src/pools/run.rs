@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use sluicegate_compat::native::{
-    ChoiceEnd, ErrorCode, ErrorEnvelope, Event, FinishReason, PolicyLabel, Started, Token,
+    ChoiceEnd, ErrorCode, ErrorEnvelope, Event, FinishReason, PolicyLabel, Started, TaskResult, Token,
 };
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -17,8 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::rates::Measured;
 use super::replica::{Health, Moment, Seat, Slots};
 use super::{Job, Pool, prepare};
-use crate::engine::{Engine, EngineError, Finish, Finished, LET_GO_DEADLINE, Piece, Sink};
+use crate::engine::{Engine, EngineError, Finish, Finished, LET_GO_DEADLINE, Material, Piece, Prepared, Sink};
 use crate::tasks::{Durable, Sealed, Task, Usage};
+
+mod evaluation;
 
 /// How long a task that lost its engine before its first token waits for the engine to work again.
 const RETRY_WITHIN: Duration = Duration::from_secs(10);
@@ -36,6 +38,8 @@ enum Limit {
 enum Attempt {
     /// All choices ended; or the task was ended by somebody else, and then nobody looks at them.
     Done(Vec<(u16, Finished)>),
+    /// All inputs were embedded or scored; `None` where the task was ended by somebody else.
+    Evaluated(Option<TaskResult>),
     Failed(EngineError),
     /// The watchdog's limit that was exceeded.
     TimedOut(Limit),
@@ -104,7 +108,12 @@ impl Pool {
     /// Runs all choices, as many at once as there are slots, under the watchdog.
     async fn attempt(self: &Arc<Self>, job: &Job, seat: &Seat) -> Attempt {
         let began = Instant::now();
-        let sequences = self.sequences(seat, job);
+        let sequences = async {
+            match &job.fitted.material {
+                Material::Prompt(prompt) => self.sequences(seat, job, prompt).await,
+                Material::Batch(batch) => self.evaluation(seat, job, batch).await,
+            }
+        };
         tokio::pin!(sequences);
         let limit = tokio::select! {
             attempt = &mut sequences => return attempt,
@@ -123,11 +132,11 @@ impl Pool {
         Attempt::TimedOut(limit)
     }
 
-    async fn sequences(&self, seat: &Seat, job: &Job) -> Attempt {
+    async fn sequences(&self, seat: &Seat, job: &Job, prompt: &Prepared) -> Attempt {
         let choices = job.task.limits().choices;
         // When one choice fails the task does, and the others need not go on.
         let stop = job.task.stop.child_token();
-        let mut waiting = (0..choices).map(|choice| self.sequence(seat, job, choice, &stop));
+        let mut waiting = (0..choices).map(|choice| self.sequence(seat, job, (prompt, choice), &stop));
         let mut running: FuturesUnordered<_> = waiting.by_ref().take(seat.count.max(1) as usize).collect();
         let mut done = Vec::with_capacity(usize::from(choices));
         let mut failed = None;
@@ -149,25 +158,30 @@ impl Pool {
         failed.map_or(Attempt::Done(done), Attempt::Failed)
     }
 
-    /// One choice. A panic of the engine's code is the engine's failure, not ours.
+    /// One choice.
     async fn sequence(
         &self,
         seat: &Seat,
         job: &Job,
-        choice: u16,
+        (prompt, choice): (&Prepared, u16),
         stop: &CancellationToken,
     ) -> (u16, Result<Finished, EngineError>) {
         let since = self.lock().replicas[seat.replica].moment(Instant::now());
         let mut sink = ChoiceSink { pool: self, task: &job.task, choice, index: 0, last: None };
-        let generation = seat.engine.generate(job.generation(choice, stop.clone()), &mut sink);
-        let result = AssertUnwindSafe(generation).catch_unwind().await.unwrap_or_else(|_panic| {
-            tracing::error!(pool = %self.spec.id, "the engine panicked");
-            Err(EngineError::Reset)
-        });
+        let generation = seat.engine.generate(job.generation(prompt, choice, stop.clone()), &mut sink);
+        let result = self.caught(generation).await;
         if let Ok(finished) = &result {
             self.measure(job, finished, seat, since);
         }
         (choice, result)
+    }
+
+    /// What an engine answers; a panic of its code is its failure.
+    async fn caught<T>(&self, work: impl Future<Output = Result<T, EngineError>>) -> Result<T, EngineError> {
+        AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_panic| {
+            tracing::error!(pool = %self.spec.id, "the engine panicked");
+            Err(EngineError::Reset)
+        })
     }
 
     fn measure(&self, job: &Job, finished: &Finished, seat: &Seat, since: Moment) {
@@ -176,6 +190,13 @@ impl Pool {
         }
         let tokens_in = job.task.limits().prompt_tokens.saturating_sub(finished.cached_tokens);
         let (tokens_out, prefill, decode) = (finished.tokens_out, finished.prefill, finished.decode);
+        self.measure_speed(seat, since, |occupancy| Measured { tokens_in, tokens_out, prefill, decode, occupancy });
+        if finished.finish != Finish::Canceled {
+            self.lock().rates.measure_length(job.task.limits().max_tokens, tokens_out);
+        }
+    }
+
+    pub(super) fn measure_speed(&self, seat: &Seat, since: Moment, measured: impl FnOnce(f64) -> Measured) {
         let mut state = self.lock();
         let replica = &mut state.replicas[seat.replica];
         // What a model that is no longer served has done says nothing about the one that is.
@@ -183,10 +204,7 @@ impl Pool {
             return;
         }
         let occupancy = replica.occupancy(since, Instant::now());
-        state.rates.measure_speed(Measured { tokens_in, tokens_out, prefill, decode, occupancy });
-        if finished.finish != Finish::Canceled {
-            state.rates.measure_length(job.task.limits().max_tokens, tokens_out);
-        }
+        state.rates.measure_speed(measured(occupancy));
     }
 
     /// Sleeps until the task exceeds a limit of the watchdog, and says which.
@@ -194,7 +212,7 @@ impl Pool {
         let limits = self.spec.watchdog;
         let wall = began + limits.wall;
         loop {
-            let active = task.log.progress().last_token.unwrap_or(began).max(began);
+            let active = task.log.progress().active.unwrap_or(began).max(began);
             let idle = active + limits.idle;
             let now = Instant::now();
             if now >= wall {
@@ -257,7 +275,7 @@ impl Pool {
         match limit {
             Limit::Budget(label) => task.exhaust(label),
             Limit::Wall => self.time_out(task, "it ran longer than the pool allows"),
-            Limit::Idle => self.time_out(task, "the engine gave no token for longer than the pool allows"),
+            Limit::Idle => self.time_out(task, "the engine gave nothing for longer than the pool allows"),
         }
     }
 
@@ -270,6 +288,7 @@ impl Pool {
     fn conclude(self: &Arc<Self>, task: &Task, seat: &Seat, attempt: Attempt) {
         match attempt {
             Attempt::Done(done) => finish(task, &done),
+            Attempt::Evaluated(result) => evaluation::finish(task, result),
             Attempt::Failed(error) => {
                 if error == EngineError::Reset {
                     self.engine_failed(seat);
@@ -333,6 +352,7 @@ fn engine_error(error: EngineError) -> ErrorEnvelope {
             ErrorEnvelope::new(ErrorCode::InvalidParams, "the engine does not accept this request")
         }
         EngineError::Grammar => ErrorEnvelope::invalid("json_schema", "this schema cannot be enforced"),
+        EngineError::Dimensions => ErrorEnvelope::invalid("dimensions", "the model's vectors have fewer numbers"),
     }
 }
 

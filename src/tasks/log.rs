@@ -79,6 +79,11 @@ impl EventLog {
         Ok(())
     }
 
+    /// Notes that the engine goes on, where no event says so.
+    pub fn touch(&self, now: Instant) {
+        self.lock().progress.active = Some(now);
+    }
+
     /// Closes the log for tokens. The first caller gets the [`Seal`], and with it the duty to write the last event.
     pub fn seal(self: &Arc<Self>) -> Option<Seal> {
         let mut state = self.lock();

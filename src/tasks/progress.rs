@@ -11,7 +11,8 @@ pub struct Progress {
     /// The `started` event and when it came.
     pub started: Option<(Instant, Arc<Started>)>,
     pub first_token: Option<Instant>,
-    pub last_token: Option<Instant>,
+    /// When the engine last showed that it goes on.
+    pub active: Option<Instant>,
     /// Token events so far, over all choices.
     pub tokens: u64,
     /// Estimated memory of the log, in bytes.
@@ -28,10 +29,14 @@ impl Progress {
             Event::Started(started) => self.started = Some((now, Arc::clone(started))),
             Event::Token(token) => {
                 self.first_token.get_or_insert(now);
-                self.last_token = Some(now);
+                self.active = Some(now);
                 self.tokens += 1;
                 self.bytes += if token.text.is_heap_allocated() { token.text.len() } else { 0 };
                 self.bytes += token.logprobs.as_ref().map_or(0, |logprobs| 64 + 48 * logprobs.top.len());
+            }
+            Event::Result(result) => {
+                self.active = Some(now);
+                self.bytes += 64 + result.bytes();
             }
             Event::Metrics(_) => self.bytes += 64,
             Event::End(_) | Event::Error(_) => {

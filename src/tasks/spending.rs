@@ -6,7 +6,7 @@ use std::time::Duration;
 use sluicegate_compat::native::{Metrics, ModelPrice, PolicyLabel};
 
 use super::Observer;
-use crate::budgets::price::{Tokens, affordable_ms, affordable_output, time_cost, tokens_cost};
+use crate::budgets::price::{Tokens, affordable_ms, affordable_output, time_cost, tokens_cost, worst_cost};
 use crate::budgets::{Amounts, Exceeded, Left, Reservation, Unit};
 
 /// Engine time is reserved in slices of so many ms, each when the one before is used up.
@@ -93,20 +93,23 @@ impl Spending {
     }
 
     /// The output tokens of each choice that the reservation covers with a prompt of so many tokens, and no more than
-    /// `wanted`; for a task that was prepared anew for another model.
-    pub(super) fn cover(&self, prompt_tokens: u32, choices: u16, wanted: u32) -> u32 {
+    /// `wanted`; `None` where it does not even cover the prompt. For a task that was prepared anew for another model.
+    pub(super) fn cover(&self, prompt_tokens: u32, choices: u16, wanted: u32) -> Option<u32> {
         let mut state = self.lock();
         let held = state.reservation.as_ref().map_or(u64::MAX, |reservation| reservation.held().tokens);
         let Terms { price, tokens_cost, .. } = state.terms;
         let prompt = u64::from(prompt_tokens);
-        let by_tokens = held.saturating_sub(prompt);
+        let by_tokens = held.checked_sub(prompt)?;
+        if worst_cost(&price, prompt, 0) > tokens_cost {
+            return None;
+        }
         let by_cost = affordable_output(&price, tokens_cost, prompt);
         let output = by_tokens.min(by_cost) / u64::from(choices.max(1));
         let covered = u32::try_from(output).unwrap_or(u32::MAX);
         if covered < wanted {
             state.terms.capped_by = Some(if by_cost < by_tokens { Unit::Cost } else { Unit::Tokens });
         }
-        covered.min(wanted)
+        Some(covered.min(wanted))
     }
 
     /// Charges what was used and gives back the rest. What comes after that changes nothing.

@@ -1,12 +1,11 @@
-//! One task: its request, its log, and the ways it can end.
+//! One task: its request, its log, and the ways it can end. How it looks to clients is in `view`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{
-    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Metrics, PolicyLabel, Priority, Started,
-    TaskState, TaskSummary, TaskView, Workload,
+    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Metrics, PolicyLabel, Priority, Started, Workload,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +15,8 @@ use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, 
 use crate::budgets::Exceeded;
 use crate::budgets::price::Tokens;
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
+
+mod view;
 
 /// What admission decided about a task. The texts of the prompt are not here: they go with its job, and end with it.
 #[derive(Debug, Clone)]
@@ -234,15 +235,19 @@ impl Task {
     /// What it has reserved of its budgets does not cover the prompt.
     pub fn refit(&self, prompt_tokens: u32, max_tokens: u32) -> Result<(), PolicyLabel> {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut max = max_tokens.min(limits.max_tokens);
-        if let Some(spending) = &self.spending {
-            max = spending.cover(prompt_tokens, limits.choices, max);
-        }
-        if max == 0 {
-            return Err(PolicyLabel::BudgetTokens);
-        }
+        let wanted = max_tokens.min(limits.max_tokens);
+        let covered = |spending: &Spending| spending.cover(prompt_tokens, limits.choices, wanted);
+        // What is only embedded or scored has no output.
+        let max = self.spending.as_ref().map_or(Some(wanted), covered).filter(|max| *max >= wanted.min(1));
+        let max = max.ok_or(PolicyLabel::BudgetTokens)?;
         (limits.prompt_tokens, limits.max_tokens) = (prompt_tokens, max);
         Ok(())
+    }
+
+    /// Its prompt has no more than so many tokens, as its engine counts, where only an upper bound was known.
+    pub fn counted(&self, prompt_tokens: u64) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.prompt_tokens = limits.prompt_tokens.min(u32::try_from(prompt_tokens).unwrap_or(u32::MAX));
     }
 
     /// Notes the replica that runs it.
@@ -400,83 +405,6 @@ impl Task {
         };
         let input = u64::from(self.limits().prompt_tokens);
         spending.settle(Tokens { input, cached, output }, millis(now.saturating_duration_since(*started)));
-    }
-
-    pub fn state(&self, progress: &Progress) -> TaskState {
-        match &progress.ended {
-            Some((_, Event::Error(_))) => TaskState::Failed,
-            Some((_, Event::End(end))) if end.finish_reason == FinishReason::Canceled => TaskState::Canceled,
-            Some(_) => TaskState::Finished,
-            None if progress.started.is_some() => TaskState::Running,
-            None => TaskState::Queued,
-        }
-    }
-
-    /// The task as clients see it. `waiting` is its queue position and predicted start in ms, while it is queued.
-    pub fn view(&self, waiting: Option<(u64, u64)>) -> TaskView {
-        let summary = self.summary(waiting);
-        let outputs = self.outputs();
-        TaskView {
-            summary,
-            output: outputs.first().cloned().unwrap_or_default(),
-            outputs: if outputs.len() > 1 { outputs } else { Vec::new() },
-        }
-    }
-
-    /// As [`view`](Self::view), without the text.
-    pub fn summary(&self, waiting: Option<(u64, u64)>) -> TaskSummary {
-        let now = Instant::now();
-        let progress = self.log.progress();
-        let at = |instant: Instant| self.created.unix_ms_at(instant);
-        let started = progress.started.as_ref().map(|(instant, _)| *instant);
-        let ended = progress.ended.as_ref().map(|(instant, _)| *instant);
-        let until = ended.unwrap_or(now);
-        let (finish_reason, error, end) = match &progress.ended {
-            Some((_, Event::End(end))) => (Some(end.finish_reason), None, Some(end)),
-            Some((_, Event::Error(error))) => (None, Some(error.as_ref().clone()), None),
-            _ => (None, None, None),
-        };
-        TaskSummary {
-            task_id: self.spec.id.0,
-            session_id: self.spec.session_id,
-            state: self.state(&progress),
-            priority: self.spec.priority,
-            workload: self.spec.workload,
-            model_ref: self.spec.model_ref.clone(),
-            pool_id: Some(self.pool_id().to_string()),
-            replica_id: started.and(self.replica_id()).map(|replica| replica.to_string()),
-            queue_position: waiting.map(|(position, _)| position),
-            predicted_start_ms: waiting.map(|(_, start)| start),
-            created_at_ms: self.created.unix_ms,
-            started_at_ms: started.map(at),
-            first_token_at_ms: progress.first_token.map(at),
-            ended_at_ms: ended.map(at),
-            queue_ms: millis(started.unwrap_or(until).saturating_duration_since(self.created.instant)),
-            decode_ms: progress.first_token.map_or(0, |first| millis(until.saturating_duration_since(first))),
-            tokens_in: if started.is_some() { u64::from(self.limits().prompt_tokens) } else { 0 },
-            tokens_out: end.map_or(progress.tokens, |end| end.tokens_out),
-            finish_reason,
-            error,
-            metadata: self.spec.metadata.clone(),
-        }
-    }
-
-    /// The text of each choice so far.
-    pub(super) fn outputs(&self) -> Vec<String> {
-        if !self.kept_outputs.is_empty() {
-            return self.kept_outputs.clone();
-        }
-        let mut outputs = vec![String::new(); usize::from(self.spec.limits.choices)];
-        self.log.inspect(|events| {
-            for event in events {
-                if let Event::Token(token) = event
-                    && let Some(output) = outputs.get_mut(usize::from(token.choice))
-                {
-                    output.push_str(&token.text);
-                }
-            }
-        });
-        outputs
     }
 }
 

@@ -12,6 +12,7 @@ mod config;
 mod draining;
 mod durability;
 mod engine;
+mod evaluating;
 mod failures;
 mod harness;
 mod http;

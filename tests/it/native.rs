@@ -243,7 +243,7 @@ async fn bad_requests_name_the_field() {
         (r#"{"model_ref": "builtin", "prompt": "a", "temperature": 3}"#, "temperature"),
         (r#"{"model_ref": "builtin", "prompt": "a", "ctx": 99999999}"#, "ctx"),
         (r#"{"model_ref": "builtin", "messages": [{"role": "robot", "content": "a"}]}"#, "messages[0].role"),
-        (r#"{"model_ref": "builtin", "prompt": "a", "workload": "embedding"}"#, "inputs"),
+        (r#"{"model_ref": "builtin", "prompt": "a", "workload": "embedding"}"#, "prompt"),
         (r#"{"model_ref": "builtin", "prompt": "a", "session_id": "mine"}"#, "session_id"),
         (r#"{"model_ref": "builtin", "prompt": " "}"#, "prompt"),
         (r#"{"model_ref": "builtin", "prompt": "a", "colour": "red"}"#, "colour"),

@@ -15,6 +15,8 @@ pub enum Event {
     Started(Arc<Started>),
     /// One sampled token.
     Token(Token),
+    /// What an embedding or rerank task has come to. Comes once, after `Started`.
+    Result(Arc<TaskResult>),
     /// Queue position, prediction and other facts while the task waits or runs.
     Metrics(Arc<Metrics>),
     /// The task ended as it should, or was cancelled. Last event.
@@ -34,6 +36,7 @@ impl Event {
         match self {
             Self::Started(_) => "started",
             Self::Token(_) => "token",
+            Self::Result(_) => "result",
             Self::Metrics(_) => "metrics",
             Self::End(_) => "end",
             Self::Error(_) => "error",
@@ -90,6 +93,27 @@ pub struct TokenLogprobs {
 pub struct TopLogprob {
     pub bytes: Box<[u8]>,
     pub logprob: f32,
+}
+
+/// What an embedding or rerank task has come to, in the order of its inputs. Every number is finite.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskResult {
+    /// All of one length.
+    Embeddings(Vec<Vec<f32>>),
+    /// The higher, the better it fits.
+    Scores(Vec<f32>),
+}
+
+impl TaskResult {
+    /// Of its numbers.
+    pub fn bytes(&self) -> usize {
+        let numbers = match self {
+            Self::Embeddings(vectors) => vectors.iter().map(Vec::len).sum(),
+            Self::Scores(scores) => scores.len(),
+        };
+        numbers * size_of::<f32>()
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -178,6 +202,7 @@ pub fn encode(id: u64, event: &Event, out: &mut Vec<u8>) {
     match event {
         Event::Started(started) => sse::data_json(started.as_ref(), out),
         Event::Token(token) => sse::data_json(&TokenJson(token), out),
+        Event::Result(result) => sse::data_json(result.as_ref(), out),
         Event::Metrics(metrics) => sse::data_json(metrics.as_ref(), out),
         Event::End(end) => sse::data_json(end.as_ref(), out),
         Event::Error(error) => sse::data_json(error.as_ref(), out),
@@ -318,6 +343,19 @@ mod tests {
             String::from_utf8(out).unwrap(),
             "id: 3\nevent: metrics\ndata: {\"tokens_budget_remaining\":10,\"time_budget_remaining_ms\":500,\"phase\":\"running\",\"human\":\"the budget leaves 10 tokens, 500 ms of engine time\"}\n\n"
         );
+    }
+
+    #[test]
+    fn a_result_is_its_numbers_and_each_reads_back_as_it_was() {
+        let result = |result| {
+            let mut out = Vec::new();
+            encode(2, &Event::Result(Arc::new(result)), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let embeddings = TaskResult::Embeddings(vec![vec![0.1, -0.25], vec![1.0, f32::MIN_POSITIVE]]);
+        let written = "id: 2\nevent: result\ndata: {\"embeddings\":[[0.1,-0.25],[1.0,1.1754944e-38]]}\n\n";
+        assert_eq!(result(embeddings), written);
+        assert_eq!(result(TaskResult::Scores(vec![0.5])), "id: 2\nevent: result\ndata: {\"scores\":[0.5]}\n\n");
     }
 
     #[test]

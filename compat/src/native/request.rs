@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ErrorEnvelope, Message, Tool, ToolChoice};
+use super::{ErrorEnvelope, Input, Message, Tool, ToolChoice, Workload, workload};
 
 /// The body of `POST /v2/tasks`. Every other dialect is translated to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,10 +29,14 @@ pub struct TaskRequest {
     pub priority: Priority,
     #[serde(default)]
     pub prompt: Option<String>,
+    /// What to embed, or to score against `query`; up to 2,048.
     #[serde(default)]
-    pub inputs: Option<Vec<String>>,
+    pub inputs: Option<Vec<Input>>,
     #[serde(default)]
     pub query: Option<String>,
+    /// Numbers of an embedding, where fewer are wanted than the model gives; what is left has length 1 again.
+    #[serde(default)]
+    pub dimensions: Option<u32>,
     #[serde(default)]
     pub messages: Option<Vec<Message>>,
     /// Choices, 1 to 16.
@@ -125,6 +129,7 @@ impl TaskRequest {
             prompt: None,
             inputs: None,
             query: None,
+            dimensions: None,
             messages: None,
             n: 1,
             tools: None,
@@ -179,23 +184,10 @@ impl TaskRequest {
     }
 
     fn check_input(&self) -> Result<(), Violation> {
-        let given = [self.prompt.is_some(), self.inputs.is_some(), self.messages.is_some()];
-        let inputs = given.iter().filter(|given| **given).count();
-        ensure(inputs == 1, "prompt", "give exactly one of `prompt`, `messages` and `inputs`")?;
-        match self.workload {
-            Workload::Completion => {
-                ensure(self.inputs.is_none(), "inputs", "`inputs` is for the workloads `embedding` and `rerank`")?;
-                ensure(self.query.is_none(), "query", "`query` is for the workload `rerank`")?;
-            }
-            Workload::Embedding | Workload::Rerank => {
-                ensure(self.inputs.is_some(), "inputs", "this workload takes `inputs`")?;
-                let needs_query = self.workload == Workload::Rerank;
-                ensure(
-                    self.query.is_some() == needs_query,
-                    "query",
-                    "`query` goes with the workload `rerank`, and only with it",
-                )?;
-            }
+        workload::check(self)?;
+        if self.workload == Workload::Completion {
+            let one = self.prompt.is_some() != self.messages.is_some();
+            ensure(one, "prompt", "give exactly one of `prompt` and `messages`")?;
         }
         if let Some(messages) = &self.messages {
             ensure(!messages.is_empty(), "messages", "at least one message is needed")?;
@@ -261,7 +253,7 @@ pub struct Violation {
     pub message: &'static str,
 }
 
-fn ensure(holds: bool, param: &'static str, message: &'static str) -> Result<(), Violation> {
+pub(super) fn ensure(holds: bool, param: &'static str, message: &'static str) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(Violation { param, message }) }
 }
 
@@ -272,25 +264,6 @@ fn within(
     message: &'static str,
 ) -> Result<(), Violation> {
     ensure(value.is_none_or(|value| range.contains(&value)), param, message)
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Workload {
-    #[default]
-    Completion,
-    Embedding,
-    Rerank,
-}
-
-impl Workload {
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Completion => "completion",
-            Self::Embedding => "embedding",
-            Self::Rerank => "rerank",
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

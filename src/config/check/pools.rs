@@ -1,5 +1,7 @@
 //! The checks of `[[pools]]`.
 
+use sluicegate_compat::native::Workload;
+
 use super::Check;
 use crate::catalog::Catalog;
 use crate::config::shape;
@@ -98,7 +100,18 @@ impl Check<'_> {
             tokens: script.tokens.clone(),
             repeat: script.repeat,
             fail_after: (script.fail_after > 0).then_some(script.fail_after),
+            workloads: self.workloads(&format!("{key}.workloads"), &script.workloads),
         }
+    }
+
+    fn workloads(&mut self, key: &str, workloads: &[shape::Workload]) -> Vec<Workload> {
+        self.ensure(!workloads.is_empty(), key, "at least one of \"completion\", \"embedding\", \"rerank\"");
+        let native = |workload: &shape::Workload| match workload {
+            shape::Workload::Completion => Workload::Completion,
+            shape::Workload::Embedding => Workload::Embedding,
+            shape::Workload::Rerank => Workload::Rerank,
+        };
+        workloads.iter().map(native).collect()
     }
 
     fn device(&mut self, key: &str, device: &str) -> Device {

@@ -15,7 +15,7 @@ use mistralrs::{
     PagedCacheType, SchedulerConfig, TokenSource,
 };
 use serde_json::Value;
-use sluicegate_compat::native::EngineName;
+use sluicegate_compat::native::{EngineName, Workload};
 use tokio::runtime::Handle;
 
 use super::check::{self, Folder, fault};
@@ -23,7 +23,7 @@ use super::defaults;
 use super::lanes::{Lane, Lanes, SharedPipeline};
 use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles, first_line};
 use crate::engine::text::{ChatTemplate, SAMPLER_PROFILE_VERSION, TextModel};
-use crate::engine::{EngineInfo, LoadError, Sampling};
+use crate::engine::{EngineInfo, Instructions, LoadError, Sampling};
 use crate::lifecycle::low_priority;
 
 /// Sequences at once on a GPU where the specification does not say.
@@ -93,6 +93,9 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
             ModelFiles::Gguf(_) => Sampling::default(),
         },
         unsupported: &[],
+        workloads: vec![Workload::Completion],
+        dimensions: None,
+        instructions: Instructions::default(),
     };
     Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), lanes: Lanes::new(all, places) })
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use axum::body::Body;
 use axum::http::StatusCode;
 use sluicegate::engine::scripted::{Failure, FailureKind, Script};
+use sluicegate_compat::native::Workload;
 
 use super::documents::Document;
 use super::witness::Witness;
@@ -31,6 +32,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     servers_that_register(&mut witness).await;
     bodies_that_are_refused(&mut witness).await;
     artifacts(&mut witness).await;
+    inputs(&mut witness).await;
     conflicts(&mut witness).await;
     a_full_queue(&mut witness).await;
     nothing_to_serve_it(&mut witness).await;
@@ -48,7 +50,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     // That takes a bug.
     documented.retain(|answer| !answer.ends_with(": 500"));
     assert_eq!(witness.answers, documented);
-    assert_eq!(Vec::from_iter(witness.events), ["end", "error", "message", "metrics", "started", "token"]);
+    assert_eq!(Vec::from_iter(witness.events), ["end", "error", "message", "metrics", "result", "started", "token"]);
 }
 
 async fn examples_succeed(witness: &mut Witness) {
@@ -250,6 +252,22 @@ async fn artifacts(witness: &mut Witness) {
     assert_eq!(witness.post(&gate, "/v2/artifacts", "{}").await.0.status, StatusCode::BAD_REQUEST);
     let unknown = format!("/v2/artifacts/{}", "0".repeat(64));
     assert_eq!(witness.get(&gate, &unknown).await.0.status, StatusCode::NOT_FOUND);
+    gate.finish().await;
+}
+
+async fn inputs(witness: &mut Witness) {
+    let gate = Gate::scripted(Script { workloads: Workload::ALL.to_vec(), ..Script::default() }).await;
+    for task in [r#""workload": "embedding", "dimensions": 2"#, r#""workload": "rerank", "query": "hi""#] {
+        let task = format!(r#"{{"model_ref": "builtin", "inputs": ["a", [1, 2]], {task}}}"#);
+        let (answer, _) = witness.post(&gate, "/v2/tasks", &task).await;
+        let task = format!("/v2/tasks/{}", answer.json()["task_id"].as_str().unwrap());
+        let (_, events) = witness.get(&gate, &format!("{task}/events")).await;
+        assert_eq!(events["result"].len(), 1);
+        witness.get(&gate, &task).await;
+    }
+    for path in ["/v2/meta/capabilities", "/v2/catalog/models", "/v1/models"] {
+        witness.get(&gate, path).await;
+    }
     gate.finish().await;
 }
 

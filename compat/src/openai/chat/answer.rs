@@ -49,7 +49,7 @@ impl Answer {
             return;
         }
         match event {
-            Event::Started(_) | Event::Metrics(_) => {}
+            Event::Started(_) | Event::Result(_) | Event::Metrics(_) => {}
             Event::Token(token) => self.token(token),
             Event::End(end) if end.finish_reason == FinishReason::Canceled => self.outcome = Some(Err(canceled())),
             Event::End(end) => self.outcome = Some(Ok(Arc::clone(end))),

@@ -70,7 +70,8 @@ impl ChatContext {
     pub fn param(&self, native: &str) -> String {
         let (field, rest) = native.split_at(native.find(['.', '[']).unwrap_or(native.len()));
         let field = match field {
-            "model_ref" => "model",
+            // That the model is of no use for a chat.
+            "model_ref" | "workload" => "model",
             "prompt" | "inputs" => "messages",
             "max_tokens" => self.names.max_tokens,
             "priority" => self.names.priority,

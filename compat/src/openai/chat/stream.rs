@@ -52,7 +52,7 @@ impl ChunkEncoder {
         }
         self.ended = event.is_last();
         match event {
-            Event::Started(_) | Event::Metrics(_) => {}
+            Event::Started(_) | Event::Result(_) | Event::Metrics(_) => {}
             Event::Token(token) => self.token(token, out),
             Event::End(end) if end.finish_reason == FinishReason::Canceled => fail(&canceled(), out),
             Event::End(end) => self.end(end, out),
