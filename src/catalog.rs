@@ -17,27 +17,33 @@ use sluicegate_compat::native::ModelPrice;
 
 mod builtin;
 mod cache;
+mod download;
 pub mod draft;
 mod files;
 mod hub;
 pub mod live;
 mod metrics;
 pub mod prepare;
+mod problem;
 pub mod progress;
+mod record;
 pub mod reference;
 pub mod source;
 pub mod verify;
+mod web;
 
 pub use cache::{cache_folder, delete_cache};
 pub use draft::{FileRoots, Mistake, draft};
 pub use files::{FileDigest, ModelFiles, ModelPath, digest_files};
-pub use hub::{HubAccess, HubProblem, Token};
+pub use hub::{HubAccess, Token};
 pub use live::{Facts, LiveCatalog, Model, Policy, Refusal, Unusable};
 pub use metrics::CatalogMetrics;
 pub use prepare::{PrepareError, Storage, prepare};
+pub use problem::FetchProblem;
 pub use progress::{Progress, Silent, TerminalProgress};
 pub use reference::{BadReference, ModelRef};
 pub use source::{BadSource, ModelSource};
+pub use web::{Hosts, WebAccess};
 
 /// The id of the model inside the program, which every catalog has.
 pub const BUILTIN: &str = "builtin";
@@ -122,9 +128,9 @@ impl Catalog {
 impl Entry {
     fn means(&self, reference: &ModelRef) -> bool {
         match reference {
-            ModelRef::Name(_) | ModelRef::Url(_) => false,
+            ModelRef::Name(_) => false,
             ModelRef::Digest(digest) => self.digest.as_ref() == Some(digest),
-            ModelRef::Hub { .. } | ModelRef::File(_) => {
+            ModelRef::Hub { .. } | ModelRef::File(_) | ModelRef::Url(_) => {
                 ModelSource::from_reference(reference).is_ok_and(|source| source == self.source)
             }
         }

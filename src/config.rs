@@ -18,7 +18,7 @@ use sluicegate_compat::native::Workload;
 use tracing::level_filters::LevelFilter;
 
 use crate::budgets::Left;
-use crate::catalog::{self, Catalog, HubAccess, Storage};
+use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
 use crate::store;
 
@@ -46,6 +46,9 @@ pub struct Config {
     /// What of it is served, and which paths it may name.
     pub catalog_policy: catalog::Policy,
     pub hub: HubAccess,
+    pub web: WebAccess,
+    /// No model that is downloaded has more bytes.
+    pub max_model_bytes: u64,
     /// At least one, in the order of the file; ids differ.
     pub pools: Vec<Pool>,
     pub sessions: Sessions,
@@ -197,9 +200,14 @@ impl Config {
         Effective::load(file, environment, overrides).map(|effective| effective.config)
     }
 
-    /// Where models are kept and how the hub is reached.
+    /// Where models are kept and how servers that have them are reached.
     pub fn storage(&self) -> Storage {
-        Storage { data_dir: self.data_dir.clone(), hub: self.hub.clone() }
+        Storage {
+            data_dir: self.data_dir.clone(),
+            hub: self.hub.clone(),
+            web: self.web.clone(),
+            max_model_bytes: self.max_model_bytes,
+        }
     }
 }
 

@@ -62,7 +62,7 @@ pub(super) fn loader(
         config::Engine::Mistralrs => Arc::new(Mistral {
             catalog: Arc::clone(catalog),
             model: pool.model.clone(),
-            storage: Storage { data_dir: config.data_dir.clone(), hub: config.hub.clone() },
+            storage: config.storage(),
             device: pool.device,
             slots: pool.slots,
             lifecycle: lifecycle.clone(),

@@ -4,7 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{ModelSource, builtin, hub};
+use super::problem::{FetchProblem, disk};
+use super::{ModelSource, builtin, hub, web};
 
 /// The name of a hub folder's lock, which stays: whoever waits for it must find the same file.
 const LOCK: &str = "lock";
@@ -15,6 +16,7 @@ pub fn cache_folder(source: &ModelSource, data_dir: &Path) -> Option<PathBuf> {
     match source {
         ModelSource::Builtin => Some(builtin::expected(data_dir).0),
         ModelSource::Hub { repo, .. } => Some(hub::home(repo, data_dir)),
+        ModelSource::Web(address) => Some(web::home(address, data_dir)),
         ModelSource::Folder(_) | ModelSource::Gguf(_) => None,
     }
 }
@@ -41,6 +43,18 @@ pub fn delete_cache(folder: &Path) -> io::Result<u64> {
         if entry.file_type()?.is_dir() { fs::remove_dir_all(entry.path())? } else { fs::remove_file(entry.path())? }
     }
     Ok(bytes)
+}
+
+/// Keeps other processes from writing below `home` until it is dropped.
+pub(super) async fn lock(home: &Path) -> Result<File, FetchProblem> {
+    let path = home.join(LOCK);
+    tokio::fs::create_dir_all(home).await.map_err(|error| disk(home, &error))?;
+    let file = File::create(&path).map_err(|error| disk(&path, &error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(FetchProblem::Busy),
+        Err(TryLockError::Error(error)) => Err(disk(&path, &error)),
+    }
 }
 
 fn hold(lock: &Path) -> io::Result<File> {

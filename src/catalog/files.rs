@@ -121,12 +121,17 @@ pub(super) fn is_weights(name: &str) -> bool {
     name.ends_with(".safetensors")
 }
 
+/// Whether a name is that of a file in the same folder, and can be shown and asked for as it is.
+pub(super) fn is_plain(name: &str) -> bool {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    plain && !name.is_empty() && !name.starts_with(['.', '-'])
+}
+
 fn is_needed(name: &str) -> bool {
     const NAMED: [&str; 4] = ["config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"];
-    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     let tokenizer = name.starts_with("tokenizer") && (name.ends_with(".json") || name.ends_with(".model"));
     let weights = is_weights(name) || name.ends_with(".safetensors.index.json");
-    plain && !name.starts_with(['.', '-']) && (NAMED.contains(&name) || tokenizer || weights)
+    is_plain(name) && (NAMED.contains(&name) || tokenizer || weights)
 }
 
 #[cfg(test)]

@@ -11,17 +11,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _};
 use hf_hub::api::tokio::{Api, ApiBuilder};
 use hf_hub::{Cache, Repo, RepoType};
 
-mod download;
 mod listing;
-mod record;
 
-use super::{ModelPath, Progress, Storage};
-use download::Download;
+use super::download::{Answer, Download, Origin, Pace, Snapshot};
+use super::problem::{FetchProblem, causes};
+use super::record::Record;
+use super::{Progress, Storage, cache};
 use listing::Listing;
-use record::Record;
 
 /// How the hub is reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,90 +47,18 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What went wrong between the hub and the disk.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum HubProblem {
-    #[error("the hub has no such repository or revision (404)")]
-    NotFound,
-    #[error("the hub has no file {0} there (404)")]
-    NoSuchFile(String),
-    #[error("the hub asks for a token (401): the repository is private or gated, or does not exist; set HF_TOKEN")]
-    TokenNeeded,
-    #[error("the hub does not accept the token (401)")]
-    TokenRefused,
-    #[error("the token gives no access (403): a gated model's terms are accepted on its page at the hub")]
-    Gated,
-    #[error("the hub answered with status {0}")]
-    Status(u16),
-    #[error("the hub cannot be reached: {0}")]
-    Unreachable(String),
-    #[error("the hub sent nothing for {} s", .0.as_secs_f32())]
-    Stalled(Duration),
-    #[error("the connection was cut after {done} bytes of {file}: {why}; start again to go on from there")]
-    Cut { file: String, done: u64, why: String },
-    #[error("the hub's answer makes no sense: {0}")]
-    BadAnswer(String),
-    #[error("the repository has no weights as *.safetensors")]
-    NoWeights,
-    #[error("the repository has no weights as *.safetensors; name one of its .gguf files, such as hf:…/{0}")]
-    OnlyGguf(String),
-    #[error("another process is downloading this model now")]
-    Busy,
-    #[error("{path}: {error}")]
-    Disk { path: String, error: String },
-}
-
-impl HubProblem {
-    /// Whether the same again, a little later, may go well.
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::Status(status) => *status == 429 || *status >= 500,
-            Self::Unreachable(_) | Self::Stalled(_) | Self::Cut { .. } => true,
-            _ => false,
-        }
-    }
-}
-
-/// The complete files of one commit.
-#[derive(Debug)]
-pub(super) struct Snapshot {
-    pub folder: PathBuf,
-    pub files: Vec<RemoteFile>,
-    /// The one file that was asked for.
-    gguf: Option<String>,
-}
-
-/// One file as the hub describes it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(super) struct RemoteFile {
-    /// Relative to the repository.
-    pub name: String,
-    pub size: Option<u64>,
-    /// `sha256:` and 64 hex digits; the hub knows it for large files only.
-    pub sha256: Option<String>,
-}
-
-impl Snapshot {
-    pub(super) fn path(&self) -> ModelPath {
-        match &self.gguf {
-            Some(file) => ModelPath::Gguf(self.folder.join(file)),
-            None => ModelPath::Folder(self.folder.clone()),
-        }
-    }
-}
-
 /// Brings the files of `repo` at `revision` onto the disk, or only `file` of it.
 ///
 /// # Errors
 ///
-/// [`HubProblem`]. What was downloaded by then stays, and is not downloaded again.
+/// [`FetchProblem`]. What was downloaded by then stays, and is not downloaded again.
 pub(super) async fn fetch(
     repo: &str,
     revision: &str,
     file: Option<&str>,
     storage: &Storage,
     progress: &dyn Progress,
-) -> Result<Snapshot, HubProblem> {
+) -> Result<Snapshot, FetchProblem> {
     let home = home(repo, &storage.data_dir);
     let known = Record::read(&home, revision, file).await;
     let snapshot = |record: Record| Snapshot {
@@ -154,12 +83,18 @@ pub(super) async fn fetch(
         },
     };
     let record = Record { commit: listing.commit.clone(), files: listing.wanted(file)? };
-    let _lock = record::lock(&home).await?;
+    let _lock = cache::lock(&home).await?;
     let pinned = api.repo(Repo::with_revision(repo.to_owned(), RepoType::Model, record.commit.clone()));
+    let most_bytes = storage.max_model_bytes;
+    let sizes = record.files.iter().map(|file| file.size.unwrap_or_default());
+    if sizes.fold(0, u64::saturating_add) > most_bytes {
+        return Err(FetchProblem::TooLarge(most_bytes));
+    }
+    let pace = Pace { stall: storage.hub.stall, retry_pause: storage.hub.retry_pause };
     for file in &record.files {
+        let origin = HubFile { api: &api, url: pinned.url(&file.name), access: &storage.hub, name: &file.name };
         let target = home.join(&record.commit).join(&file.name);
-        let download = Download { url: pinned.url(&file.name), file, target, access: &storage.hub, progress };
-        download.run(&api).await?;
+        Download { origin: &origin, file, target, pace, most_bytes, progress }.run().await?;
     }
     record.write(&home, revision, file).await?;
     Ok(snapshot(record))
@@ -177,7 +112,7 @@ pub(super) fn home(repo: &str, data_dir: &Path) -> PathBuf {
     data_dir.join("hub").join(repo.replace('/', "--"))
 }
 
-fn connect(access: &HubAccess) -> Result<Api, HubProblem> {
+fn connect(access: &HubAccess) -> Result<Api, FetchProblem> {
     // The cache is never used, but hf-hub's default one panics where there is no home folder.
     ApiBuilder::from_cache(Cache::new(PathBuf::new()))
         .with_endpoint(access.endpoint.clone())
@@ -186,34 +121,47 @@ fn connect(access: &HubAccess) -> Result<Api, HubProblem> {
         .with_progress(false)
         .build()
         // The error would only say that a header is invalid, and the one that comes from outside is the token's.
-        .map_err(|_error| HubProblem::TokenRefused)
+        .map_err(|_error| FetchProblem::TokenRefused)
+}
+
+/// One file of a commit.
+struct HubFile<'a> {
+    api: &'a Api,
+    url: String,
+    access: &'a HubAccess,
+    name: &'a str,
+}
+
+impl Origin for HubFile<'_> {
+    fn ask<'a>(&'a self, offset: u64, _: Option<&'a str>) -> BoxFuture<'a, Result<Answer, FetchProblem>> {
+        async move {
+            // Sent always, because a range also keeps the answer from being compressed.
+            let request = self.api.client().get(&self.url).header("range", format!("bytes={offset}-"));
+            let answer = request.send().await.map_err(|error| FetchProblem::Unreachable(causes(&error)))?;
+            let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+            let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+            let body = answer.bytes_stream().map(|bytes| bytes.map_err(|error| causes(&error))).boxed();
+            Ok(Answer::new(status, header, body))
+        }
+        .boxed()
+    }
+
+    fn refusal(&self, status: u16) -> FetchProblem {
+        refusal(status, self.access, FetchProblem::NoSuchFile(self.name.to_owned()))
+    }
+
+    fn never_changes(&self) -> bool {
+        true
+    }
 }
 
 /// The meaning of a status that is not a success.
-fn refusal(status: u16, access: &HubAccess, not_found: HubProblem) -> HubProblem {
+fn refusal(status: u16, access: &HubAccess, not_found: FetchProblem) -> FetchProblem {
     match status {
-        401 if access.token.is_some() => HubProblem::TokenRefused,
-        401 => HubProblem::TokenNeeded,
-        403 => HubProblem::Gated,
+        401 if access.token.is_some() => FetchProblem::TokenRefused,
+        401 => FetchProblem::TokenNeeded,
+        403 => FetchProblem::Gated,
         404 => not_found,
-        status => HubProblem::Status(status),
+        status => FetchProblem::Status(status),
     }
-}
-
-/// An error and its causes in one line: the outermost alone says only "error sending request".
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
-fn disk(path: &std::path::Path, error: &std::io::Error) -> HubProblem {
-    HubProblem::Disk { path: path.display().to_string(), error: error.to_string() }
 }

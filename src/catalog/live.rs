@@ -11,7 +11,7 @@ use sluicegate_compat::native::{ModelState, ModelTrust};
 use tokio_util::sync::CancellationToken;
 
 use super::verify::{Finding, Run};
-use super::{Catalog, CatalogMetrics, Entry, FileDigest, FileRoots, ModelFiles, ModelSource, Unknown};
+use super::{Catalog, CatalogMetrics, Entry, FileDigest, FileRoots, Hosts, Mistake, ModelFiles, ModelSource, Unknown};
 
 /// Models at most: as many as metrics have labels for.
 const MOST_MODELS: usize = 1024;
@@ -22,6 +22,26 @@ pub struct Policy {
     /// Only what was verified is served.
     pub strict: bool,
     pub roots: FileRoots,
+    pub hosts: Hosts,
+}
+
+impl Policy {
+    /// Whether the files of an entry that was not in the configuration may come from there. Blocking: it follows links.
+    ///
+    /// # Errors
+    ///
+    /// [`Mistake`] of the field `source`.
+    pub fn check_source(&self, source: &ModelSource) -> Result<(), Mistake> {
+        match source {
+            ModelSource::Folder(path) | ModelSource::Gguf(path) => self.roots.check(path),
+            ModelSource::Web(address) => self
+                .hosts
+                .check(address)
+                .map(drop)
+                .map_err(|problem| Mistake { field: "source".to_owned(), why: problem.to_string() }),
+            ModelSource::Builtin | ModelSource::Hub { .. } => Ok(()),
+        }
+    }
 }
 
 /// What is known about an entry, beside what it says itself.

@@ -4,17 +4,23 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::download::Snapshot;
 use super::files::{FileDigest, combine, is_weights, select};
-use super::hub::{self, Snapshot};
-use super::{Entry, HubAccess, HubProblem, ModelFiles, ModelPath, ModelSource, Progress, builtin, digest_files};
+use super::{
+    Entry, FetchProblem, HubAccess, ModelFiles, ModelPath, ModelSource, Progress, WebAccess, builtin, cache,
+    delete_cache, digest_files, hub, web,
+};
 use crate::lifecycle::Lifecycle;
 
-/// Where models are kept, and how the hub is reached.
+/// Where models are kept, and how servers that have them are reached.
 #[derive(Debug, Clone)]
 pub struct Storage {
-    /// Downloads go below `hub` in it, the built-in model below `models`.
+    /// Downloads go below `hub` and `web` in it, the built-in model below `models`.
     pub data_dir: PathBuf,
     pub hub: HubAccess,
+    pub web: WebAccess,
+    /// No model that is downloaded has more bytes.
+    pub max_model_bytes: u64,
 }
 
 /// Why a model could not be made ready. Each message names the model or file, and what helps.
@@ -25,7 +31,7 @@ pub enum PrepareError {
     #[error("{path} is no model: {why}", path = path.display())]
     NotAModel { path: PathBuf, why: &'static str },
     #[error("{reference}: {problem}")]
-    Hub { reference: String, problem: HubProblem },
+    Fetch { reference: String, problem: FetchProblem },
     #[error("{path} was damaged on its way and is removed; start again to download it again", path = path.display())]
     Damaged { path: PathBuf },
     #[error("model {model}: its files have the digest {found}, not {pinned} as configured")]
@@ -46,24 +52,39 @@ pub async fn prepare(
     progress: Arc<dyn Progress>,
     lifecycle: &Lifecycle,
 ) -> Result<ModelFiles, PrepareError> {
+    let named = |problem| PrepareError::Fetch { reference: entry.source.to_string(), problem };
     let found = match &entry.source {
         ModelSource::Builtin => Found::Builtin(storage.data_dir.clone()),
         ModelSource::Folder(folder) => Found::Folder(folder.clone()),
         ModelSource::Gguf(path) => Found::Gguf(path.clone()),
         ModelSource::Hub { repo, revision, file } => {
             let fetched = hub::fetch(repo, revision, file.as_deref(), storage, progress.as_ref()).await;
-            let named = |problem| PrepareError::Hub { reference: entry.source.to_string(), problem };
             Found::Snapshot(fetched.map_err(named)?)
+        }
+        ModelSource::Web(address) => {
+            Found::Snapshot(web::fetch(address, storage, progress.as_ref()).await.map_err(named)?)
         }
     };
     let checked = lifecycle.blocking("check model files", move || found.check(progress.as_ref())).await;
     let files = checked.map_err(|_panicked| PrepareError::Interrupted)??;
     match &entry.digest {
         Some(pinned) if *pinned != files.digest => {
-            let found = files.digest;
-            Err(PrepareError::Digest { model: entry.id.clone(), pinned: pinned.clone(), found })
+            let (model, pinned, found) = (entry.id.clone(), pinned.clone(), files.digest);
+            forget_download(entry, storage, lifecycle).await;
+            Err(PrepareError::Digest { model, pinned, found })
         }
         _ => Ok(files),
+    }
+}
+
+/// Deletes what came from a web server and was not what it should be: the server may have the right files another time.
+async fn forget_download(entry: &Entry, storage: &Storage, lifecycle: &Lifecycle) {
+    if !matches!(entry.source, ModelSource::Web(_)) {
+        return;
+    }
+    let Some(folder) = cache::cache_folder(&entry.source, &storage.data_dir) else { return };
+    if let Ok(Err(error)) = lifecycle.blocking("delete a download", move || delete_cache(&folder)).await {
+        tracing::warn!(model = entry.id, %error, "a download that is not what it should be cannot be deleted");
     }
 }
 

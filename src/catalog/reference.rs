@@ -5,7 +5,7 @@
 //! | `llama`, `org/name`, `name:8b` | an id or alias of the catalog |
 //! | `hf:org/repo[@revision][/file]` | a repository of the Hugging Face hub, or one file of it |
 //! | `file:/absolute/path` | a folder or a `.gguf` file of this machine |
-//! | `https://host/path` | an address |
+//! | `https://host/path`, `url:https://host/path` | a `.gguf` file or a folder of a web server; `http://` where the host is trusted |
 //! | `sha256:<64 hex digits>` | whatever model has that digest |
 //!
 //! A `/` inside a revision is written `%2F` (`hf:org/repo@refs%2Fpr%2F1`), because what follows the next `/` is the file.
@@ -13,6 +13,8 @@
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
+
+use super::web;
 
 /// The longest reference, in bytes.
 pub const MAX_BYTES: usize = 1024;
@@ -32,6 +34,7 @@ pub enum ModelRef {
     },
     /// An absolute path without `..`.
     File(PathBuf),
+    /// Without user, password and fragment.
     Url(String),
     /// `sha256:` and 64 lower-case hex digits.
     Digest(String),
@@ -83,18 +86,19 @@ fn parse(text: &str) -> Result<ModelRef, &'static str> {
     if let Some(rest) = text.strip_prefix("sha256:") {
         return digest(rest);
     }
-    if let Some(rest) = text.strip_prefix("https://") {
-        return url(text, rest);
+    if text.starts_with("https://") || text.starts_with("http://") {
+        return url(text);
     }
     if let Some(address) = text.strip_prefix("url:") {
-        return address.strip_prefix("https://").map_or(Err("after url: comes https://"), |rest| url(address, rest));
+        let known = address.starts_with("https://") || address.starts_with("http://");
+        return if known { url(address) } else { Err("after url: comes https://") };
     }
     name(text)
 }
 
 fn name(text: &str) -> Result<ModelRef, &'static str> {
-    ensure(!text.starts_with("http:"), "only https addresses are taken")?;
-    ensure(!text.starts_with("https:"), "an address starts with https://")?;
+    let address = text.starts_with("http:") || text.starts_with("https:");
+    ensure(!address, "an address starts with https://")?;
     ensure(text.len() <= 256, "a name has at most 256 bytes")?;
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._:/@+-".contains(&byte);
     ensure(text.bytes().all(fits), "a name has only letters, digits and . _ : / @ + -")?;
@@ -165,12 +169,14 @@ fn digest(rest: &str) -> Result<ModelRef, &'static str> {
     Ok(ModelRef::Digest(format!("sha256:{}", rest.to_ascii_lowercase())))
 }
 
-fn url(text: &str, rest: &str) -> Result<ModelRef, &'static str> {
-    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    ensure(!host.is_empty(), "the address has no host")?;
-    ensure(!host.contains('@'), "an address carries no user or password")?;
+/// In the one spelling that such an address has.
+fn url(text: &str) -> Result<ModelRef, &'static str> {
     ensure(text.bytes().all(|byte| byte.is_ascii_graphic()), "an address is plain ASCII without spaces")?;
-    Ok(ModelRef::Url(text.to_owned()))
+    let address = web::normal(text).ok_or("the address is malformed")?;
+    ensure(address.username().is_empty() && address.password().is_none(), "an address carries no user or password")?;
+    ensure(address.fragment().is_none(), "an address ends before the #")?;
+    ensure(address.as_str().len() <= MAX_BYTES, "it is longer than 1,024 bytes")?;
+    Ok(ModelRef::Url(address.to_string()))
 }
 
 fn ensure(holds: bool, why: &'static str) -> Result<(), &'static str> {
@@ -200,6 +206,7 @@ mod tests {
             ("hf:a/b/m.gguf", hub_ref("a/b", None, Some("m.gguf"))),
             ("file:/models//x/", ModelRef::File("/models/x".into())),
             ("https://host/m.gguf", ModelRef::Url("https://host/m.gguf".into())),
+            ("url:https://HOST:443/a/../m.gguf", ModelRef::Url("https://host/m.gguf".into())),
             (&digest, ModelRef::Digest(digest.clone())),
         ];
         for (text, expected) in cases {
@@ -232,8 +239,9 @@ mod tests {
             "hf:a--b/c",
             "file:x",
             "file:/a/../b",
-            "http://x",
+            "http:x",
             "https:x",
+            "https://h/m.gguf#x",
             "https://",
             "https://u:p@h/x",
             "https://h/a b",

@@ -23,6 +23,8 @@ pub enum ModelSource {
         /// The one `.gguf` file that is wanted; absent: the whole model.
         file: Option<String>,
     },
+    /// The address of one `.gguf` file, or of a folder with the usual file names.
+    Web(String),
 }
 
 /// A reference from which no model can be loaded.
@@ -30,10 +32,10 @@ pub enum ModelSource {
 pub enum BadSource {
     #[error(transparent)]
     Reference(#[from] BadReference),
-    #[error("{0:?} names a model of the catalog; a source is hf:org/repo, or file: and an absolute path")]
+    #[error("{0:?} names a model of the catalog; a source is hf:org/repo, file: and an absolute path, or https://")]
     Name(String),
-    #[error("https:// sources are not served by this version; download the file and name it with file:")]
-    Url,
+    #[error("an address of a folder has no query: {0}")]
+    Query(String),
     #[error("a digest says which model, but not where to get it; use it as `digest` next to a source")]
     Digest,
     #[error("{0:?} cannot be loaded alone; the one file that can be named is a .gguf file")]
@@ -50,7 +52,7 @@ impl ModelSource {
         match reference {
             ModelRef::Name(name) if name == BUILTIN => Ok(Self::Builtin),
             ModelRef::Name(name) => Err(BadSource::Name(name.clone())),
-            ModelRef::Url(_) => Err(BadSource::Url),
+            ModelRef::Url(address) => web_source(address),
             ModelRef::Digest(_) => Err(BadSource::Digest),
             ModelRef::File(path) => Ok(Self::from_path(path.clone())),
             ModelRef::Hub { file: Some(file), .. } if !is_gguf(Path::new(file)) => Err(BadSource::File(file.clone())),
@@ -75,6 +77,11 @@ impl ModelSource {
             Self::Hub { file: Some(file), .. } => plain_name(Path::new(file).file_stem()),
             Self::Gguf(path) => plain_name(path.file_stem()),
             Self::Folder(path) => plain_name(path.file_name()),
+            Self::Web(address) => {
+                let path = address.split(['?', '#']).next().unwrap_or_default().trim_end_matches('/');
+                let name = Path::new(path).file_name();
+                plain_name(if is_gguf(Path::new(path)) { Path::new(path).file_stem() } else { name })
+            }
         }
     }
 
@@ -82,7 +89,7 @@ impl ModelSource {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Folder(path) | Self::Gguf(path) => Some(path),
-            Self::Builtin | Self::Hub { .. } => None,
+            Self::Builtin | Self::Hub { .. } | Self::Web(_) => None,
         }
     }
 }
@@ -93,11 +100,22 @@ impl fmt::Display for ModelSource {
         match self {
             Self::Builtin => f.write_str(BUILTIN),
             Self::Folder(path) | Self::Gguf(path) => ModelRef::File(path.clone()).fmt(f),
+            Self::Web(address) => f.write_str(address),
             Self::Hub { repo, revision, file } => {
                 let revision = Some(revision.clone());
                 ModelRef::Hub { repo: repo.clone(), revision, file: file.clone() }.fmt(f)
             }
         }
+    }
+}
+
+/// A folder's files are named below its path, so nothing may follow that.
+fn web_source(address: &str) -> Result<ModelSource, BadSource> {
+    let file = address.split('?').next().is_some_and(|path| is_gguf(Path::new(path)));
+    if file || !address.contains('?') {
+        Ok(ModelSource::Web(address.to_owned()))
+    } else {
+        Err(BadSource::Query(address.to_owned()))
     }
 }
 
@@ -124,7 +142,15 @@ mod tests {
 
     #[test]
     fn a_source_is_written_as_the_reference_it_came_from() {
-        for text in ["builtin", "file:/models/x", "file:/models/x.GGUF", "hf:a/b@main", "hf:a/b@v1/m.gguf"] {
+        for text in [
+            "builtin",
+            "file:/models/x",
+            "file:/models/x.GGUF",
+            "hf:a/b@main",
+            "hf:a/b@v1/m.gguf",
+            "https://host/m.gguf?a=b",
+            "https://host/x/",
+        ] {
             assert_eq!(source(text).unwrap().to_string(), text);
         }
         assert_eq!(source("hf:a/b").unwrap().to_string(), "hf:a/b@main");
@@ -133,15 +159,22 @@ mod tests {
     #[test]
     fn references_without_a_place_are_refused_with_what_to_write_instead() {
         assert!(matches!(source("llama"), Err(BadSource::Name(_))));
-        assert!(matches!(source("https://host/m.gguf"), Err(BadSource::Url)));
+        assert!(matches!(source("https://host/model?token=1"), Err(BadSource::Query(_))));
         assert!(matches!(source("hf:a/b/config.json"), Err(BadSource::File(_))));
         assert!(matches!(source(&format!("sha256:{}", "0".repeat(64))), Err(BadSource::Digest)));
     }
 
     #[test]
     fn a_model_without_a_name_is_named_after_its_place() {
-        let ids =
-            [("file:/models/My Model", "My-Model"), ("file:/m/q4.gguf", "q4"), ("hf:a/b", "a/b"), ("file:/..a", "a")];
+        let ids = [
+            ("file:/models/My Model", "My-Model"),
+            ("file:/m/q4.gguf", "q4"),
+            ("hf:a/b", "a/b"),
+            ("file:/..a", "a"),
+            ("https://h/x/q4.gguf?a=/b", "q4"),
+            ("https://h/x/", "x"),
+            ("https://h", "h"),
+        ];
         for (text, id) in ids {
             assert_eq!(source(text).unwrap().default_id(), id);
         }

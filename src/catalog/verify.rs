@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
 
+use super::download::RemoteFile;
 use super::files::{FileDigest, combine, select};
-use super::hub::{self, RemoteFile};
-use super::{Entry, ModelSource, Progress, builtin, digest_files, prepare};
+use super::{Entry, ModelSource, Progress, builtin, digest_files, hub, prepare, web};
 
 /// A verification under way.
 #[derive(Debug, Default)]
@@ -152,6 +152,11 @@ impl Check {
                 let snapshot = hub::recorded(repo, revision, file.as_deref(), data_dir).await?;
                 let files = snapshot.files.into_iter().map(Expected::from).collect();
                 (snapshot.folder, file.clone(), Some(files))
+            }
+            ModelSource::Web(address) => {
+                let snapshot = web::recorded(address, data_dir).await?;
+                let files = snapshot.files.into_iter().map(Expected::from).collect();
+                (snapshot.folder, snapshot.gguf, Some(files))
             }
         };
         let known = (!known.is_empty()).then(|| known.iter().cloned().map(Expected::from).collect());

@@ -73,7 +73,7 @@ pub(super) struct ServeArguments {
     /// The loopback address and port to listen on; port 0 picks a free one
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
-    /// The model of the only pool: a folder, a .gguf file, hf:org/repo (then @revision and /file.gguf where wanted), or a name of
+    /// The model of the only pool: a folder, a .gguf file, hf:org/repo (then @revision and /file.gguf where wanted), an https:// address, or a name of
     /// the catalog
     #[arg(long, value_name = "MODEL")]
     model: Option<String>,

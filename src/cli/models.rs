@@ -26,7 +26,8 @@ enum ModelCommand {
     Add {
         /// What clients call it
         id: String,
-        /// Where its files are: hf:org/repo (then @revision and /file.gguf where wanted), or file: and an absolute path
+        /// Where its files are: hf:org/repo (then @revision and /file.gguf where wanted), file: and an absolute path, or the
+        /// https:// address of a .gguf file or of a folder
         source: String,
         /// Another name for it; may be given several times
         #[arg(long = "alias", value_name = "NAME")]

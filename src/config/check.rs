@@ -1,6 +1,6 @@
 //! From the shape to [`Config`]: ranges, what must fit together, and what this version does not serve.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,12 +11,15 @@ use super::layers::Layers;
 use super::shape::{self, LogLevel, Provision, Shape};
 use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
 use crate::budgets::Left;
-use crate::catalog::{FileRoots, HubAccess, Policy, Token};
+use crate::catalog::{FileRoots, Hosts, HubAccess, Policy, Token, WebAccess};
 use crate::store::Location;
 
 mod models;
 mod pools;
 mod remote;
+
+/// Before a download that was cut goes on.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// No time in the configuration is longer: a year, in ms.
 const LONGEST_MS: u64 = 365 * 24 * 60 * 60 * 1000;
@@ -31,14 +34,17 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     let server = check.server(&shape.server);
     let telemetry = telemetry(&shape.telemetry);
     let admission = check.admission(&shape.admission);
-    let hub = check.hub(&shape.catalog.hub);
+    let (hub, web) = (check.hub(&shape.catalog.hub), check.web(&shape.catalog.web));
+    let least = shape.catalog.max_model_bytes > 0;
+    check.ensure(least, "catalog.max_model_bytes", "at least 1");
     let budget = shape.sessions.budget.as_ref();
     let budget =
         budget.map_or_else(Left::default, |&shape::Budget { tokens, time_ms, cost }| Left { tokens, time_ms, cost });
     let sessions = Sessions { ttl: check.ms("sessions.ttl_ms", shape.sessions.ttl_ms, 1), budget };
-    let catalog = check.models(&shape.catalog);
+    let catalog = check.models(&shape.catalog, &web.hosts);
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
-    let catalog_policy = Policy { strict: shape.catalog.trust == shape::Trust::Strict, roots };
+    let catalog_policy =
+        Policy { strict: shape.catalog.trust == shape::Trust::Strict, roots, hosts: web.hosts.clone() };
     let pools = check.pools(&shape.pools, catalog.as_ref());
     Some(Config {
         data_dir,
@@ -49,6 +55,8 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         catalog: catalog?,
         catalog_policy,
         hub,
+        web,
+        max_model_bytes: shape.catalog.max_model_bytes,
         pools,
         sessions,
     })
@@ -184,7 +192,21 @@ impl Check<'_> {
             endpoint: hub.endpoint.trim_end_matches('/').to_owned(),
             token: hub.token.clone().map(Token),
             stall: self.ms("catalog.hub.stall_ms", hub.stall_ms, 1),
-            retry_pause: Duration::from_secs(1),
+            retry_pause: RETRY_PAUSE,
+        }
+    }
+
+    fn web(&mut self, web: &shape::Web) -> WebAccess {
+        for (index, host) in web.trusted_hosts.iter().enumerate() {
+            let named = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+            let host = (!host.is_empty() && host.bytes().all(named)) || host.parse::<IpAddr>().is_ok();
+            let key = format!("catalog.web.trusted_hosts.{index}");
+            self.ensure(host, &key, "a name or an address without a port, such as models.internal or ::1");
+        }
+        WebAccess {
+            hosts: Hosts::new(web.trusted_hosts.iter().cloned()),
+            stall: self.ms("catalog.web.stall_ms", web.stall_ms, 1),
+            retry_pause: RETRY_PAUSE,
         }
     }
 }

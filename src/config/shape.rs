@@ -54,7 +54,9 @@ pub(super) struct Admission {
 pub(super) struct Catalog {
     pub trust: Trust,
     pub allowed_file_roots: Vec<String>,
+    pub max_model_bytes: u64,
     pub hub: Hub,
+    pub web: Web,
     #[serde(default)]
     pub models: Vec<Model>,
 }
@@ -65,6 +67,12 @@ pub(super) struct Hub {
     pub stall_ms: u64,
     #[serde(default)]
     pub token: Option<String>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Web {
+    pub trusted_hosts: Vec<String>,
+    pub stall_ms: u64,
 }
 
 #[derive(Debug, eserde::Deserialize)]

@@ -37,13 +37,9 @@ impl Gateway {
     pub async fn add_model(&self, request: CreateModel) -> Result<ModelView, ErrorEnvelope> {
         let CreateModel { id, source, aliases, digest, price } = request;
         let entry = draft(id, &source, aliases, digest.as_deref(), price.unwrap_or_default()).map_err(mistaken)?;
-        if let Some(path) = entry.source.path().map(ToOwned::to_owned) {
-            let roots = self.catalog.policy().roots.clone();
-            let checked = self.lifecycle.blocking("check a path", move || roots.check(&path)).await;
-            checked
-                .map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?
-                .map_err(mistaken)?;
-        }
+        let (policy, source) = (self.catalog.policy().clone(), entry.source.clone());
+        let checked = self.lifecycle.blocking("check a source", move || policy.check_source(&source)).await;
+        checked.map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?.map_err(mistaken)?;
         let id = entry.id.clone();
         self.catalog.add(entry).map_err(refused)?;
         self.keep_model(&id).await?;

@@ -63,9 +63,7 @@ fn entry(catalog: &LiveCatalog, id: &str, filed: &str) -> Result<Entry, String> 
     let FiledEntry { source, aliases, digest, price } =
         serde_json::from_str(filed).map_err(|error| error.to_string())?;
     let entry = draft(id.to_owned(), &source, aliases, digest.as_deref(), price).map_err(|mistake| mistake.why)?;
-    if let Some(path) = entry.source.path() {
-        catalog.policy().roots.check(path).map_err(|mistake| mistake.why)?;
-    }
+    catalog.policy().check_source(&entry.source).map_err(|mistake| mistake.why)?;
     Ok(entry)
 }
 

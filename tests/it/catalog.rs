@@ -16,8 +16,8 @@ use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use sluicegate::catalog::verify::{Check, Finding, Run};
 use sluicegate::catalog::{
-    Catalog, CatalogMetrics, Entry, HubAccess, LiveCatalog, ModelFiles, ModelPath, ModelSource, Policy, PrepareError,
-    Progress, Silent, Storage, Token, prepare,
+    Catalog, CatalogMetrics, Entry, Hosts, HubAccess, LiveCatalog, ModelFiles, ModelPath, ModelSource, Policy,
+    PrepareError, Progress, Silent, Storage, Token, WebAccess, prepare,
 };
 use sluicegate::lifecycle::Lifecycle;
 use tempfile::TempDir;
@@ -131,6 +131,12 @@ async fn answer(State(hub): State<Arc<Hub>>, request: Request) -> Response {
     }
 }
 
+/// No web server is reached, and a model has 10 MB at most.
+fn storage(data_dir: &Path, hub: HubAccess) -> Storage {
+    let web = WebAccess { hosts: Hosts::default(), stall: hub.stall, retry_pause: hub.retry_pause };
+    Storage { data_dir: data_dir.to_owned(), hub, web, max_model_bytes: 10_000_000 }
+}
+
 /// A hub, a data folder, and how one reaches the other.
 struct Fixture {
     hub: Arc<Hub>,
@@ -181,7 +187,7 @@ impl Fixture {
 
     async fn prepare_with(&self, reference: &str, progress: Arc<dyn Progress>) -> Result<ModelFiles, PrepareError> {
         let entry = Entry::new("m", ModelSource::from_reference(&reference.parse().unwrap()).unwrap());
-        let storage = Storage { data_dir: self.data.path().to_owned(), hub: self.access.clone() };
+        let storage = storage(self.data.path(), self.access.clone());
         prepare(&entry, &storage, progress, &Lifecycle::new()).await
     }
 
@@ -242,7 +248,7 @@ async fn a_download_that_gave_up_goes_on_in_the_next_process() {
     let fixture = Fixture::new().await;
     fixture.mishaps(std::iter::once(Mishap::CutAfter(700_000)).chain([Mishap::Status(500); 9]));
     let problem = fixture.problem("hf:org/model").await;
-    assert_eq!(problem, "hf:org/model@main: the hub answered with status 500");
+    assert_eq!(problem, "hf:org/model@main: the server answered with status 500");
     fixture.weights_asked();
     fixture.mishaps([]);
     let files = fixture.prepare("hf:org/model").await.unwrap();
@@ -262,7 +268,7 @@ async fn a_server_without_ranges_is_read_from_the_start() {
 async fn a_server_that_stalls_is_left_after_a_while() {
     let fixture = Fixture::new().await;
     fixture.mishaps([Mishap::StallAfter(1000); 9]);
-    assert_eq!(fixture.problem("hf:org/model").await, "hf:org/model@main: the hub sent nothing for 0.4 s");
+    assert_eq!(fixture.problem("hf:org/model").await, "hf:org/model@main: the server sent nothing for 0.4 s");
 }
 
 #[tokio::test]
@@ -283,7 +289,7 @@ async fn what_the_hub_refuses_is_explained() {
     );
     assert_eq!(
         fixture.problem("hf:org/model@main/x.gguf").await,
-        "hf:org/model@main/x.gguf: the hub has no file x.gguf there (404)"
+        "hf:org/model@main/x.gguf: the server has no file x.gguf there (404)"
     );
     let cases =
         [(401, None, "asks for a token"), (401, Some("hf_x"), "not accept the token"), (403, Some("hf_x"), "terms")];
@@ -309,7 +315,7 @@ async fn a_complete_model_loads_without_the_hub_and_an_incomplete_one_says_why_i
     std::fs::remove_file(folder(&files).join("config.json")).unwrap();
     let problem = fixture.problem("hf:org/model").await;
     assert!(
-        problem.starts_with("hf:org/model@main: the hub cannot be reached: ") && problem.contains("refused"),
+        problem.starts_with("hf:org/model@main: the server cannot be reached: ") && problem.contains("refused"),
         "{problem}"
     );
 }
@@ -359,7 +365,7 @@ async fn local(source: ModelSource) -> Result<ModelFiles, PrepareError> {
 
 async fn local_entry(entry: Entry, data_dir: &Path) -> Result<ModelFiles, PrepareError> {
     let hub = HubAccess { endpoint: String::new(), token: None, stall: Duration::ZERO, retry_pause: Duration::ZERO };
-    let storage = Storage { data_dir: data_dir.to_owned(), hub };
+    let storage = storage(data_dir, hub);
     prepare(&entry, &storage, Arc::new(Silent), &Lifecycle::new()).await
 }
 

@@ -258,7 +258,7 @@ sessions.ttl_ms = 1000
 limits = { requests_per_minute = 1, tokens_per_minute = 1, concurrency = 1 }
 [[catalog.models]]
 id = "priced"
-source = "https://host/m.gguf"
+source = "http://host/m.gguf"
 "#;
     let mistakes = file(text).mistakes();
     assert!(!mistakes.contains("geheim"), "{mistakes}");
@@ -269,7 +269,7 @@ source = "https://host/m.gguf"
     :6: limits.concurrency: not served by this version; leave it out
     :6: limits.requests_per_minute: not served by this version; leave it out
     :6: limits.tokens_per_minute: not served by this version; leave it out
-    :9: catalog.models[0].source: https:// sources are not served by this version; download the file and name it with file:
+    :9: catalog.models[0].source: http://host/m.gguf is not encrypted, and its host is not in catalog.web.trusted_hosts; write https://
     "#);
 }
 
@@ -284,6 +284,35 @@ fn a_model_has_a_price_within_its_range() {
     :3: catalog.models[0].price.engine_second: a whole number, 0 or more, is expected here
     :3: catalog.models[0].price.input: unknown key
     :3: catalog.models[0].price.output_per_mtok: a price is 0 to 1000000000000000
+    "#);
+}
+
+#[test]
+fn hosts_that_models_may_come_from_are_read_without_ports() {
+    let text = r#"
+catalog.web = { trusted_hosts = ["models.internal", "::1"] }
+[[catalog.models]]
+id = "near"
+source = "http://models.internal:9000/m.gguf"
+[[catalog.models]]
+id = "far"
+source = "https://host/m.gguf"
+"#;
+    let config = file(text).load().unwrap().config;
+    assert_eq!(config.catalog.resolve("https://HOST/m.gguf").unwrap().id, "far");
+    let text = r#"
+catalog.max_model_bytes = 0
+catalog.web = { trusted_hosts = ["models.internal:9000", "https://host", ""] }
+[[catalog.models]]
+id = "metadata"
+source = "https://169.254.169.254/latest/m.gguf"
+"#;
+    assert_snapshot!(file(text).mistakes(), @r#"
+    :2: catalog.max_model_bytes: at least 1
+    :3: catalog.web.trusted_hosts[0]: a name or an address without a port, such as models.internal or ::1
+    :3: catalog.web.trusted_hosts[1]: a name or an address without a port, such as models.internal or ::1
+    :3: catalog.web.trusted_hosts[2]: a name or an address without a port, such as models.internal or ::1
+    :6: catalog.models[0].source: https://169.254.169.254/latest/m.gguf leads to an address of a private network, and its host is not in catalog.web.trusted_hosts
     "#);
 }
 

@@ -9,6 +9,7 @@ mod cancel;
 mod catalog;
 mod classes;
 mod config;
+mod downloads;
 mod draining;
 mod durability;
 mod engine;

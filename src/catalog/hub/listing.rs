@@ -6,8 +6,9 @@ use tokio::time::timeout;
 use hf_hub::api::tokio::Api;
 use hf_hub::{Repo, RepoType};
 
+use super::super::download::RemoteFile;
 use super::super::files::{is_weights, select};
-use super::{HubAccess, HubProblem, RemoteFile, causes, refusal};
+use super::{FetchProblem, HubAccess, causes, refusal};
 
 /// The answer of `GET /api/models/{repo}/revision/{revision}?blobs=true`, as far as it matters here.
 #[derive(Debug, Deserialize)]
@@ -32,40 +33,40 @@ struct Lfs {
 }
 
 impl Listing {
-    pub(super) async fn get(api: &Api, repo: &str, revision: &str, access: &HubAccess) -> Result<Self, HubProblem> {
+    pub(super) async fn get(api: &Api, repo: &str, revision: &str, access: &HubAccess) -> Result<Self, FetchProblem> {
         let request =
             api.repo(Repo::with_revision(repo.to_owned(), RepoType::Model, revision.to_owned())).info_request();
         let answer = async {
-            let unreachable = |error| HubProblem::Unreachable(causes(&error));
+            let unreachable = |error| FetchProblem::Unreachable(causes(&error));
             let answer = request.query(&[("blobs", "true")]).send().await.map_err(unreachable)?;
             let status = answer.status();
             if !status.is_success() {
-                return Err(refusal(status.as_u16(), access, HubProblem::NotFound));
+                return Err(refusal(status.as_u16(), access, FetchProblem::NotFound));
             }
             let body = answer.bytes().await.map_err(unreachable)?;
-            serde_json::from_slice::<Self>(&body).map_err(|error| HubProblem::BadAnswer(error.to_string()))
+            serde_json::from_slice::<Self>(&body).map_err(|error| FetchProblem::BadAnswer(error.to_string()))
         };
-        let listing = timeout(access.stall, answer).await.map_err(|_elapsed| HubProblem::Stalled(access.stall))??;
+        let listing = timeout(access.stall, answer).await.map_err(|_elapsed| FetchProblem::Stalled(access.stall))??;
         // It becomes the name of a folder.
         if !(7..=64).contains(&listing.commit.len()) || !listing.commit.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(HubProblem::BadAnswer("the commit is not a hash".to_owned()));
+            return Err(FetchProblem::BadAnswer("the commit is not a hash".to_owned()));
         }
         Ok(listing)
     }
 
     /// The files that make the model, or only the one that is asked for.
-    pub(super) fn wanted(&self, file: Option<&str>) -> Result<Vec<RemoteFile>, HubProblem> {
+    pub(super) fn wanted(&self, file: Option<&str>) -> Result<Vec<RemoteFile>, FetchProblem> {
         let names = self.siblings.iter().map(|sibling| sibling.rfilename.as_str());
         if let Some(file) = file {
             let sibling = self.siblings.iter().find(|sibling| sibling.rfilename == file);
             return sibling
                 .map(|sibling| vec![sibling.describe()])
-                .ok_or_else(|| HubProblem::NoSuchFile(file.to_owned()));
+                .ok_or_else(|| FetchProblem::NoSuchFile(file.to_owned()));
         }
         let chosen = select(names.clone());
         if !chosen.iter().any(|name| is_weights(name)) {
             let gguf = names.into_iter().find(|name| name.ends_with(".gguf"));
-            return Err(gguf.map_or(HubProblem::NoWeights, |name| HubProblem::OnlyGguf(name.to_owned())));
+            return Err(gguf.map_or(FetchProblem::NoWeights, |name| FetchProblem::OnlyGguf(name.to_owned())));
         }
         let siblings = self.siblings.iter().filter(|sibling| chosen.contains(&sibling.rfilename));
         Ok(siblings.map(Sibling::describe).collect())

@@ -5,18 +5,21 @@ use std::path::{Path, PathBuf};
 use sluicegate_compat::native::ModelPrice;
 
 use super::Check;
-use crate::catalog::{BUILTIN, Catalog, Entry, ModelRef, ModelSource};
+use crate::catalog::{BUILTIN, Catalog, Entry, Hosts, ModelRef, ModelSource};
 use crate::config::Place;
 use crate::config::key::Key;
 use crate::config::shape;
 
+/// Where files may be: folders of this machine, and hosts that are trusted.
+type Places<'a> = (&'a [PathBuf], &'a Hosts);
+
 impl Check<'_> {
     /// The catalog, unless names are taken twice. An entry with a mistake is in it with a source that is nobody's choice,
     /// so that pools may name it.
-    pub(super) fn models(&mut self, catalog: &shape::Catalog) -> Option<Catalog> {
+    pub(super) fn models(&mut self, catalog: &shape::Catalog, hosts: &Hosts) -> Option<Catalog> {
         let roots = self.file_roots(&catalog.allowed_file_roots);
         let models = catalog.models.iter().enumerate();
-        let entries: Vec<_> = models.map(|(index, model)| self.model(index, model, &roots)).collect();
+        let entries: Vec<_> = models.map(|(index, model)| self.model(index, model, (&roots, hosts))).collect();
         match Catalog::new(entries) {
             Ok(catalog) => Some(catalog),
             Err(duplicates) => {
@@ -40,7 +43,7 @@ impl Check<'_> {
         roots.iter().map(PathBuf::from).collect()
     }
 
-    fn model(&mut self, index: usize, model: &shape::Model, roots: &[PathBuf]) -> Entry {
+    fn model(&mut self, index: usize, model: &shape::Model, places: Places<'_>) -> Entry {
         let key = |name: &str| format!("catalog.models.{index}.{name}");
         let price = model.price.as_ref().map_or_else(ModelPrice::default, price);
         if let Some(name) = price.excess() {
@@ -59,7 +62,7 @@ impl Check<'_> {
         self.ensure(model.id.is_some(), &key("id"), "each model needs an `id`");
         let id = model.id.clone().unwrap_or(place);
         self.name(&key("id"), &id);
-        let source = self.source(&key("source"), &id, model.source.as_deref(), roots).unwrap_or(ModelSource::Builtin);
+        let source = self.source(&key("source"), &id, model.source.as_deref(), places).unwrap_or(ModelSource::Builtin);
         let digest = digest.map(|digest: ModelRef| digest.to_string());
         Entry { id, aliases: model.aliases.clone(), source, digest, price }
     }
@@ -72,9 +75,13 @@ impl Check<'_> {
         }
     }
 
-    fn source(&mut self, key: &str, id: &str, source: Option<&str>, roots: &[PathBuf]) -> Option<ModelSource> {
+    fn source(&mut self, key: &str, id: &str, source: Option<&str>, (roots, hosts): Places<'_>) -> Option<ModelSource> {
         let Some(text) = source else {
-            self.ensure(id == BUILTIN, key, "each model needs a source: hf:org/repo, or file: and an absolute path");
+            self.ensure(
+                id == BUILTIN,
+                key,
+                "each model needs a source: hf:org/repo, file: and an absolute path, or https://",
+            );
             return (id == BUILTIN).then_some(ModelSource::Builtin);
         };
         let reference = text.parse::<ModelRef>().map_err(|error| error.to_string());
@@ -85,6 +92,11 @@ impl Check<'_> {
             key,
             "\"builtin\" is the model inside the program",
         );
+        if let ModelSource::Web(address) = &source
+            && let Err(problem) = hosts.check(address)
+        {
+            self.refuse(key, problem.to_string());
+        }
         if let Some(path) = source.path() {
             let by_flag = matches!(self.layers.place(&Key::dotted(key)), Place::Flag(_));
             let allowed = by_flag || roots.iter().any(|root| path.starts_with(root));

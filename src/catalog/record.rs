@@ -1,15 +1,16 @@
 //! What a reference led to when its download was complete, so that it can be used again without the hub.
 
-use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{HubProblem, RemoteFile, disk};
+use super::download::RemoteFile;
+use super::problem::{FetchProblem, disk};
 
-/// The commit that a revision meant, and the files that were fetched for it.
+/// The folder that a revision meant, and the files that were fetched for it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
+    /// The name of the folder: at the hub the commit.
     pub commit: String,
     pub files: Vec<RemoteFile>,
 }
@@ -34,7 +35,7 @@ impl Record {
     }
 
     /// Writes it beside its place and renames it, so that a crash leaves the old one.
-    pub(super) async fn write(&self, home: &Path, revision: &str, file: Option<&str>) -> Result<(), HubProblem> {
+    pub(super) async fn write(&self, home: &Path, revision: &str, file: Option<&str>) -> Result<(), FetchProblem> {
         let path = path(home, revision, file);
         let fresh = path.with_extension("new");
         let written = async {
@@ -50,16 +51,4 @@ impl Record {
 fn path(home: &Path, revision: &str, file: Option<&str>) -> PathBuf {
     let name = file.map_or_else(|| revision.to_owned(), |file| format!("{revision}@{file}"));
     home.join("refs").join(format!("{}.json", name.replace('/', "%2F")))
-}
-
-/// Keeps other processes from writing below `home` until it is dropped.
-pub(super) async fn lock(home: &Path) -> Result<File, HubProblem> {
-    let path = home.join("lock");
-    tokio::fs::create_dir_all(home).await.map_err(|error| disk(home, &error))?;
-    let file = File::create(&path).map_err(|error| disk(&path, &error))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(HubProblem::Busy),
-        Err(TryLockError::Error(error)) => Err(disk(&path, &error)),
-    }
 }
