@@ -107,7 +107,7 @@ struct Checked {
     fitted: Fitted,
     /// The replica that its session ran on last, where that went well.
     near: Option<ReplicaId>,
-    /// The pools that may run it, the best first, with the place that it would have.
+    /// The pools that may run it, the best first.
     order: Vec<Choice>,
 }
 
@@ -174,7 +174,7 @@ impl Admission {
         caller: &Caller,
         life: Life,
     ) -> Result<Admitted, ErrorEnvelope> {
-        let Checked { asked, fitted, near, order } = self.check(request, pools, caller).await?;
+        let Checked { asked, fitted, near, order } = self.check(request, pools, caller, Look::Needed).await?;
         let request = &asked.request;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let (limits, ties) = self.reserve(request, caller, fitted.limits, pools.price)?;
@@ -219,19 +219,26 @@ impl Admission {
         pools: &Pools<'_>,
         caller: &Caller,
     ) -> Result<(Arc<Pool>, Place), ErrorEnvelope> {
-        let checked = self.check(request, pools, caller).await?;
+        let checked = self.check(request, pools, caller, Look::Always).await?;
         let mut refusal = None;
         for (pool, place) in checked.order {
             match place {
-                Ok(place) => return Ok((pool, place)),
-                Err(reason) => _ = refusal.get_or_insert_with(|| refused(reason, &pool)),
+                Some(Ok(place)) => return Ok((pool, place)),
+                None => {}
+                Some(Err(reason)) => _ = refusal.get_or_insert_with(|| refused(reason, &pool)),
             }
         }
         Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
     }
 
     /// Every check that comes before the queue.
-    async fn check(&self, request: TaskRequest, pools: &Pools<'_>, caller: &Caller) -> Result<Checked, ErrorEnvelope> {
+    async fn check(
+        &self,
+        request: TaskRequest,
+        pools: &Pools<'_>,
+        caller: &Caller,
+        look: Look,
+    ) -> Result<Checked, ErrorEnvelope> {
         request.check().map_err(violation)?;
         check_served(&request)?;
         if self.lifecycle.draining().is_cancelled() {
@@ -244,7 +251,8 @@ impl Admission {
         let left = session_of(&asked.request, caller).map_or_else(Left::default, |key| self.sessions.left(&key));
         let named = asked.request.max_tokens.is_some();
         let Grant { max_tokens, .. } = grant(&fitted.limits, named, &left, pools.price).map_err(over_budget)?;
-        let order = by_start(tiers, priority, &caller.share, &Limits { max_tokens, ..fitted.limits }, near);
+        let look = if deadline_ms.is_some() { Look::Always } else { look };
+        let order = by_start(tiers, priority, &caller.share, &Limits { max_tokens, ..fitted.limits }, near, look);
         let order = in_time(order, deadline_ms)?;
         let near = last.map(|last| last.replica_id);
         Ok(Checked { asked, fitted, near, order })
@@ -357,17 +365,25 @@ fn session_of(request: &TaskRequest, caller: &Caller) -> Option<SessionKey> {
     request.session_id.map(|id| SessionKey { tenant, id: SessionId(id) })
 }
 
-/// A pool with the place that a task would have there.
-type Choice = (Arc<Pool>, Result<Place, Refused>);
+/// A pool with the place that a task would have there, where that was looked at.
+type Choice = (Arc<Pool>, Option<Result<Place, Refused>>);
+
+/// Whether the place that a task would have is looked at. The queue that takes it says it once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    Always,
+    /// Where there is a choice of pools.
+    Needed,
+}
 
 /// Leaves the pools where a task would start before its deadline; refuses what is already known to come too late.
 fn in_time(mut order: Vec<Choice>, deadline_ms: Option<u64>) -> Result<Vec<Choice>, ErrorEnvelope> {
     let Some(deadline_ms) = deadline_ms else { return Ok(order) };
-    let start_ms = |place: &Result<Place, Refused>| match place {
-        Ok(place) => place.prediction.start_ms,
+    let start_ms = |place: &Option<Result<Place, Refused>>| match place {
+        Some(Ok(place)) => place.prediction.start_ms,
         // It takes nothing before then.
-        Err(Refused::QueueFull { retry_after_ms } | Refused::BatchShed { retry_after_ms }) => *retry_after_ms,
-        Err(_) => 0,
+        Some(Err(Refused::QueueFull { retry_after_ms } | Refused::BatchShed { retry_after_ms })) => *retry_after_ms,
+        Some(Err(_)) | None => 0,
     };
     let soonest_ms = order.iter().map(|(_, place)| start_ms(place)).min();
     order.retain(|(_, place)| start_ms(place) < deadline_ms);
@@ -383,7 +399,18 @@ fn in_time(mut order: Vec<Choice>, deadline_ms: Option<u64>) -> Result<Vec<Choic
 
 /// The pools of each tier in the order in which they would start the task, the tiers one after the other. Of those that
 /// would start it at the same time, the one that is `near` comes first.
-fn by_start(tiers: Tiers, priority: Priority, share: &Share, limits: &Limits, near: Option<&PoolId>) -> Vec<Choice> {
+fn by_start(
+    tiers: Tiers,
+    priority: Priority,
+    share: &Share,
+    limits: &Limits,
+    near: Option<&PoolId>,
+    look: Look,
+) -> Vec<Choice> {
+    let pools: usize = tiers.iter().map(Vec::len).sum();
+    if look == Look::Needed && pools == 1 {
+        return tiers.into_iter().flatten().map(|pool| (pool, None)).collect();
+    }
     let sorted = tiers.into_iter().flat_map(|tier| {
         let foresee = |pool: Arc<Pool>| (pool.foresee(priority, share, limits), pool);
         let mut tier: Vec<_> = tier.into_iter().map(foresee).collect();
@@ -391,7 +418,7 @@ fn by_start(tiers: Tiers, priority: Priority, share: &Share, limits: &Limits, ne
             let start_ms = place.as_ref().map_or(u64::MAX, |place| place.prediction.start_ms);
             (start_ms, near != Some(pool.id()))
         });
-        tier.into_iter().map(|(place, pool)| (pool, place))
+        tier.into_iter().map(|(place, pool)| (pool, Some(place)))
     });
     sorted.collect()
 }

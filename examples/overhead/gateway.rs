@@ -50,12 +50,27 @@ impl Loader for Shared {
 
 /// Starts a gateway with the default configuration over `engine`, and returns where it listens.
 pub async fn serve(engine: Arc<dyn Engine>) -> Result<SocketAddr, Failure> {
-    // Not the folder of a gateway that may be running.
-    let store = [("SLUICEGATE_STORE__URL".to_owned(), "sqlite::memory:".to_owned())];
-    let config = Config::load(None, store.into_iter(), Overrides::default())?;
     let lifecycle = Lifecycle::new();
     let loader = |_: &Pool, _: &Arc<LiveCatalog>| -> Arc<dyn Loader> { Arc::new(Shared(Arc::clone(&engine))) };
-    let app = App::build_with(&config, &lifecycle, loader).await?;
+    let app = App::build_with(&config(&[])?, &lifecycle, loader).await?;
+    listen(app, &lifecycle).await
+}
+
+/// Starts a gateway with these settings, with the engines that they name.
+pub async fn serve_configured(settings: &[(&str, String)]) -> Result<SocketAddr, Failure> {
+    let lifecycle = Lifecycle::new();
+    let app = App::build(&config(settings)?, &lifecycle).await?;
+    listen(app, &lifecycle).await
+}
+
+fn config(settings: &[(&str, String)]) -> Result<Config, Failure> {
+    // Not the folder of a gateway that may be running.
+    let store = ("SLUICEGATE_STORE__URL".to_owned(), "sqlite::memory:".to_owned());
+    let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+    Ok(Config::load(None, settings.chain([store]), Overrides::default())?)
+}
+
+async fn listen(app: App, lifecycle: &Lifecycle) -> Result<SocketAddr, Failure> {
     app.start().await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 mod ask;
 mod gateway;
 mod instant;
+mod relay;
 mod report;
 
 use ask::{Direct, OverHttp, Round, round};
@@ -43,6 +44,9 @@ struct Arguments {
     /// Takes an engine that answers at once in place of the built-in model.
     #[arg(long)]
     instant: bool,
+    /// Puts the gateway before a server elsewhere that answers at once.
+    #[arg(long, conflicts_with = "instant")]
+    remote: bool,
 }
 
 fn main() -> Result<(), Failure> {
@@ -51,6 +55,9 @@ fn main() -> Result<(), Failure> {
     // The clients have a thread of their own, as if they were another program.
     let clients = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
 
+    if arguments.remote {
+        return relay::measure(&runtime, &clients, arguments.seconds, arguments.json);
+    }
     let slots = AT_ONCE.iter().max().map_or(1, |slots| *slots as u32);
     let engine: Arc<dyn Engine> =
         if arguments.instant { Arc::new(InstantEngine::new(slots)) } else { runtime.block_on(gateway::load(slots))? };

@@ -127,7 +127,7 @@ fn ms(duration: Duration) -> f64 {
 }
 
 /// The nearest sample; 0 where there is none.
-fn quantile(samples: &[f64], quantile: f64) -> f64 {
+pub fn quantile(samples: &[f64], quantile: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let index = (quantile * sorted.len().saturating_sub(1) as f64).round() as usize;

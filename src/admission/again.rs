@@ -6,7 +6,7 @@ use std::sync::Arc;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
 use super::translate::job;
-use super::{Admission, Caller, Pools, allowed, by_start, submit};
+use super::{Admission, Caller, Look, Pools, allowed, by_start, submit};
 use crate::pools::{Job, Share};
 use crate::tasks::Task;
 
@@ -43,7 +43,7 @@ impl Admission {
             ErrorEnvelope::rejected(label, "the budget does not cover the task with the model that is served now")
         })?;
         // Its session has gone with the earlier process, and so has whatever an engine kept for it.
-        let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None);
+        let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None, Look::Needed);
         let job = Job { allowed: allowed(&asked.request, &order, pools.serving), ..job(&asked, task, &caller, fitted) };
         submit(job, order.iter().map(|(pool, _)| pool))?;
         self.watch_deadline(task);

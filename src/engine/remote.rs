@@ -22,7 +22,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder};
+use reqwest::{Client, RequestBuilder, Url};
 use sluicegate_compat::native::{EngineName, Message, Role, Workload};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -120,6 +120,8 @@ impl fmt::Debug for Secret {
 /// A server with the connections to it.
 pub struct RemoteEngine {
     spec: RemoteSpec,
+    /// That of `spec`, read.
+    base: Url,
     info: EngineInfo,
     client: Client,
     counter: Counter,
@@ -144,6 +146,10 @@ impl RemoteEngine {
             .tcp_nodelay(true)
             .build()
             .map_err(|error| LoadError(format!("{}: {error}", spec.base_url)))?;
+        let base = Url::parse(&spec.base_url)
+            .ok()
+            .filter(|url| !url.cannot_be_a_base())
+            .ok_or_else(|| LoadError(format!("{} is no address of a server", spec.base_url)))?;
         let counter = Counter::load(spec.tokenizer.as_deref())?;
         let info = EngineInfo {
             engine: spec.engine,
@@ -162,6 +168,7 @@ impl RemoteEngine {
         };
         Ok(Self {
             spec,
+            base,
             info,
             client,
             counter,
@@ -172,7 +179,11 @@ impl RemoteEngine {
     }
 
     fn post(&self, path: &str, body: Vec<u8>) -> RequestBuilder {
-        let request = self.client.post(format!("{}/{path}", self.spec.base_url));
+        let mut url = self.base.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path.split('/'));
+        }
+        let request = self.client.post(url);
         let request = request.header("content-type", "application/json").header("accept", "text/event-stream");
         let request = match &self.spec.api_key {
             Some(Secret(key)) => request.bearer_auth(key),
