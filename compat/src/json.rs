@@ -11,6 +11,8 @@ use serde_json::error::Category;
 
 use crate::native::{ErrorCode, ErrorEnvelope, detail};
 
+mod repetitions;
+
 /// Names reported of one body's unknown fields; more than fit a header help nobody.
 const MAX_IGNORED: usize = 32;
 
@@ -20,13 +22,36 @@ const MAX_UNKNOWN: usize = 1024;
 /// Bytes of a name, a path or a value that came from the client and is said back to it.
 const MAX_ECHO: usize = 128;
 
-/// Reads `body`, a JSON object, and lists the fields in it that `T` does not know, each once, as visible ASCII
+/// Reads `body`, a JSON object without a name that is in one object twice, and lists the fields in it that `T` does not know, each once, as visible ASCII
 /// (`messages[].cache_control`). A field that is null is absent, and not listed.
 ///
 /// # Errors
 ///
 /// INVALID_PARAMS with the path of the field, or with none where the body is not JSON at all.
 pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), ErrorEnvelope> {
+    let (value, unknown) = read(body)?;
+    Ok((value, ignored(body, &unknown)?))
+}
+
+/// Reads `body` as [`parse`] does, and refuses the first field that `T` does not know, null or not.
+///
+/// # Errors
+///
+/// INVALID_PARAMS, as [`parse`], or with the field that is not known.
+pub fn parse_known<T: DeserializeOwned>(body: &[u8]) -> Result<T, ErrorEnvelope> {
+    let (value, unknown) = read(body)?;
+    match unknown.first() {
+        None => Ok(value),
+        Some(pointer) => {
+            let field = name(pointer);
+            let message = format!("`{field}` is not a field of the contract");
+            Err(ErrorEnvelope::invalid(field, message))
+        }
+    }
+}
+
+/// The value, and JSON pointers to the fields that it does not know.
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), ErrorEnvelope> {
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let mut json = serde_json::Deserializer::from_slice(body);
@@ -39,23 +64,8 @@ pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), Error
     let path = track.path();
     let Object(value) = parsed.map_err(|error| describe(body, &error, &path))?;
     json.end().map_err(|error| describe(body, &error, &path))?;
-    Ok((value, ignored(body, &unknown)?))
-}
-
-/// Reads `body` as [`parse`] does, and refuses the first field that `T` does not know.
-///
-/// # Errors
-///
-/// INVALID_PARAMS, as [`parse`], or with the field that is not known.
-pub fn parse_known<T: DeserializeOwned>(body: &[u8]) -> Result<T, ErrorEnvelope> {
-    let (value, unknown) = parse(body)?;
-    match unknown.into_iter().next() {
-        None => Ok(value),
-        Some(field) => {
-            let message = format!("`{field}` is not a field of the contract");
-            Err(ErrorEnvelope::invalid(field, message))
-        }
-    }
+    repetitions::refuse(body)?;
+    Ok((value, unknown))
 }
 
 /// A JSON object. A derived struct alone would also take an array, field by field.

@@ -3,6 +3,7 @@
 //! What is known is, in this order: the digests of the last load or passed verification, what the hub or the program says
 //! of its files, the pinned digest. Where nothing is known, the first verification records what it finds.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -55,7 +56,7 @@ pub enum Finding {
         found: String,
     },
     Unreadable(String),
-    /// There are no files yet: nothing was downloaded.
+    /// There are no files, and none are known: nothing was downloaded, or put there.
     Absent,
     Canceled,
     /// What a verification by an earlier process has found, in words; it was a reason for distrust.
@@ -100,7 +101,7 @@ impl Finding {
             Self::Additional(name) => format!("{name} was added"),
             Self::Digest { pinned, found } => format!("its files have the digest {found}, not {pinned}"),
             Self::Unreadable(why) | Self::Earlier(why) => why.clone(),
-            Self::Absent => "its files are not on this machine yet".to_owned(),
+            Self::Absent => "there are no files of it on this machine yet".to_owned(),
             Self::Canceled => "it was canceled".to_owned(),
         })
     }
@@ -132,6 +133,8 @@ pub struct Check {
     only: Option<String>,
     /// `None`: nothing is known.
     expected: Option<Vec<Expected>>,
+    /// They were there when they were loaded or verified last.
+    seen: bool,
     pinned: Option<String>,
 }
 
@@ -159,8 +162,9 @@ impl Check {
                 (snapshot.folder, snapshot.gguf, Some(files))
             }
         };
-        let known = (!known.is_empty()).then(|| known.iter().cloned().map(Expected::from).collect());
-        Some(Self { folder, only, expected: known.or(own), pinned: entry.digest.clone() })
+        let seen = !known.is_empty();
+        let known = seen.then(|| known.iter().cloned().map(Expected::from).collect());
+        Some(Self { folder, only, expected: known.or(own), seen, pinned: entry.digest.clone() })
     }
 
     /// Blocking: reads every byte.
@@ -183,10 +187,16 @@ impl Check {
         let unreadable = |error: std::io::Error| Finding::Unreadable(format!("{}: {error}", self.folder.display()));
         let names = match &self.only {
             Some(name) => vec![name.clone()],
-            None => select(prepare::list(&self.folder).map_err(unreadable)?.iter().map(String::as_str)),
+            None => match prepare::list(&self.folder) {
+                Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+                listing => select(listing.map_err(unreadable)?.iter().map(String::as_str)),
+            },
         };
         let expected = self.expected.as_deref().unwrap_or_default();
         let size = |name: &String| self.folder.join(name).metadata().map(|metadata| metadata.len());
+        if !self.seen && names.iter().all(|name| size(name).is_err()) {
+            return Err(Finding::Absent);
+        }
         if let Some(file) = expected.iter().find(|file| !names.contains(&file.name) || size(&file.name).is_err()) {
             return Err(Finding::Missing(file.name.clone()));
         }
@@ -291,6 +301,23 @@ mod tests {
         let stopped = run();
         stopped.stop.cancel();
         assert_eq!(check.run(&stopped), Finding::Canceled);
+    }
+
+    #[tokio::test]
+    async fn where_no_files_are_none_have_passed_and_none_that_were_there_may_go() {
+        let folder = model();
+        let Finding::Passed { files, .. } = finding(folder.path(), &[], None).await else { panic!("it is good") };
+        let empty = tempfile::tempdir().unwrap();
+        std::fs::write(empty.path().join("extra.txt"), "no part of a model").unwrap();
+        assert_eq!(finding(empty.path(), &[], None).await, Finding::Absent);
+        assert_eq!(finding(&empty.path().join("gone"), &[], None).await, Finding::Absent);
+        assert_eq!(finding(empty.path(), &files, None).await, Finding::Missing("config.json".into()));
+        assert_eq!(finding(&empty.path().join("gone"), &files, None).await, Finding::Missing("config.json".into()));
+        let gguf = ModelSource::Gguf(empty.path().join("m.gguf"));
+        let check = Check::of(&Entry::new("m", gguf), &[], empty.path()).await.unwrap();
+        assert_eq!(check.run(&run()), Finding::Absent);
+        let builtin = Check::of(&Entry::new("m", ModelSource::Builtin), &[], empty.path()).await.unwrap();
+        assert_eq!(builtin.run(&run()), Finding::Absent);
     }
 
     #[tokio::test]

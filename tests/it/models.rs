@@ -240,6 +240,6 @@ async fn a_second_verification_attaches_to_the_first() {
     assert_eq!(first.json()["verification"]["started_at_ms"], second.json()["verification"]["started_at_ms"]);
     gate.settle().await;
     gate.post(MODELS, r#"{"id": "far", "source": "hf:a/b"}"#).await;
-    assert_eq!(verify(&gate, "far").await["verification"]["reason"], "its files are not on this machine yet");
+    assert_eq!(verify(&gate, "far").await["verification"]["reason"], "there are no files of it on this machine yet");
     gate.finish().await;
 }

@@ -1,7 +1,9 @@
 //! The OpenAPI documents say what the gateway does, and the gateway does what they say.
 
 mod answers;
+mod bad_input;
 mod documents;
+mod places;
 mod requests;
 mod witness;
 

@@ -14,8 +14,9 @@
 //! | `remote` | a gateway in front of another one |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
 //! | `rust_client`, `sdks` | async-openai here; the Python and Node clients, installed below the target folder |
+//! | `schemathesis` | thousands of requests, good and bad, that a program makes from our OpenAPI documents |
 //!
-//! `SLUICEGATE_TEST_SDKS=off` leaves out the Python and Node clients, which need package registries once.
+//! `SLUICEGATE_TEST_SDKS=off` leaves out the Python and Node clients and schemathesis, which need package registries once.
 
 mod commands;
 mod crash;
@@ -27,6 +28,7 @@ mod reload;
 mod remote;
 mod running;
 mod rust_client;
+mod schemathesis;
 mod sdks;
 mod seeds;
 mod shutdown;

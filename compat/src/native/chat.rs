@@ -79,9 +79,31 @@ impl Content {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", from = "PartBody")]
 pub enum ContentPart {
     Text { text: String },
+}
+
+/// A part as it is read: by its fields, because a derived tagged enum loses the place of a mistake and takes any field.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PartBody {
+    #[serde(rename = "type")]
+    _type: TextTag,
+    text: String,
+}
+
+/// The literal `"text"`: the only kind of part there is.
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TextTag {
+    Text,
+}
+
+impl From<PartBody> for ContentPart {
+    fn from(PartBody { text, .. }: PartBody) -> Self {
+        Self::Text { text }
+    }
 }
 
 impl<'de> Deserialize<'de> for Content {

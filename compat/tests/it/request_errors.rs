@@ -217,6 +217,16 @@ fn too_deep_is_said_so_wherever_it_is() {
 #[test]
 fn a_field_said_twice_is_refused() {
     insta::assert_snapshot!(line(r#"{"model": "m", "model": "n", "messages": []}"#), @"model | invalid_value | Invalid value for 'model': duplicate field `model`.");
+    let maps = [
+        r#"{"model": "m", "messages": [{"role": "user", "content": "hi"}], "metadata": {"a": "b", "a": "c"}}"#,
+        r#"{"model": "m", "messages": [{"role": "user", "content": "hi"}], "logit_bias": {"1": 1, "1": 1}}"#,
+        r#"{"model": "m", "messages": [{"role": "user", "content": "hi"}], "colour": [{"a": {"b": 1, "b": 1}}]}"#,
+    ];
+    insta::assert_snapshot!(maps.map(line).join("\n"), @r#"
+    metadata.a | invalid_value | Invalid value for 'metadata.a': duplicate field `a`.
+    logit_bias.1 | invalid_value | Invalid value for 'logit_bias.1': duplicate field `1`.
+    colour[0].a.b | invalid_value | Invalid value for 'colour[0].a.b': duplicate field `b`.
+    "#);
 }
 
 #[test]

@@ -127,6 +127,7 @@ impl Document {
             contents.get(content_type).unwrap_or_else(|| panic!("{what}: {content_type:?} is not documented"));
         match content_type {
             "application/json" => self.assert_fits(&content["schema"], &answer.json(), &what),
+            "application/yaml" => self.assert_fits(&content["schema"], &Self::parse(&answer.body).root, &what),
             _ => self.assert_fits(&content["schema"], &answer.body.as_str().into(), &what),
         }
         if content_type.starts_with("text/event-stream") {

@@ -41,7 +41,7 @@ impl Gateways {
     }
 }
 
-fn left_out() -> bool {
+pub(super) fn left_out() -> bool {
     let off = std::env::var("SLUICEGATE_TEST_SDKS").is_ok_and(|value| value == "off");
     if off {
         println!("left out, because SLUICEGATE_TEST_SDKS=off");
@@ -49,8 +49,8 @@ fn left_out() -> bool {
     off
 }
 
-/// The scripts and pinned versions of a language.
-fn sources(language: &str) -> PathBuf {
+/// The scripts and pinned versions of a language or a tool.
+pub(super) fn sources(language: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(language)
 }
 
@@ -74,7 +74,17 @@ fn installed(language: &str, pinned: &str, install: impl FnOnce(&Path)) -> PathB
     folder
 }
 
-fn succeeds(what: &str, command: &mut Command) {
+/// The same, for the packages of Python that `requirements.txt` pins.
+pub(super) fn installed_by_pip(name: &str) -> PathBuf {
+    installed(name, "requirements.txt", |folder| {
+        succeeds("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(folder));
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
+        let pinned = sources(name).join("requirements.txt");
+        succeeds("pip install", Command::new(folder.join("bin/python")).args(pip).arg(pinned));
+    })
+}
+
+pub(super) fn succeeds(what: &str, command: &mut Command) {
     let done =
         command.output().unwrap_or_else(|error| panic!("{what}: {error}; SLUICEGATE_TEST_SDKS=off leaves it out"));
     let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
@@ -92,11 +102,7 @@ fn the_python_client_works_unchanged() {
         return;
     }
     let source = sources("python");
-    let folder = installed("python", "requirements.txt", |folder| {
-        succeeds("python3 -m venv", Command::new("python3").args(["-m", "venv"]).arg(folder));
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"];
-        succeeds("pip install", Command::new(folder.join("bin/python")).args(pip).arg(source.join("requirements.txt")));
-    });
+    let folder = installed_by_pip("python");
     let gateways = Gateways::start();
     let mut python = Command::new(folder.join("bin/python"));
     python.args(["-B", "-m", "unittest", "discover", "-v", "-s"]).arg(&source);
