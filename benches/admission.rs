@@ -3,6 +3,7 @@
 
 use std::hint::black_box;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use sluicegate::admission::Caller;
@@ -67,7 +68,7 @@ fn request() -> TaskRequest {
     serde_json::from_value(body).unwrap_or_else(|error| panic!("{error}"))
 }
 
-fn submit(runtime: &Runtime, gateway: &Gateway, request: TaskRequest, caller: &Caller) -> TaskId {
+fn submit(runtime: &Runtime, gateway: &Arc<Gateway>, request: TaskRequest, caller: &Caller) -> TaskId {
     let admitted = runtime.block_on(gateway.submit(request, caller));
     admitted.unwrap_or_else(|error| panic!("{error:?}")).task.spec.id
 }

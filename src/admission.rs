@@ -19,7 +19,7 @@ use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Refused, Share, prepare};
 use crate::sessions::{Good, Key as SessionKey, Sessions};
-use crate::tasks::{Durable, Key, Limits, Registry, Spending, Task, Ties};
+use crate::tasks::{Durable, Home, Key, Limits, Registry, Spending, Task, Ties};
 
 mod again;
 mod batch;
@@ -79,15 +79,17 @@ pub enum Life {
 }
 
 /// The id of a task that was let in, with the place that it had then.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Accepted {
     pub id: TaskId,
     pub place: Place,
+    /// What it waits for before it is in a queue.
+    pub preparation: Preparation,
 }
 
 impl Accepted {
     /// The body of a 202.
-    pub fn response(&self) -> AdmissionResponse {
+    pub fn response(self) -> AdmissionResponse {
         let id = self.id.0;
         AdmissionResponse {
             task_id: id,
@@ -96,7 +98,7 @@ impl Accepted {
             predicted_end_ms: self.place.prediction.end_ms,
             backoff_ms: self.place.backoff_ms,
             streams: Streams::of(id),
-            preparation: Preparation::default(),
+            preparation: self.preparation,
         }
     }
 }
@@ -161,8 +163,7 @@ impl Admission {
     ) -> Result<Admitted, ErrorEnvelope> {
         let result = self.try_admit(request, pools, caller, life).await;
         if let Err(error) = &result {
-            let reason = error.policy_label.map_or(error.code.as_str(), PolicyLabel::as_str);
-            self.metrics.rejected(pools.serving.first().map(Arc::as_ref), reason);
+            self.metrics.rejected(pools.serving.first().map(Arc::as_ref), reason(error));
         }
         result
     }
@@ -179,26 +180,41 @@ impl Admission {
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
         let (limits, ties) = self.reserve(request, caller, fitted.limits, pools.price)?;
         let fitted = Fitted { limits, ..fitted };
-        let task = self
-            .registry
-            .create(spec(request, caller, fitted.limits), pool.home(), ties)
-            .map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
+        let task = self.create(request, caller, fitted.limits, pool.home(), ties)?;
+        let job = Job { allowed: allowed(request, &order, pools.serving), near, ..job(&asked, &task, caller, fitted) };
+        // Filed before it is queued, so that the journal hears of its start and its end afterwards.
+        let durable = self.file(&task, caller, life);
+        let place = submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.withdraw(&task))?;
+        self.watch_deadline(&task);
+        Ok(Admitted { task, place, durable })
+    }
+
+    fn create(
+        &self,
+        request: &TaskRequest,
+        caller: &Caller,
+        limits: Limits,
+        home: Home,
+        ties: Ties,
+    ) -> Result<Arc<Task>, ErrorEnvelope> {
+        let task = self.registry.create(spec(request, caller, limits), home, ties);
+        let task = task.map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
         // A drain that began meanwhile may have found nothing to wait for.
         if self.lifecycle.draining().is_cancelled() {
             self.registry.withdraw(task.spec.id);
             return Err(shutting_down());
         }
-        let job = Job { allowed: allowed(request, &order, pools.serving), near, ..job(&asked, &task, caller, fitted) };
-        // Filed before it is queued, so that the journal hears of its start and its end afterwards.
-        let durable = match (life, self.registry.journal()) {
+        Ok(task)
+    }
+
+    /// Files a task that outlives the process.
+    fn file(&self, task: &Task, caller: &Caller, life: Life) -> Option<Durable> {
+        match (life, self.registry.journal()) {
             (Life::Kept { body, key }, Some(journal)) => {
-                Some(journal.accept(&task, &body, caller.share.weight.get(), key))
+                Some(journal.accept(task, &body, caller.share.weight.get(), key))
             }
             _ => None,
-        };
-        let place = submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.withdraw(&task))?;
-        self.watch_deadline(&task);
-        Ok(Admitted { task, place, durable })
+        }
     }
 
     fn withdraw(&self, task: &Task) {
@@ -300,7 +316,7 @@ impl Admission {
     }
 
     /// Ends the task when its deadline comes, wherever it is then.
-    fn watch_deadline(&self, task: &Arc<Task>) {
+    pub fn watch_deadline(&self, task: &Arc<Task>) {
         let Some(deadline) = task.spec.limits.deadline else { return };
         let task = Arc::clone(task);
         self.lifecycle.spawn("deadline", crate::lifecycle::OnPanic::Continue, async move {
@@ -309,6 +325,11 @@ impl Admission {
             }
         });
     }
+}
+
+/// Why a request was refused, in the word that metrics have for it.
+pub fn reason(error: &ErrorEnvelope) -> &'static str {
+    error.policy_label.map_or(error.code.as_str(), PolicyLabel::as_str)
 }
 
 /// What a request gets, and what ends a task that is left, when the gateway goes down.

@@ -15,7 +15,7 @@ use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
 use crate::config::{self, Config};
 use crate::engine::{LoadError, Loader};
-use crate::gateway::{Gateway, Parts, Waiting, take_in, take_in_models};
+use crate::gateway::{Gateway, Parts, ProvisionSettings, Waiting, take_in, take_in_models};
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
@@ -186,7 +186,8 @@ impl App {
         let gateway = Arc::new(Gateway::new(Parts {
             lifecycle: lifecycle.clone(),
             catalog,
-            data_dir: config.data_dir.clone(),
+            storage: config.storage(),
+            provision: provision(config),
             store: store.clone(),
             pools: pools.clone(),
             admission,
@@ -284,6 +285,15 @@ impl App {
         let stored = timeout(STORE_DEADLINE, self.store.close()).await.is_ok();
         tracing::info!(phase = 6, flushed, unloaded, stored, "ended");
         if self.lifecycle.failed() { Err(StartError::Panicked) } else { Ok(()) }
+    }
+}
+
+fn provision(config: &Config) -> ProvisionSettings {
+    let targets = config.pools.iter().filter(|pool| pool.on_demand && config.admission.on_demand);
+    ProvisionSettings {
+        targets: targets.map(|pool| PoolId::from(pool.id.as_str())).collect(),
+        most_waiting: config.admission.provision_waiting,
+        deadline: config.admission.provision_deadline,
     }
 }
 

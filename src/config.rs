@@ -89,6 +89,12 @@ pub struct Admission {
     pub idempotency_ttl: Duration,
     /// For requests that name none, where the context leaves as much.
     pub default_max_tokens: u32,
+    /// Whether pools with `on_demand` are given models that tasks ask for.
+    pub on_demand: bool,
+    /// Tasks that wait for models at most.
+    pub provision_waiting: usize,
+    /// From the first task that asks for a model until it is loaded.
+    pub provision_deadline: Duration,
 }
 
 /// One queue and the engine behind it.
@@ -101,6 +107,8 @@ pub struct Pool {
     pub device: Device,
     /// Sequences at once; `None`: as many as the engine likes.
     pub slots: Option<u32>,
+    /// It may be given models that tasks ask for.
+    pub on_demand: bool,
     /// Engines, each with its own copy of the model and its slots.
     pub replicas: usize,
     /// Tasks that may wait, at least 1.

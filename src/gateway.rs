@@ -5,6 +5,7 @@
 //! | `submit` | let a task in, once for each idempotency key; preview |
 //! | `look` | view, list, follow, cancel |
 //! | `recover` | what an earlier process left |
+//! | `provision` | make models ready that tasks ask for |
 //! | `operate` | how pools stand; drain, resume and reload |
 //! | `purge` | take models out of memory and off the disk |
 //! | `workers` | servers that register with a pool, and go |
@@ -13,7 +14,6 @@
 //! | `artifacts` | documents that are named by their content |
 //! | `capabilities` | what the gateway can do |
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use std::time::Duration;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, Workload, detail};
 
 use crate::admission::{Admission, Pools};
-use crate::catalog::LiveCatalog;
+use crate::catalog::{LiveCatalog, Storage};
 use crate::ids::{ModelId, TaskId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Health, Pool, PoolMetrics};
@@ -36,6 +36,7 @@ mod idempotency;
 mod kept_models;
 mod look;
 mod operate;
+mod provision;
 mod purge;
 mod recover;
 mod sessions;
@@ -48,6 +49,8 @@ use idempotency::Idempotency;
 pub use idempotency::Once;
 pub use kept_models::take_in_models;
 pub use look::TaskFilter;
+use provision::Provision;
+pub use provision::Settings as ProvisionSettings;
 pub use recover::{Waiting, take_in};
 pub use submit::Owned;
 use workers::Workers;
@@ -56,8 +59,8 @@ use workers::Workers;
 pub struct Gateway {
     pub lifecycle: Lifecycle,
     catalog: Arc<LiveCatalog>,
-    /// Where models are kept.
-    data_dir: PathBuf,
+    /// Where models are kept, and how they are fetched.
+    storage: Storage,
     store: Store,
     /// Held while what is filed of a model is looked at and handed to the store.
     filing: Mutex<()>,
@@ -68,6 +71,7 @@ pub struct Gateway {
     sessions: Arc<Sessions>,
     idempotency: Idempotency,
     workers: Workers,
+    provision: Arc<Provision>,
     metrics: PoolMetrics,
     started_unix_s: u64,
     /// What an earlier process left is queued, and new tasks may come behind it.
@@ -78,8 +82,10 @@ pub struct Gateway {
 pub struct Parts {
     pub lifecycle: Lifecycle,
     pub catalog: Arc<LiveCatalog>,
-    /// Where models are kept.
-    pub data_dir: PathBuf,
+    /// Where models are kept, and how they are fetched.
+    pub storage: Storage,
+    /// Which pools are given models that tasks ask for.
+    pub provision: ProvisionSettings,
     pub store: Store,
     pub pools: Vec<Arc<Pool>>,
     pub admission: Admission,
@@ -108,7 +114,8 @@ impl Gateway {
         let Parts {
             lifecycle,
             catalog,
-            data_dir,
+            storage,
+            provision,
             store,
             pools,
             admission,
@@ -122,7 +129,8 @@ impl Gateway {
         Self {
             lifecycle,
             catalog,
-            data_dir,
+            storage,
+            provision: Provision::new(provision),
             store,
             filing: Mutex::default(),
             pools,
@@ -220,7 +228,7 @@ impl Gateway {
 
     /// The pools that serve the model of this id now, in the order of the configuration.
     fn pools_of(&self, id: &str) -> Vec<Arc<Pool>> {
-        self.pools.iter().filter(|pool| pool.model().as_str() == id).map(Arc::clone).collect()
+        self.pools.iter().filter(|pool| pool.serves(id)).map(Arc::clone).collect()
     }
 }
 

@@ -288,6 +288,11 @@ impl Pool {
         }
     }
 
+    /// How long loading a model took here the last time.
+    pub fn load_time(&self) -> Duration {
+        self.lock().load_time
+    }
+
     pub fn rates(&self) -> Rates {
         self.lock().rates
     }

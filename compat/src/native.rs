@@ -7,13 +7,14 @@ mod chat;
 mod error;
 mod event;
 mod pool;
+mod preparation;
 mod request;
 mod session;
 mod view;
 mod worker;
 mod workload;
 
-pub use admission::{AdmissionResponse, Preparation, PreviewResponse, Streams};
+pub use admission::{AdmissionResponse, PreviewResponse, Streams};
 pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};
 pub use catalog::{
     CreateModel, ModelFileView, ModelList, ModelPrice, ModelState, ModelStateRequest, ModelTrust, ModelView,
@@ -28,6 +29,7 @@ pub use event::{
 pub use pool::{
     DrainRequest, PoolFigures, PoolList, PoolView, PurgeRequest, PurgeView, ReloadRequest, ReloadView, ReplicaView,
 };
+pub use preparation::{Preparation, PreparationStep, StepKind, StepProgress, StepStatus, StepsProgress};
 pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
     Violation,

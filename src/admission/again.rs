@@ -1,14 +1,16 @@
-//! Letting a task in again that an earlier process had accepted: what it may use was decided then.
+//! Letting a task in a second time, whose queue was not to be had the first time: an earlier process had accepted it, or its
+//! model had to be made ready. What it may use was decided then.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, TaskRequest};
 
+use super::recipe::Asked;
 use super::translate::job;
-use super::{Admission, Caller, Look, Pools, allowed, by_start, submit};
+use super::{Admission, Caller, Life, Look, Pools, allowed, by_start, check_served, shutting_down, submit, violation};
 use crate::pools::{Job, Share};
-use crate::tasks::Task;
+use crate::tasks::{Durable, Home, Task};
 
 /// What a task is told that cannot be kept: nothing is accepted that could be lost.
 pub fn not_kept() -> ErrorEnvelope {
@@ -23,7 +25,7 @@ pub fn interrupted() -> ErrorEnvelope {
 }
 
 impl Admission {
-    /// Queues a task of an earlier process. Its prompt is counted again, to see that it still fits.
+    /// Queues a task that was accepted before. Its prompt is counted, to see that it fits.
     ///
     /// # Errors
     ///
@@ -42,11 +44,43 @@ impl Admission {
         task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens).map_err(|label| {
             ErrorEnvelope::rejected(label, "the budget does not cover the task with the model that is served now")
         })?;
-        // Its session has gone with the earlier process, and so has whatever an engine kept for it.
+        // No engine that is there now has kept anything for it.
         let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None, Look::Needed);
         let job = Job { allowed: allowed(&asked.request, &order, pools.serving), ..job(&asked, task, &caller, fitted) };
-        submit(job, order.iter().map(|(pool, _)| pool))?;
-        self.watch_deadline(task);
-        Ok(())
+        submit(job, order.iter().map(|(pool, _)| pool)).map(drop)
+    }
+
+    /// What can be checked of a request while there is no engine of its model.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told.
+    pub fn check_unprepared(&self, request: &TaskRequest) -> Result<(), ErrorEnvelope> {
+        request.check().map_err(violation)?;
+        check_served(request)?;
+        if self.lifecycle.draining().is_cancelled() { Err(shutting_down()) } else { Ok(()) }
+    }
+
+    /// Makes the task of a request that was [checked](Self::check_unprepared), to be let in [again](Self::admit_again) once
+    /// its model is ready. Until then nobody can say how long its prompt is, so its budgets reserve for a guess, and it never
+    /// uses more than that.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told.
+    pub fn admit_unprepared(
+        &self,
+        request: &TaskRequest,
+        home: Home,
+        price: ModelPrice,
+        caller: &Caller,
+        life: Life,
+    ) -> Result<(Arc<Task>, Option<Durable>), ErrorEnvelope> {
+        let guess = Asked::new(request.clone(), self.default_max_tokens).guess();
+        let (limits, ties) = self.reserve(request, caller, guess, price)?;
+        let task = self.create(request, caller, limits, home, ties)?;
+        let durable = self.file(&task, caller, life);
+        self.watch_deadline(&task);
+        Ok((task, durable))
     }
 }

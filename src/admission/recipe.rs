@@ -14,6 +14,9 @@ use crate::tasks::Limits;
 /// A token has at most so many bytes on average, for refusing absurd prompts before they are tokenized.
 pub(super) const MOST_BYTES_PER_TOKEN: usize = 64;
 
+/// As many as a token usually has, for reserving budgets before a model is there to count with.
+const BYTES_PER_TOKEN: usize = 4;
+
 /// What a request wants something made of.
 enum Texts {
     /// A prompt, and the field that it came in.
@@ -46,6 +49,17 @@ impl Asked {
             }
         };
         Self { request, texts, bytes, default_max_tokens }
+    }
+
+    /// What the task may use before its prompt can be counted: a guess of the prompt's tokens, and no more output than asked
+    /// for.
+    pub fn guess(&self) -> Limits {
+        let prompt_tokens = u32::try_from(self.bytes / BYTES_PER_TOKEN + 1).unwrap_or(u32::MAX);
+        let output = match self.texts {
+            Texts::Prompt(..) => self.request.max_tokens.unwrap_or(self.default_max_tokens),
+            Texts::Inputs(_) => 0,
+        };
+        self.with_output(prompt_tokens, output)
     }
 
     /// The prompt as the engine needs it, counted in the model's own tokens.

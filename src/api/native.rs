@@ -39,9 +39,10 @@ pub async fn submit(
     let accepted = api.gateway.submit_once(once, request, body, &caller).await;
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let accepted = accepted.map_err(|error| Failure::from(error).with_budget(budget))?;
+    let id = accepted.id;
     let mut response = (StatusCode::ACCEPTED, axum::Json(accepted.response())).into_response();
     response.headers_mut().extend(budget());
-    response.extensions_mut().insert(About(accepted.id));
+    response.extensions_mut().insert(About(id));
     Ok(response)
 }
 

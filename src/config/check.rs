@@ -98,7 +98,12 @@ impl Check<'_> {
 
     fn absent_features(&mut self, shape: &Shape) {
         self.served(shape.server.tls.is_none(), "server.tls", "put a TLS proxy on this machine in front");
-        self.served(shape.admission.provision == Provision::Refuse, "admission.provision", "leave it at \"refuse\"");
+        let some = shape.admission.provision == Provision::Refuse || shape.pools.iter().any(|pool| pool.on_demand);
+        self.ensure(
+            some,
+            "admission.provision",
+            "\"on-demand\" needs a pool with `on_demand = true` to give models to",
+        );
         let shape::Limits { requests_per_minute, tokens_per_minute, concurrency } = shape.limits;
         self.served(requests_per_minute.is_none(), "limits.requests_per_minute", "leave it out");
         self.served(tokens_per_minute.is_none(), "limits.tokens_per_minute", "leave it out");
@@ -171,6 +176,9 @@ impl Check<'_> {
             retention_max_bytes: admission.retention_max_bytes,
             idempotency_ttl: self.ms("admission.idempotency_ttl_ms", admission.idempotency_ttl_ms, 1),
             default_max_tokens: admission.default_max_tokens,
+            on_demand: admission.provision == Provision::OnDemand,
+            provision_waiting: self.count("admission.provision_waiting", admission.provision_waiting, 1, 1_000_000),
+            provision_deadline: self.ms("admission.provision_deadline_ms", admission.provision_deadline_ms, 1),
         }
     }
 

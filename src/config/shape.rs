@@ -48,6 +48,8 @@ pub(super) struct Admission {
     pub idempotency_ttl_ms: u64,
     pub default_max_tokens: u32,
     pub provision: Provision,
+    pub provision_waiting: u64,
+    pub provision_deadline_ms: u64,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -110,6 +112,7 @@ pub(super) struct Pool {
     pub device: String,
     pub replicas: u32,
     pub slots: u32,
+    pub on_demand: bool,
     pub queue: Queue,
     pub watchdog: Watchdog,
     pub scripted: Scripted,

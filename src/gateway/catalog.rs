@@ -105,7 +105,7 @@ impl Gateway {
     }
 
     async fn verify(&self, model: &Model, run: &Arc<Run>) {
-        let finding = match Check::of(&model.entry, &model.facts.files, &self.data_dir).await {
+        let finding = match Check::of(&model.entry, &model.facts.files, &self.storage.data_dir).await {
             None => Finding::Absent,
             Some(check) => {
                 let run = Arc::clone(run);
@@ -153,7 +153,8 @@ impl Gateway {
         let pools = self.pools_of(id);
         for task in self.registry.live() {
             let at = task.pool_id();
-            if pools.iter().any(|pool| *pool.id() == at) {
+            // One that waits for its model has only the name of a pool.
+            if !task.is_preparing() && pools.iter().any(|pool| *pool.id() == at) {
                 task.fail(error.clone().with_pool(at.as_str()));
             }
         }

@@ -78,7 +78,8 @@ impl Gateway {
             pool.begin_reload(model).map_err(|busy| ErrorEnvelope::new(ErrorCode::Conflict, busy.to_string()));
         let (reloading, gateway) = (reloading?, Arc::clone(self));
         self.lifecycle.spawn("reload", OnPanic::Continue, async move {
-            reloading.run(|pool| gateway.hand_on(pool)).await;
+            // How it went the pool's health says.
+            let _ = reloading.run(|pool| gateway.hand_on(pool)).await;
         });
         Ok(pool_view(pool))
     }

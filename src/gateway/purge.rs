@@ -67,7 +67,7 @@ impl Gateway {
             if self.pools.iter().any(|pool| pool.needs_model(&entry.id)) {
                 continue;
             }
-            if let Some(folder) = cache_folder(&entry.source, &self.data_dir).filter(|_| delete) {
+            if let Some(folder) = cache_folder(&entry.source, &self.storage.data_dir).filter(|_| delete) {
                 let what = folder.display().to_string();
                 let deleted = self.lifecycle.blocking("delete a model", move || delete_cache(&folder)).await;
                 let deleted = deleted.map_err(|panicked| panicked.to_string())?;
@@ -95,7 +95,7 @@ impl Gateway {
     /// Whether the files of these entries are no other pool's: neither its model's, nor in the same folder.
     fn check_unneeded(&self, entries: &[Entry], unloaded: Option<&Arc<Pool>>) -> Result<(), ErrorEnvelope> {
         let others = self.pools.iter().filter(|pool| unloaded.is_none_or(|unloaded| !Arc::ptr_eq(pool, unloaded)));
-        let folder = |entry: &Entry| cache_folder(&entry.source, &self.data_dir);
+        let folder = |entry: &Entry| cache_folder(&entry.source, &self.storage.data_dir);
         let kept: Vec<_> = self.catalog.models().into_iter().map(|model| model.entry).collect();
         for pool in others {
             let needed: Vec<_> = kept.iter().filter(|entry| pool.needs_model(&entry.id)).filter_map(folder).collect();

@@ -11,11 +11,11 @@ use crate::ids::PoolId;
 use crate::store::KeyRow;
 use crate::tasks::{Ended, Home, Kept, Observer, Registry, Stage, Task};
 
-/// A task that has to be queued again.
+/// A task that was accepted and has to be queued yet.
 pub struct Waiting {
-    task: Arc<Task>,
-    request: TaskRequest,
-    weight: u32,
+    pub(super) task: Arc<Task>,
+    pub(super) request: TaskRequest,
+    pub(super) weight: u32,
 }
 
 /// Hears of the end of a task that is in no pool.
@@ -64,27 +64,41 @@ impl Gateway {
 
     /// Queues tasks of an earlier process, in this order, and then lets new ones in. One that no pool takes any more ends
     /// with the reason.
-    pub async fn queue_again(&self, waiting: Vec<Waiting>) {
-        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
-        for Waiting { task, request, weight } in waiting {
-            if task.log.is_sealed() {
+    pub async fn queue_again(self: &Arc<Self>, waiting: Vec<Waiting>) {
+        for waiting in waiting {
+            if waiting.task.log.is_sealed() {
                 continue;
             }
-            let queued = match self.serving(&request.model_ref) {
-                Ok(serving) => {
-                    let pools = serving.pools(&known);
-                    self.admission.admit_again(&task, request, weight, &pools).await
-                }
-                Err(error) => Err(error),
-            };
-            // While the gateway ends it stays in the journal.
-            if let Err(error) = queued
-                && !self.lifecycle.draining().is_cancelled()
-            {
-                task.fail(error);
-            }
+            self.admission.watch_deadline(&waiting.task);
+            self.queue_one(waiting).await;
         }
         self.open.store(true, Ordering::Release);
+    }
+
+    /// Puts a task that was accepted into the queue of a pool, or lets it wait until one has its model.
+    pub(super) async fn queue_one(self: &Arc<Self>, waiting: Waiting) {
+        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
+        let task = Arc::clone(&waiting.task);
+        let queued = match self.serving(&waiting.request.model_ref) {
+            Ok(serving) => {
+                let Waiting { request, weight, .. } = waiting;
+                task.prepares(false);
+                self.admission.admit_again(&task, request, weight, &serving.pools(&known)).await
+            }
+            Err(error) => {
+                self.provisionable(&waiting.request.model_ref, error).and_then(|entry| self.wait_again(entry, waiting))
+            }
+        };
+        if let Err(error) = queued {
+            self.refuse(&task, error);
+        }
+    }
+
+    /// Ends a task that was accepted. One that outlives the process stays in the journal while the gateway ends.
+    pub(super) fn refuse(&self, task: &Task, error: ErrorEnvelope) {
+        if !(task.is_kept() && self.lifecycle.draining().is_cancelled()) {
+            task.fail(error);
+        }
     }
 
     /// # Errors

@@ -3,11 +3,11 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PreviewResponse, TaskRequest, detail};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Preparation, PreviewResponse, TaskRequest, detail};
 
 use super::Gateway;
 use super::idempotency::{First, Once};
-use crate::admission::{Accepted, Admitted, Caller, Life, not_kept};
+use crate::admission::{Accepted, Admitted, Caller, Life, not_kept, reason};
 use crate::ids::TaskId;
 use crate::pools::Place;
 use crate::tasks::{Durable, Owner, Task};
@@ -25,13 +25,24 @@ impl Gateway {
     /// # Errors
     ///
     /// What the client is told, but for the correlation id.
-    pub async fn submit(&self, request: TaskRequest, caller: &Caller) -> Result<Admitted, ErrorEnvelope> {
+    pub async fn submit(self: &Arc<Self>, request: TaskRequest, caller: &Caller) -> Result<Admitted, ErrorEnvelope> {
         self.let_in(request, caller, Life::Process).await
     }
 
-    async fn let_in(&self, request: TaskRequest, caller: &Caller, life: Life) -> Result<Admitted, ErrorEnvelope> {
-        let serving =
-            self.serving(&request.model_ref).inspect_err(|error| self.metrics.rejected(None, error.code.as_str()))?;
+    async fn let_in(
+        self: &Arc<Self>,
+        request: TaskRequest,
+        caller: &Caller,
+        life: Life,
+    ) -> Result<Admitted, ErrorEnvelope> {
+        let rejected = |error: &ErrorEnvelope| self.metrics.rejected(None, reason(error));
+        let serving = match self.serving(&request.model_ref) {
+            Ok(serving) => serving,
+            Err(error) => {
+                let entry = self.provisionable(&request.model_ref, error).inspect_err(rejected)?;
+                return self.let_in_waiting(entry, request, caller, life).inspect_err(rejected);
+            }
+        };
         // Where the pools are not ready themselves they say why.
         if serving.pools.iter().any(|pool| pool.status().is_ready()) {
             self.check_open()?;
@@ -54,7 +65,7 @@ impl Gateway {
     ///
     /// As [`submit`](Self::submit); CONFLICT where the key was used for another request.
     pub async fn submit_once(
-        &self,
+        self: &Arc<Self>,
         once: Option<Once>,
         request: TaskRequest,
         body: Bytes,
@@ -64,7 +75,7 @@ impl Gateway {
         let Some(once) = once else {
             let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;
             durably(Some(&task), durable).await?;
-            return Ok(Accepted { id: task.spec.id, place });
+            return Ok(self.accepted(task.spec.id, place));
         };
         let entry = self.idempotency.entry(&caller.share.tenant, &once);
         let mut first = entry.lock().await;
@@ -72,7 +83,7 @@ impl Gateway {
             first.check(&once)?;
             // The client that was first may have hung up before it was durable.
             durably(None, first.durable.clone()).await?;
-            return Ok(Accepted { id: first.id, place: first.place.unwrap_or_else(|| self.place_now(first.id)) });
+            return Ok(self.accepted(first.id, first.place.unwrap_or_else(|| self.place_now(first.id))));
         }
         let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;
         let id = task.spec.id;
@@ -84,7 +95,7 @@ impl Gateway {
             *first = None;
             return Err(error);
         }
-        Ok(Accepted { id, place })
+        Ok(self.accepted(id, place))
     }
 
     /// Lets a task in that ends when its clients hang up, or joins the one that was let in before.
@@ -93,7 +104,7 @@ impl Gateway {
     ///
     /// As [`submit_once`](Self::submit_once); also CONFLICT where the task's retention has ended.
     pub async fn submit_owned(
-        &self,
+        self: &Arc<Self>,
         once: Option<Once>,
         request: TaskRequest,
         caller: &Caller,
@@ -111,6 +122,10 @@ impl Gateway {
         let owner = Owner::of(Arc::clone(&task));
         *first = Some(First::owned(&once, task.spec.id, place, Arc::downgrade(&owner)));
         Ok(Owned { task, owner: Some(owner) })
+    }
+
+    fn accepted(&self, id: TaskId, place: Place) -> Accepted {
+        Accepted { id, place, preparation: self.provision.preparation_of(id) }
     }
 
     /// Where a task stands now: for a key whose process ended before the first answer was filed.
@@ -141,17 +156,23 @@ impl Gateway {
         let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
         let admission = &self.admission;
         let foreseen = match self.serving(&request.model_ref) {
-            Ok(serving) => admission.preview(request, &serving.pools(&known), caller).await,
-            Err(error) => Err(error),
+            Ok(serving) => {
+                let foreseen = admission.preview(request, &serving.pools(&known), caller).await;
+                foreseen.map(|(pool, place)| (pool.id().clone(), place, Preparation::default()))
+            }
+            Err(error) => {
+                self.provisionable(&request.model_ref, error).and_then(|entry| self.foresee_waiting(&entry, &request))
+            }
         };
         match foreseen {
-            Ok((pool, place)) => PreviewResponse {
+            Ok((pool_id, place, preparation)) => PreviewResponse {
                 feasible: true,
                 error: None,
                 queue_position: Some(place.position),
                 predicted_start_ms: Some(place.prediction.start_ms),
                 predicted_end_ms: Some(place.prediction.end_ms),
-                pool_id: Some(pool.id().to_string()),
+                pool_id: Some(pool_id.to_string()),
+                preparation,
             },
             Err(error) => PreviewResponse {
                 feasible: false,
@@ -159,6 +180,7 @@ impl Gateway {
                 predicted_start_ms: None,
                 predicted_end_ms: None,
                 pool_id: error.pool_id.clone(),
+                preparation: Preparation::default(),
                 error: Some(error.with_correlation_id(caller.correlation_id.as_str())),
             },
         }

@@ -104,6 +104,8 @@ pub struct Reloading {
     model: ModelId,
     loader: Arc<dyn Loader>,
     stop: CancellationToken,
+    /// Nothing is admitted meanwhile.
+    exclusive: bool,
     ended: bool,
 }
 
@@ -114,7 +116,29 @@ impl Pool {
     ///
     /// [`Busy`].
     pub fn begin_reload(self: &Arc<Self>, model: ModelId) -> Result<Reloading, Busy> {
+        self.begin(model, false)
+    }
+
+    /// As [`begin_reload`](Self::begin_reload), of a pool without tasks. It gets none until the reload has ended, so that none
+    /// is run with another model than it was for.
+    ///
+    /// # Errors
+    ///
+    /// [`Busy`], also where the pool drains.
+    pub fn begin_exchange(self: &Arc<Self>, model: ModelId) -> Result<Reloading, Busy> {
+        self.begin(model, true)
+    }
+
+    /// Returns once [`begin_exchange`](Self::begin_exchange) might succeed.
+    pub async fn exchangeable(&self) {
+        self.wait_until(|state| state.check_exchangeable().is_ok()).await;
+    }
+
+    fn begin(self: &Arc<Self>, model: ModelId, exclusive: bool) -> Result<Reloading, Busy> {
         let mut state = self.lock();
+        if exclusive {
+            state.check_exchangeable()?;
+        }
         state.check_not_busy()?;
         if state.has_given_up_load() {
             return Err(Busy::Stuck);
@@ -128,7 +152,16 @@ impl Pool {
             ended: None,
             stop: stop.clone(),
         });
-        Ok(Reloading { pool: Arc::clone(self), model, loader, stop, ended: false })
+        state.held |= exclusive;
+        state.exchanging = exclusive;
+        Ok(Reloading { pool: Arc::clone(self), model, loader, stop, exclusive, ended: false })
+    }
+
+    /// Whether requests for this model can go there: it has it, and is not about to have another one in its place.
+    pub fn serves(&self, id: &str) -> bool {
+        let state = self.lock();
+        let other = state.reload.as_ref().is_some_and(|reload| reload.is_under_way() && reload.model.as_str() != id);
+        state.model.as_str() == id && !(other && state.exchanging)
     }
 
     /// Whether it has this model, or is getting it.
@@ -217,7 +250,11 @@ impl Pool {
 
 impl Reloading {
     /// Reloads the pool, to its end. `hand_on` gives what waits to other pools that have the old model.
-    pub async fn run(mut self, hand_on: impl Fn(&Arc<Pool>) + Send) {
+    ///
+    /// # Errors
+    ///
+    /// As the pool's health says it, in words for the operator.
+    pub async fn run(mut self, hand_on: impl Fn(&Arc<Pool>) + Send) -> Result<(), LoadError> {
         let pool = Arc::clone(&self.pool);
         match self.exchange(hand_on).await {
             Ok(old) => {
@@ -225,8 +262,12 @@ impl Reloading {
                 tracing::info!(pool = %pool.spec.id, model = %self.model, "reloaded");
                 pool.prepare_waiting().await;
                 pool.retire(old).await;
+                Ok(())
             }
-            Err(error) => self.fail(error.to_string()),
+            Err(error) => {
+                self.fail(error.to_string());
+                Err(error)
+            }
         }
     }
 
@@ -350,6 +391,9 @@ impl Reloading {
             reload.end(Some(error));
         }
         pool.stopped.notify_waiters();
+        if self.exclusive {
+            self.let_go();
+        }
         pool.metrics.reloaded(pool, false);
     }
 }

@@ -127,6 +127,8 @@ pub(super) struct State {
     pub closing: bool,
     /// Nothing starts and nothing is admitted: the engines have to go before others can be loaded.
     pub held: bool,
+    /// The reload that is under way has the pool to itself.
+    pub exchanging: bool,
     /// Engines that were replaced and have tasks yet.
     pub retiring: Vec<Arc<dyn Engine>>,
     /// Models that are being loaded.
@@ -208,6 +210,7 @@ impl State {
             purge: None,
             closing: false,
             held: false,
+            exchanging: false,
             retiring: Vec::new(),
             loads: Vec::new(),
             load_time: Duration::ZERO,

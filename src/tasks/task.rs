@@ -145,6 +145,8 @@ pub struct Task {
     /// The replica that runs it, or ran it last. As above.
     replica: Mutex<Option<ReplicaId>>,
     abandoned: AtomicBool,
+    /// Its model is being made ready: it is in no queue yet.
+    preparing: AtomicBool,
     /// Where it is kept; empty for a task that does not outlive the process.
     journal: OnceLock<Journal>,
     /// The text of each choice, of a task that ended in an earlier process.
@@ -173,6 +175,7 @@ impl Task {
             spending: None,
             replica: Mutex::default(),
             abandoned: AtomicBool::new(false),
+            preparing: AtomicBool::new(false),
             journal: OnceLock::new(),
             kept_outputs: Vec::new(),
             limits,
@@ -272,6 +275,16 @@ impl Task {
     /// Ends the task because its deadline has come. Does nothing where it has ended.
     pub fn expire(&self) {
         self.finish_early(FinishReason::Deadline);
+    }
+
+    /// Notes whether its model is being made ready.
+    pub fn prepares(&self, preparing: bool) {
+        self.preparing.store(preparing, Ordering::Release);
+    }
+
+    /// Whether its model is being made ready.
+    pub fn is_preparing(&self) -> bool {
+        self.preparing.load(Ordering::Acquire)
     }
 
     /// Whether it was cancelled because its last client had hung up.

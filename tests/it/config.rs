@@ -265,7 +265,7 @@ source = "http://host/m.gguf"
     assert_snapshot!(mistakes, @r#"
     :2: server.tls: not served by this version; put a TLS proxy on this machine in front
     :3: store.url: not served by this version; leave it at "sqlite:"
-    :4: admission.provision: not served by this version; leave it at "refuse"
+    :4: admission.provision: "on-demand" needs a pool with `on_demand = true` to give models to
     :6: limits.concurrency: not served by this version; leave it out
     :6: limits.requests_per_minute: not served by this version; leave it out
     :6: limits.tokens_per_minute: not served by this version; leave it out

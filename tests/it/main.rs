@@ -26,6 +26,7 @@ mod openai_chat;
 mod openapi;
 mod outer;
 mod placing;
+mod provisioning;
 mod purging;
 mod reloading;
 mod remote;

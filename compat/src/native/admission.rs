@@ -3,7 +3,7 @@
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::ErrorEnvelope;
+use super::{ErrorEnvelope, Preparation};
 
 /// The body of the 202 that `POST /v2/tasks` answers with.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -31,9 +31,12 @@ pub struct PreviewResponse {
     pub queue_position: Option<u64>,
     pub predicted_start_ms: Option<u64>,
     pub predicted_end_ms: Option<u64>,
-    /// The pool that it would go to.
+    /// The pool that it would go to, or that would be the first to be given its model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_id: Option<String>,
+    /// What would have to happen before it can start; absent where that is nothing.
+    #[serde(skip_serializing_if = "Preparation::is_empty")]
+    pub preparation: Preparation,
 }
 
 /// Where to read the task's events, as paths on the same host.
@@ -50,10 +53,4 @@ impl Streams {
             sse_verbose: format!("/v2/tasks/{task_id}/events?verbose=true"),
         }
     }
-}
-
-/// What has to happen before the task can start; empty for a model that is loaded.
-#[derive(Debug, Clone, PartialEq, Default, Serialize)]
-pub struct Preparation {
-    pub steps: Vec<serde_json::Value>,
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use smol_str::SmolStr;
 
-use super::ErrorEnvelope;
+use super::{ErrorEnvelope, StepStatus, StepsProgress};
 use crate::sse;
 
 /// One entry of a task's event log. Cheap to clone: a token's text is inline up to 23 bytes, everything larger is shared.
@@ -133,6 +133,9 @@ pub struct Metrics {
     /// Micro-units.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cost_budget_remaining: Option<u64>,
+    /// How far the preparation of the task's model has come; absent once that is ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prep: Option<Arc<StepsProgress>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -226,13 +229,21 @@ struct Narrated<'a> {
 }
 
 impl Metrics {
-    /// A task that waits has a place.
+    /// A task that waits in a queue has a place.
     const fn phase(&self) -> &'static str {
-        if self.queue_position.is_some() { "queued" } else { "running" }
+        match self {
+            Self { prep: Some(_), .. } => "preparing",
+            Self { queue_position: Some(_), .. } => "queued",
+            _ => "running",
+        }
     }
 
     /// What it says, for a person.
     fn narrate(&self) -> String {
+        if let Some(prep) = &self.prep {
+            let running = prep.values().find(|step| step.status == StepStatus::Running);
+            return running.map_or_else(|| "waiting for the model".to_owned(), |step| step.human.clone());
+        }
         if self.queue_position.is_none() {
             return self.narrate_budget();
         }

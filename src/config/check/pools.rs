@@ -47,6 +47,7 @@ impl Check<'_> {
             engine: self.engine(index, pool),
             device: self.device(&key("device"), &pool.device),
             slots: (self.count(&key("slots"), pool.slots.into(), 0, 4096) > 0).then_some(pool.slots),
+            on_demand: pool.on_demand,
             replicas: self.count(&key("replicas"), pool.replicas.into(), 1, MOST_REPLICAS),
             queue_capacity: self.count(&key("queue.capacity"), pool.queue.capacity, 1, 1_000_000),
             queue_policy: pool.queue.policy,
@@ -82,6 +83,8 @@ impl Check<'_> {
 
     fn engine(&mut self, index: usize, pool: &shape::Pool) -> Engine {
         let key = |name: &str| format!("pools.{index}.{name}");
+        let fixed = pool.on_demand && pool.engine == shape::Engine::Remote;
+        self.ensure(!fixed, &key("on_demand"), "a pool with a remote engine has the model that its server has");
         let stray = pool.remote.is_some() && pool.engine != shape::Engine::Remote;
         self.ensure(!stray, &key("remote"), "goes with engine = \"remote\"");
         match pool.engine {

@@ -43,6 +43,13 @@ impl State {
         if starting { Err(Busy::Starting) } else { Ok(()) }
     }
 
+    /// Whether another model may be put in the place of this one with nobody noticing.
+    pub fn check_exchangeable(&self) -> Result<(), Busy> {
+        self.check_not_busy()?;
+        let idle = self.has_no_tasks() && self.draining.is_none() && !self.has_given_up_load();
+        if idle { Ok(()) } else { Err(Busy::Working) }
+    }
+
     /// What ends the reload that is under way.
     pub fn reload_under_way(&self) -> Option<CancellationToken> {
         self.reload.as_ref().filter(|reload| reload.is_under_way()).map(|reload| reload.stop.clone())

@@ -15,6 +15,7 @@ impl Task {
             Some((_, Event::End(end))) if end.finish_reason == FinishReason::Canceled => TaskState::Canceled,
             Some(_) => TaskState::Finished,
             None if progress.started.is_some() => TaskState::Running,
+            None if self.is_preparing() => TaskState::Preparing,
             None => TaskState::Queued,
         }
     }

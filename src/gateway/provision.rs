@@ -1,0 +1,365 @@
+//! Models that are made ready because tasks ask for them.
+//!
+//! ```text
+//! task -> preparation of its model, one for all its tasks -> fetch -> a pool for it, once one is idle -> load
+//!      -> the queue of that pool, as if the task had just come
+//! ```
+//!
+//! The pools that get such models are those that the configuration says it of. So memory and the number of models in it are
+//! bounded by the configuration as ever; a model goes from memory when its pool is idle and another one is asked for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::select_all;
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelTrust, PolicyLabel, Preparation, TaskRequest};
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::recover::Waiting;
+use super::{Gateway, no_such_model};
+use crate::admission::{Admitted, Caller, Life, shutting_down};
+use crate::catalog::verify::differ;
+use crate::catalog::{Entry, FetchProblem, PrepareError, Unusable, prepare};
+use crate::ids::{ModelId, PoolId};
+use crate::lifecycle::OnPanic;
+use crate::pools::{Place, Pool, Prediction, Reloading};
+use crate::tasks::Home;
+
+mod book;
+mod steps;
+
+pub(super) use book::Provision;
+pub use book::Settings;
+use book::{Awaited, Claim, Leaving, Unfinished};
+use steps::{Step, Steps};
+
+/// Waiting tasks are told how it goes after this pause, which grows by as much each time, so often at most.
+const TELL_AFTER: Duration = Duration::from_millis(500);
+const TELL_LATER: Duration = Duration::from_millis(25);
+const MOST_TELLINGS: u32 = 1000;
+
+/// A pool can become idle without anybody saying so.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Between two attempts to get a pool that is idle.
+const TRY_AGAIN: Duration = Duration::from_millis(20);
+
+/// When somebody should come back who was refused.
+const RETRY_AFTER_MS: u64 = 5000;
+
+/// Why a model is not made ready.
+enum Failed {
+    /// Nobody waits any more.
+    Abandoned,
+    /// Those who wait are told.
+    With(ErrorEnvelope),
+}
+
+impl Gateway {
+    /// The model of a reference that no pool serves, where it can be made ready.
+    ///
+    /// # Errors
+    ///
+    /// `error`, which says that it is not served.
+    pub(super) fn provisionable(&self, reference: &str, error: ErrorEnvelope) -> Result<Entry, ErrorEnvelope> {
+        let Ok(model) = self.catalog.resolve(reference) else { return Err(error) };
+        let ready = match model.usable(self.catalog.policy()) {
+            Ok(()) => error.code == ErrorCode::PoolUnavailable,
+            // What is pinned is compared before it is served.
+            Err(Unusable::Unverified(_)) => model.entry.digest.is_some(),
+            Err(_) => false,
+        };
+        if ready && !self.provision.settings.targets.is_empty() { Ok(model.entry) } else { Err(error) }
+    }
+
+    /// The pools that may be given a model, in the order in which they are to be tried.
+    fn targets(&self) -> Vec<Arc<Pool>> {
+        let order: Vec<_> = self.provision.lock().order.iter().cloned().collect();
+        order.iter().filter_map(|id| self.pools.iter().find(|pool| pool.id() == id)).map(Arc::clone).collect()
+    }
+
+    /// Those that some task allows that waits for a model.
+    fn targets_of_waiting(&self, model: &str) -> Vec<Arc<Pool>> {
+        let mut targets = self.targets();
+        let state = self.provision.lock();
+        let waiting = state.models.get(model).map(|awaited| awaited.waiting.as_slice()).unwrap_or_default();
+        targets.retain(|pool| waiting.iter().any(|waiting| allows(&waiting.request, pool)));
+        targets
+    }
+
+    /// What would become of a request whose model is to be made ready first.
+    ///
+    /// # Errors
+    ///
+    /// As [`let_in_waiting`](Self::let_in_waiting).
+    pub(super) fn foresee_waiting(
+        &self,
+        entry: &Entry,
+        request: &TaskRequest,
+    ) -> Result<(PoolId, Place, Preparation), ErrorEnvelope> {
+        self.admission.check_unprepared(request)?;
+        let (home, load_ms) = self.home_of_waiting(request)?;
+        self.check_room()?;
+        let (preparation, position) = self.provision.foresee(&entry.id, load_ms);
+        Ok((home.pool_id, unqueued(position, load_ms), preparation))
+    }
+
+    /// Lets a task in whose model is to be made ready first.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told.
+    pub(super) fn let_in_waiting(
+        self: &Arc<Self>,
+        entry: Entry,
+        request: TaskRequest,
+        caller: &Caller,
+        life: Life,
+    ) -> Result<Admitted, ErrorEnvelope> {
+        self.check_open()?;
+        self.admission.check_unprepared(&request)?;
+        let (home, load_ms) = self.home_of_waiting(&request)?;
+        self.check_room()?;
+        let weight = caller.share.weight.get();
+        let (task, durable) = self.admission.admit_unprepared(&request, home, entry.price, caller, life)?;
+        let position = self.wait_for(entry, Waiting { task: Arc::clone(&task), request, weight }, load_ms);
+        Ok(Admitted { task, place: unqueued(position, load_ms), durable })
+    }
+
+    fn check_room(&self) -> Result<(), ErrorEnvelope> {
+        if self.provision.is_full() {
+            let message = "too many tasks wait for models that are being prepared; try again later";
+            return Err(ErrorEnvelope::rejected(PolicyLabel::QueueReject, message).with_retry_after_ms(RETRY_AFTER_MS));
+        }
+        Ok(())
+    }
+
+    /// The home of a task until its model is ready: that of the pool that is the first to be tried; and how long loading took
+    /// there the last time, in ms.
+    fn home_of_waiting(&self, request: &TaskRequest) -> Result<(Home, u64), ErrorEnvelope> {
+        let Some(pool) = self.targets().into_iter().find(|pool| allows(request, pool)) else {
+            let message = "no pool serves the model, and the request allows none of those that can be given it";
+            return Err(unavailable(message.to_owned()));
+        };
+        let (home, provision) = (pool.home(), Arc::downgrade(&self.provision));
+        let load_ms = u64::try_from(pool.load_time().as_millis()).unwrap_or(u64::MAX);
+        Ok((Home { observer: Arc::new(Leaving { provision, pool: home.observer }), ..home }, load_ms))
+    }
+
+    /// Takes in a task that an earlier process had accepted.
+    ///
+    /// # Errors
+    ///
+    /// With what the task is to end.
+    pub(super) fn wait_again(self: &Arc<Self>, entry: Entry, waiting: Waiting) -> Result<(), ErrorEnvelope> {
+        let (home, load_ms) = self.home_of_waiting(&waiting.request)?;
+        waiting.task.move_to(home);
+        self.wait_for(entry, waiting, load_ms);
+        Ok(())
+    }
+
+    /// Lets a task wait for a model, whose preparation begins unless it has; returns how many tasks wait before it.
+    fn wait_for(self: &Arc<Self>, entry: Entry, waiting: Waiting, load_ms: u64) -> u64 {
+        let task = Arc::clone(&waiting.task);
+        task.prepares(true);
+        let (position, steps, left, begins) = {
+            let mut state = self.provision.lock();
+            let begins = !state.models.contains_key(&entry.id);
+            let awaited = state.models.entry(entry.id.clone()).or_insert_with(|| Awaited {
+                steps: Arc::new(Steps::new(&entry.id, load_ms)),
+                left: Arc::default(),
+                waiting: Vec::new(),
+            });
+            let position = u64::try_from(awaited.waiting.len()).unwrap_or(u64::MAX);
+            awaited.waiting.push(waiting);
+            (position, Arc::clone(&awaited.steps), Arc::clone(&awaited.left), begins)
+        };
+        steps.tell(&task);
+        if begins {
+            let gateway = Arc::clone(self);
+            self.lifecycle.spawn("prepare a model", OnPanic::Continue, async move {
+                gateway.provide(&entry, &steps, &left).await;
+            });
+        }
+        // One that was cancelled between its creation and now has told its observer too early.
+        if task.log.is_sealed() {
+            self.provision.leave(task.spec.id);
+        }
+        position
+    }
+
+    /// Makes a model ready, and hands the tasks that wait for it on to its pool.
+    async fn provide(self: &Arc<Self>, entry: &Entry, steps: &Arc<Steps>, left: &Notify) {
+        let _unfinished = Unfinished { provision: &self.provision, model: &entry.id, steps };
+        let outcome = tokio::select! {
+            outcome = self.make_ready(entry, steps, left) => outcome,
+            never = self.keep_telling(&entry.id, steps) => match never {},
+        };
+        let outcome = match outcome {
+            // Whoever asks for the model from now on has a preparation of their own.
+            Err(Failed::Abandoned) => return tracing::info!(model = entry.id, "nobody waits for the model any more"),
+            Err(Failed::With(error)) => Err(error),
+            Ok(claim) => Ok(claim),
+        };
+        let waiting = self.provision.close(&entry.id);
+        match outcome {
+            Ok(claim) => {
+                tracing::info!(model = entry.id, pool = %claim.pool, tasks = waiting.len(), "a model was made ready");
+                for waiting in waiting {
+                    self.queue_one(waiting).await;
+                }
+                drop(claim);
+            }
+            Err(error) => {
+                tracing::warn!(model = entry.id, why = error.message, "a model was not made ready");
+                for Waiting { task, .. } in waiting {
+                    self.refuse(&task, error.clone());
+                }
+            }
+        }
+    }
+
+    async fn make_ready(&self, entry: &Entry, steps: &Arc<Steps>, left: &Notify) -> Result<Claim, Failed> {
+        let limit = self.provision.settings.deadline;
+        let found = async {
+            self.fetch_model(entry, steps).await?;
+            steps.done(Step::Fetch);
+            steps.begin(Step::Engine, "waiting for an idle pool");
+            Ok(self.take_target(entry).await)
+        };
+        let (claim, reloading) = tokio::select! {
+            biased;
+            () = self.lifecycle.draining().cancelled() => return Err(Failed::With(shutting_down())),
+            () = self.provision.abandoned(&entry.id, left) => return Err(Failed::Abandoned),
+            found = timeout(limit, found) => match found {
+                Ok(found) => found.map_err(Failed::With)?,
+                Err(_) => {
+                    let message = format!("the model was not ready within {} s", limit.as_secs());
+                    return Err(Failed::With(unavailable(message)));
+                }
+            },
+        };
+        steps.done(Step::Engine);
+        steps.begin(Step::Warmup, "loading the model");
+        // It has limits of its own.
+        if reloading.run(|_| ()).await.is_err() {
+            let message =
+                format!("the model could not be loaded; the health of the pool {:?} says why", claim.pool.as_str());
+            return Err(Failed::With(unavailable(message).with_pool(claim.pool.as_str())));
+        }
+        steps.done(Step::Warmup);
+        Ok(claim)
+    }
+
+    /// Brings the files of a model onto the disk, and compares them with what is known of them.
+    async fn fetch_model(&self, entry: &Entry, steps: &Arc<Steps>) -> Result<(), ErrorEnvelope> {
+        steps.begin(Step::Fetch, "looking for the files");
+        let files = loop {
+            match prepare(entry, &self.storage, Arc::clone(steps) as Arc<_>, &self.lifecycle).await {
+                // A pool or another process gets it just now.
+                Err(PrepareError::Fetch { problem: FetchProblem::Busy, .. }) => sleep(LOOK_AGAIN).await,
+                fetched => break fetched.map_err(|error| not_fetched(entry, &error))?,
+            }
+        };
+        let known = self.catalog.get(&entry.id).map_err(|_| no_such_model(&entry.id))?;
+        if let Some(why) = differ(&known.facts.files, &files.files).and_then(|finding| finding.words()) {
+            return Err(untrusted(format!("{why} since the model was loaded or verified last")));
+        }
+        if known.facts.trust != ModelTrust::Failed {
+            self.catalog.loaded(&entry.id, &files);
+        }
+        Ok(())
+    }
+
+    /// Waits until one of the pools is idle that may be given a model, and begins to give it this one.
+    async fn take_target(&self, entry: &Entry) -> (Claim, Reloading) {
+        loop {
+            let targets = self.targets_of_waiting(&entry.id);
+            for pool in &targets {
+                if let Some(taken) = self.try_target(pool, entry) {
+                    return taken;
+                }
+            }
+            let idle: Vec<_> = targets.iter().map(|pool| Box::pin(pool.exchangeable())).collect();
+            if idle.is_empty() {
+                sleep(LOOK_AGAIN).await;
+            } else if timeout(LOOK_AGAIN, select_all(idle)).await.is_ok() {
+                // It may be claimed for another model yet.
+                sleep(TRY_AGAIN).await;
+            }
+        }
+    }
+
+    fn try_target(&self, pool: &Arc<Pool>, entry: &Entry) -> Option<(Claim, Reloading)> {
+        if !self.provision.lock().claimed.insert(pool.id().clone()) {
+            return None;
+        }
+        match pool.begin_exchange(ModelId::from(entry.id.as_str())) {
+            Ok(reloading) => {
+                let claim = Claim { provision: Arc::clone(&self.provision), pool: pool.id().clone() };
+                Some((claim, reloading))
+            }
+            Err(_busy) => {
+                self.provision.lock().claimed.remove(pool.id());
+                None
+            }
+        }
+    }
+
+    /// Tells those who wait how it goes.
+    async fn keep_telling(&self, model: &str, steps: &Steps) -> std::convert::Infallible {
+        let mut pause = TELL_AFTER;
+        for _ in 0..MOST_TELLINGS {
+            sleep(pause).await;
+            pause += TELL_LATER;
+            if steps.has_changed() {
+                self.provision.waiting(model).iter().for_each(|task| steps.tell(task));
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// The place of a task that so many others wait before. It does not start before its model is loaded; how much later nobody
+/// can say.
+fn unqueued(position: u64, load_ms: u64) -> Place {
+    let prediction = Prediction { start_ms: load_ms, end_ms: load_ms };
+    Place { position, prediction, waits: true, ..Place::default() }
+}
+
+/// Whether a request may run in a pool, whatever that serves.
+fn allows(request: &TaskRequest, pool: &Pool) -> bool {
+    let placement = request.placement.as_ref();
+    let id = pool.id().as_str();
+    let pinned = placement.and_then(|placement| placement.pin_pool_id.as_deref()).is_none_or(|pin| pin == id);
+    let avoided = placement.is_some_and(|placement| placement.avoid_pools.iter().any(|avoided| avoided == id));
+    pinned && !avoided && request.engine.is_none_or(|engine| pool.spec().engine.is(engine))
+}
+
+fn unavailable(message: String) -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(RETRY_AFTER_MS)
+}
+
+fn untrusted(message: String) -> ErrorEnvelope {
+    ErrorEnvelope { param: Some("model_ref".into()), ..ErrorEnvelope::new(ErrorCode::UntrustedArtifact, message) }
+}
+
+/// What those are told who wait for a model whose files cannot be had. Paths of this machine go into the log alone.
+fn not_fetched(entry: &Entry, error: &PrepareError) -> ErrorEnvelope {
+    tracing::warn!(model = entry.id, %error, "the files of a model cannot be made ready");
+    let id = &entry.id;
+    match error {
+        PrepareError::Fetch { problem: FetchProblem::Disk { .. } | FetchProblem::Busy, .. }
+        | PrepareError::File { .. } => unavailable(format!("the files of the model {id:?} cannot be read or stored")),
+        PrepareError::Fetch { problem, .. } if problem.is_transient() => {
+            unavailable(format!("the model {id:?} cannot be fetched now: {problem}"))
+        }
+        PrepareError::Fetch { problem, .. } => untrusted(format!("the model {id:?} cannot be had: {problem}")),
+        PrepareError::Digest { .. } | PrepareError::Damaged { .. } => {
+            untrusted(format!("the files of the model {id:?} do not have the digest that they should have"))
+        }
+        PrepareError::NotAModel { why, .. } => untrusted(format!("the files of {id:?} make no model: {why}")),
+        PrepareError::Interrupted => ErrorEnvelope::new(ErrorCode::Internal, error.to_string()),
+    }
+}
