@@ -10,7 +10,7 @@
 //! | [`mod@verify`] | whether a model's files are still what they were |
 //! | [`progress`] | how a long preparation tells what it does |
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
 use sluicegate_compat::native::ModelPrice;
@@ -32,6 +32,7 @@ pub mod source;
 pub mod verify;
 mod web;
 
+pub use builtin::Builtin;
 pub use cache::{cache_folder, delete_cache};
 pub use draft::{FileRoots, Mistake, draft};
 pub use files::{FileDigest, ModelFiles, ModelPath, digest_files};
@@ -45,8 +46,9 @@ pub use reference::{BadReference, ModelRef};
 pub use source::{BadSource, ModelSource};
 pub use web::{Hosts, WebAccess};
 
-/// The id of the model inside the program, which every catalog has.
+/// The ids of the models inside the program, which every catalog has: one that chats, and one that embeds.
 pub const BUILTIN: &str = "builtin";
+pub const BUILTIN_EMBEDDING: &str = "builtin-embedding";
 
 /// A model that this gateway knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,30 +74,29 @@ impl Entry {
 pub struct Catalog {
     entries: Vec<Entry>,
     /// Id or alias -> place in `entries`.
-    names: HashMap<String, usize>,
+    names: BTreeMap<String, usize>,
 }
 
 impl Catalog {
-    /// A catalog of these entries, and of the built-in model where none of them is that.
+    /// A catalog of these entries, and of the built-in models that none of them is.
     ///
     /// # Errors
     ///
     /// Every name that two entries claim.
     pub fn new(mut entries: Vec<Entry>) -> Result<Self, Vec<Duplicate>> {
-        let mut names = HashMap::new();
-        if !entries.iter().any(|entry| entry.id == BUILTIN) {
-            names.insert(BUILTIN.to_owned(), entries.len());
-        }
+        let given = entries.len();
+        let absent = |builtin: &Builtin| !entries.iter().any(|entry| entry.id == builtin.id());
+        let absent: Vec<_> = Builtin::ALL.into_iter().filter(absent).collect();
+        entries.extend(absent.into_iter().map(|builtin| Entry::new(builtin.id(), ModelSource::Builtin(builtin))));
+        let mut names: BTreeMap<_, _> =
+            entries.iter().enumerate().skip(given).map(|(index, entry)| (entry.id.clone(), index)).collect();
         let mut duplicates = Vec::new();
-        for (index, entry) in entries.iter().enumerate() {
+        for (index, entry) in entries.iter().enumerate().take(given) {
             for name in std::iter::once(&entry.id).chain(&entry.aliases) {
                 if names.insert(name.clone(), index).is_some() {
                     duplicates.push(Duplicate { entry: index, name: name.clone() });
                 }
             }
-        }
-        if names.get(BUILTIN) == Some(&entries.len()) {
-            entries.push(Entry::new(BUILTIN, ModelSource::Builtin));
         }
         if duplicates.is_empty() { Ok(Self { entries, names }) } else { Err(duplicates) }
     }
@@ -186,7 +187,8 @@ mod tests {
         for name in ["Qwen/Qwen3-0.6B", "gpt-4o-mini", "hf:Qwen/Qwen3-0.6B", "hf:Qwen/Qwen3-0.6B@main", &digest] {
             assert_eq!(catalog.resolve(name).unwrap().id, "Qwen/Qwen3-0.6B", "{name}");
         }
-        assert_eq!(catalog.resolve("builtin").unwrap().source, ModelSource::Builtin);
+        assert_eq!(catalog.resolve("builtin").unwrap().source, ModelSource::Builtin(Builtin::Chat));
+        assert_eq!(catalog.resolve("builtin-embedding").unwrap().source, ModelSource::Builtin(Builtin::Embedding));
     }
 
     #[test]

@@ -57,6 +57,11 @@ def init(shape, seed):
 
 def forward(weights, shape, tokens, positions, documents):
     """Logits (batch, length, vocabulary) in JAX. A token sees earlier tokens of its own document only."""
+    return hidden(weights, shape, tokens, positions, documents) @ weights["model.embed_tokens.weight"].T
+
+
+def hidden(weights, shape, tokens, positions, documents):
+    """As `forward`, up to the states (batch, length, hidden) after the last norm."""
     import jax
     import jax.numpy as jnp
 
@@ -93,7 +98,7 @@ def forward(weights, shape, tokens, positions, documents):
         x = x + mixed @ get("self_attn.o_proj").T
         h = norm(x, get("post_attention_layernorm"))
         x = x + (jax.nn.silu(h @ get("mlp.gate_proj").T) * (h @ get("mlp.up_proj").T)) @ get("mlp.down_proj").T
-    return norm(x, weights["model.norm.weight"]) @ weights["model.embed_tokens.weight"].T
+    return norm(x, weights["model.norm.weight"])
 
 
 class Decoder:

@@ -1,4 +1,4 @@
-//! The model inside the program, written to the disk where an engine can load it.
+//! The models inside the program, written to the disk where an engine can load them.
 
 use std::fs;
 use std::io;
@@ -6,26 +6,65 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::files::{FileDigest, combine};
-use super::{ModelFiles, ModelPath, Silent, digest_files, sha256};
+use super::{BUILTIN, BUILTIN_EMBEDDING, ModelFiles, ModelPath, Silent, digest_files, sha256};
+
+/// A model inside the program.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Builtin {
+    /// It chats.
+    Chat,
+    /// It embeds.
+    Embedding,
+}
 
 macro_rules! embedded {
-    ($($name:literal),*) => {
-        [$(($name, include_bytes!(concat!("../../examples/builtin-model/model/", $name)))),*]
+    ($folder:literal: $($name:literal),*) => {
+        &[$(($name, include_bytes!(concat!("../../examples/", $folder, "/model/", $name)))),*]
     };
 }
 
-/// Name and content of each file; about as many bytes as the model has.
-const FILES: [(&str, &[u8]); 5] =
-    embedded!["config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"];
+/// Name and content of a file.
+type Embedded = (&'static str, &'static [u8]);
 
-/// Puts the model into `data_dir/models/builtin-<digest>`, or uses what is there once it is known to be the same; into a
+/// About as many bytes as the model has.
+const CHAT: &[Embedded] = embedded!["builtin-model": "config.json", "generation_config.json", "model.safetensors",
+    "tokenizer.json", "tokenizer_config.json"];
+
+const EMBEDDING: &[Embedded] = embedded!["builtin-embedding": "1_Pooling/config.json", "config.json", "model.safetensors",
+    "modules.json", "tokenizer.json", "tokenizer_config.json"];
+
+impl Builtin {
+    pub const ALL: [Builtin; 2] = [Self::Chat, Self::Embedding];
+
+    /// Its id in the catalog.
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Chat => BUILTIN,
+            Self::Embedding => BUILTIN_EMBEDDING,
+        }
+    }
+
+    /// The one of this id.
+    pub fn of(id: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|builtin| builtin.id() == id)
+    }
+
+    const fn files(self) -> &'static [Embedded] {
+        match self {
+            Self::Chat => CHAT,
+            Self::Embedding => EMBEDDING,
+        }
+    }
+}
+
+/// Puts a model into `data_dir/models/builtin-<digest>`, or uses what is there once it is known to be the same; into a
 /// temporary folder where `data_dir` cannot be written. Blocking, some milliseconds.
 ///
 /// # Errors
 ///
 /// When the temporary folder cannot be written either.
-pub(super) fn prepare(data_dir: &Path) -> Result<ModelFiles, (PathBuf, io::Error)> {
-    write(data_dir, &FILES)
+pub(super) fn prepare(builtin: Builtin, data_dir: &Path) -> Result<ModelFiles, (PathBuf, io::Error)> {
+    write(data_dir, builtin.files())
 }
 
 fn write(data_dir: &Path, files: &[(&str, &[u8])]) -> Result<ModelFiles, (PathBuf, io::Error)> {
@@ -52,9 +91,9 @@ fn folder_of_digest(models: &Path, digest: &str) -> PathBuf {
     models.join(format!("builtin-{}", &digest["sha256:".len()..][..16]))
 }
 
-/// Where the model is written to below `data_dir`, and what is written there.
-pub(super) fn expected(data_dir: &Path) -> (PathBuf, Vec<FileDigest>) {
-    let digests: Vec<_> = FILES.iter().map(digest_of).collect();
+/// Where a model is written to below `data_dir`, and what is written there.
+pub(super) fn expected(builtin: Builtin, data_dir: &Path) -> (PathBuf, Vec<FileDigest>) {
+    let digests: Vec<_> = builtin.files().iter().map(digest_of).collect();
     (folder_of_digest(&data_dir.join("models"), &combine(&digests)), digests)
 }
 
@@ -94,7 +133,11 @@ fn temporary(files: &[(&str, &[u8])]) -> io::Result<tempfile::TempDir> {
 }
 
 fn fill(folder: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
-    files.iter().try_for_each(|(name, content)| fs::write(folder.join(name), content))
+    files.iter().try_for_each(|(name, content)| {
+        let path = folder.join(name);
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        fs::write(path, content)
+    })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ const LOCK: &str = "lock";
 /// of it. `None` where the files are the operator's own.
 pub fn cache_folder(source: &ModelSource, data_dir: &Path) -> Option<PathBuf> {
     match source {
-        ModelSource::Builtin => Some(builtin::expected(data_dir).0),
+        ModelSource::Builtin(builtin) => Some(builtin::expected(*builtin, data_dir).0),
         ModelSource::Hub { repo, .. } => Some(hub::home(repo, data_dir)),
         ModelSource::Web(address) => Some(web::home(address, data_dir)),
         ModelSource::Folder(_) | ModelSource::Gguf(_) => None,
@@ -88,7 +88,7 @@ mod tests {
         let data = Path::new("/data");
         assert_eq!(cache_folder(&source("hf:a/b@main/q4.gguf"), data), Some("/data/hub/a--b".into()));
         assert_eq!(cache_folder(&ModelSource::Folder("/data/hub/a--b".into()), data), None);
-        let builtin = cache_folder(&ModelSource::Builtin, data).unwrap();
+        let builtin = cache_folder(&source("builtin-embedding"), data).unwrap();
         assert!(builtin.starts_with("/data/models/"), "{}", builtin.display());
     }
 

@@ -42,8 +42,9 @@ pub fn draft(
     }
     let reference: ModelRef = source.parse().map_err(|bad: super::BadReference| mistake("source", bad.to_string()))?;
     let source = ModelSource::from_reference(&reference).map_err(|bad| mistake("source", bad.to_string()))?;
-    if source == ModelSource::Builtin {
-        return Err(mistake("source", "the model inside the program is in the catalog already, as \"builtin\""));
+    if let ModelSource::Builtin(builtin) = source {
+        let why = format!("the model inside the program is in the catalog already, as {:?}", builtin.id());
+        return Err(mistake("source", why));
     }
     let digest = digest.map(parse_digest).transpose()?;
     if let Some(name) = price.excess() {

@@ -127,8 +127,27 @@ pub(super) fn is_plain(name: &str) -> bool {
     plain && !name.is_empty() && !name.starts_with(['.', '-'])
 }
 
+/// Whether a folder of this name is that of a module of sentence-transformers, such as `1_Pooling`: how a model embeds.
+pub(super) fn is_module(folder: &str) -> bool {
+    let named = |(number, kind): (&str, &str)| {
+        let number = number.len() == 1 && number.bytes().all(|byte| byte.is_ascii_digit());
+        number && !kind.is_empty() && kind.bytes().all(|byte| byte.is_ascii_alphabetic())
+    };
+    folder.split_once('_').is_some_and(named)
+}
+
 fn is_needed(name: &str) -> bool {
-    const NAMED: [&str; 4] = ["config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"];
+    const NAMED: [&str; 6] = [
+        "config.json",
+        "generation_config.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "modules.json",
+        "config_sentence_transformers.json",
+    ];
+    if let Some((folder, name)) = name.split_once('/') {
+        return is_module(folder) && matches!(name, "config.json" | "model.safetensors");
+    }
     let tokenizer = name.starts_with("tokenizer") && (name.ends_with(".json") || name.ends_with(".model"));
     let weights = is_weights(name) || name.ends_with(".safetensors.index.json");
     is_plain(name) && (NAMED.contains(&name) || tokenizer || weights)
@@ -148,6 +167,12 @@ mod tests {
             "tokenizer_config.json",
             "chat_template.jinja",
             "evil/config.json",
+            "modules.json",
+            "1_Pooling/config.json",
+            "2_Dense/model.safetensors",
+            "2_Dense/README.md",
+            "2_Dense/deep/config.json",
+            "1_../config.json",
             "generation_config.json",
             "model-00001-of-00002.safetensors",
             "model-00002-of-00002.safetensors",
@@ -158,12 +183,15 @@ mod tests {
             ".safetensors",
         ];
         let expected = [
+            "1_Pooling/config.json",
+            "2_Dense/model.safetensors",
             "chat_template.jinja",
             "config.json",
             "generation_config.json",
             "model-00001-of-00002.safetensors",
             "model-00002-of-00002.safetensors",
             "model.safetensors.index.json",
+            "modules.json",
             "tokenizer.json",
             "tokenizer_config.json",
         ];

@@ -39,7 +39,7 @@ impl Policy {
                 .check(address)
                 .map(drop)
                 .map_err(|problem| Mistake { field: "source".to_owned(), why: problem.to_string() }),
-            ModelSource::Builtin | ModelSource::Hub { .. } => Ok(()),
+            ModelSource::Builtin(_) | ModelSource::Hub { .. } => Ok(()),
         }
     }
 }
@@ -404,7 +404,7 @@ impl Facts {
     fn new(entry: &Entry, configured: bool) -> Self {
         let now = now_ms();
         // What is inside the program is as trusted as the program.
-        let trusted = entry.source == ModelSource::Builtin;
+        let trusted = matches!(entry.source, ModelSource::Builtin(_));
         Self {
             configured,
             state: ModelState::Active,

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::download::Snapshot;
-use super::files::{FileDigest, combine, is_weights, select};
+use super::files::{FileDigest, combine, is_module, is_weights, select};
 use super::{
-    Entry, FetchProblem, HubAccess, ModelFiles, ModelPath, ModelSource, Progress, WebAccess, builtin, cache,
+    Builtin, Entry, FetchProblem, HubAccess, ModelFiles, ModelPath, ModelSource, Progress, WebAccess, builtin, cache,
     delete_cache, digest_files, hub, web,
 };
 use crate::lifecycle::Lifecycle;
@@ -54,7 +54,7 @@ pub async fn prepare(
 ) -> Result<ModelFiles, PrepareError> {
     let named = |problem| PrepareError::Fetch { reference: entry.source.to_string(), problem };
     let found = match &entry.source {
-        ModelSource::Builtin => Found::Builtin(storage.data_dir.clone()),
+        ModelSource::Builtin(builtin) => Found::Builtin(*builtin, storage.data_dir.clone()),
         ModelSource::Folder(folder) => Found::Folder(folder.clone()),
         ModelSource::Gguf(path) => Found::Gguf(path.clone()),
         ModelSource::Hub { repo, revision, file } => {
@@ -90,7 +90,7 @@ async fn forget_download(entry: &Entry, storage: &Storage, lifecycle: &Lifecycle
 
 /// Files that are on this machine, or in the program, and are yet to be checked.
 enum Found {
-    Builtin(PathBuf),
+    Builtin(Builtin, PathBuf),
     Folder(PathBuf),
     Gguf(PathBuf),
     Snapshot(Snapshot),
@@ -100,7 +100,7 @@ impl Found {
     /// Blocking: reads every byte of the model.
     fn check(self, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
         match self {
-            Self::Builtin(data_dir) => builtin::prepare(&data_dir).map_err(file_error),
+            Self::Builtin(builtin, data_dir) => builtin::prepare(builtin, &data_dir).map_err(file_error),
             Self::Folder(folder) => check_folder(&folder, progress),
             Self::Gguf(path) => check_gguf(path, progress),
             Self::Snapshot(snapshot) => check_snapshot(snapshot, progress),
@@ -129,11 +129,18 @@ fn check_folder(folder: &Path, progress: &dyn Progress) -> Result<ModelFiles, Pr
     Ok(files(ModelPath::Folder(folder.to_owned()), &digests))
 }
 
-/// The names in a folder.
+/// The names in a folder, and those in the folders of its modules.
 pub(super) fn list(folder: &Path) -> io::Result<Vec<String>> {
-    let names =
-        std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
-    names.collect()
+    let mut names = names_in(folder)?;
+    let modules: Vec<_> = names.iter().filter(|name| is_module(name) && folder.join(name).is_dir()).cloned().collect();
+    for module in modules {
+        names.extend(names_in(&folder.join(&module))?.into_iter().map(|name| format!("{module}/{name}")));
+    }
+    Ok(names)
+}
+
+fn names_in(folder: &Path) -> io::Result<Vec<String>> {
+    std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
 fn check_gguf(path: PathBuf, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {

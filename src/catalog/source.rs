@@ -3,13 +3,13 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::{BUILTIN, BadReference, ModelRef};
+use super::{BadReference, Builtin, ModelRef};
 
 /// Where a model's files come from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ModelSource {
-    /// The model inside the program.
-    Builtin,
+    /// A model inside the program.
+    Builtin(Builtin),
     /// A folder with `config.json`, the tokenizer and `*.safetensors`.
     Folder(PathBuf),
     /// One `.gguf` file.
@@ -50,8 +50,7 @@ impl ModelSource {
     /// [`BadSource`] for references that say which model, but not where it is.
     pub fn from_reference(reference: &ModelRef) -> Result<Self, BadSource> {
         match reference {
-            ModelRef::Name(name) if name == BUILTIN => Ok(Self::Builtin),
-            ModelRef::Name(name) => Err(BadSource::Name(name.clone())),
+            ModelRef::Name(name) => Builtin::of(name).map(Self::Builtin).ok_or_else(|| BadSource::Name(name.clone())),
             ModelRef::Url(address) => web_source(address),
             ModelRef::Digest(_) => Err(BadSource::Digest),
             ModelRef::File(path) => Ok(Self::from_path(path.clone())),
@@ -72,7 +71,7 @@ impl ModelSource {
     /// A name for it where nobody gave one: the repository, or the last part of the path without `.gguf`.
     pub fn default_id(&self) -> String {
         match self {
-            Self::Builtin => BUILTIN.to_owned(),
+            Self::Builtin(builtin) => builtin.id().to_owned(),
             Self::Hub { repo, file: None, .. } => repo.clone(),
             Self::Hub { file: Some(file), .. } => plain_name(Path::new(file).file_stem()),
             Self::Gguf(path) => plain_name(path.file_stem()),
@@ -89,7 +88,7 @@ impl ModelSource {
     pub fn path(&self) -> Option<&Path> {
         match self {
             Self::Folder(path) | Self::Gguf(path) => Some(path),
-            Self::Builtin | Self::Hub { .. } | Self::Web(_) => None,
+            Self::Builtin(_) | Self::Hub { .. } | Self::Web(_) => None,
         }
     }
 }
@@ -98,7 +97,7 @@ impl fmt::Display for ModelSource {
     /// As a reference that parses to this source.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Builtin => f.write_str(BUILTIN),
+            Self::Builtin(builtin) => f.write_str(builtin.id()),
             Self::Folder(path) | Self::Gguf(path) => ModelRef::File(path.clone()).fmt(f),
             Self::Web(address) => f.write_str(address),
             Self::Hub { repo, revision, file } => {
@@ -144,6 +143,7 @@ mod tests {
     fn a_source_is_written_as_the_reference_it_came_from() {
         for text in [
             "builtin",
+            "builtin-embedding",
             "file:/models/x",
             "file:/models/x.GGUF",
             "hf:a/b@main",

@@ -142,8 +142,8 @@ impl Check {
     /// Finds the place of an entry's files. `known` is what was recorded of them before.
     pub async fn of(entry: &Entry, known: &[FileDigest], data_dir: &Path) -> Option<Self> {
         let (folder, only, own) = match &entry.source {
-            ModelSource::Builtin => {
-                let (folder, files) = builtin::expected(data_dir);
+            ModelSource::Builtin(builtin) => {
+                let (folder, files) = builtin::expected(*builtin, data_dir);
                 (folder, None, Some(files.into_iter().map(Expected::from).collect()))
             }
             ModelSource::Folder(folder) => (folder.clone(), None, None),
@@ -316,7 +316,10 @@ mod tests {
         let gguf = ModelSource::Gguf(empty.path().join("m.gguf"));
         let check = Check::of(&Entry::new("m", gguf), &[], empty.path()).await.unwrap();
         assert_eq!(check.run(&run()), Finding::Absent);
-        let builtin = Check::of(&Entry::new("m", ModelSource::Builtin), &[], empty.path()).await.unwrap();
+        let builtin =
+            Check::of(&Entry::new("m", ModelSource::Builtin(crate::catalog::Builtin::Chat)), &[], empty.path())
+                .await
+                .unwrap();
         assert_eq!(builtin.run(&run()), Finding::Absent);
     }
 

@@ -186,8 +186,10 @@ fn defaults() -> Table {
 
 fn over_defaults(mut over: Table) -> Table {
     let mut table = defaults();
-    if let Some(Value::Array(pools)) = over.get_mut("pools") {
-        pools.iter_mut().enumerate().for_each(|(index, pool)| complete_pool(index, pool));
+    for table in [&mut table, &mut over] {
+        if let Some(Value::Array(pools)) = table.get_mut("pools") {
+            pools.iter_mut().enumerate().for_each(|(index, pool)| complete_pool(index, pool));
+        }
     }
     merge(&mut table, over);
     table

@@ -21,6 +21,16 @@ impl Batch {
     pub fn tokens(&self) -> usize {
         self.inputs.iter().chain(&self.query).map(Prepared::len).sum()
     }
+
+    /// What vectors amount to, the query's first where there is one: themselves, or how near the others are to it.
+    pub fn result(&self, vectors: Vec<Vec<f32>>) -> TaskResult {
+        match (vectors.split_first(), &self.query) {
+            (Some((query, inputs)), Some(_)) => {
+                TaskResult::Scores(inputs.iter().map(|input| cosine(query, input)).collect())
+            }
+            _ => TaskResult::Embeddings(vectors),
+        }
+    }
 }
 
 /// A batch to embed, or to score.

@@ -15,6 +15,7 @@
 //! - It loses requests after a failure and restarts itself. Any sequence that it drops without a word is
 //!   [`EngineError::Reset`], and so are then all others of its engine, because an error in one sequence can leave the
 //!   others of its batch wrong without notice. Before such an engine is given work again it must pass a trial run.
+//! - It pads the inputs of a batch to embed, and takes the vectors of the padding. Each input runs alone.
 //! - Its messages carry paths and backtraces. They are logged, their first line, once per failure.
 //!
 //! # Cold and warm
@@ -26,6 +27,7 @@
 
 mod check;
 mod defaults;
+mod embed;
 mod grammar;
 mod lanes;
 mod load;
@@ -40,13 +42,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use sluicegate_compat::native::Workload;
 use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use super::text::TextModel;
 use super::{
-    Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, LET_GO_DEADLINE, LoadError, Nowhere, Prepared,
-    Prompt, PromptError, Sampling, Sink,
+    Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
+    LET_GO_DEADLINE, LoadError, Nowhere, Prepared, Prompt, PromptError, Sampling, Sink,
 };
 use lanes::Lanes;
 pub use load::copies_on_cpu;
@@ -54,6 +57,9 @@ use processor::Answers;
 
 /// The version of the `mistralrs` crates that the lock file holds.
 const ENGINE_VERSION: &str = "0.8.1";
+
+/// Tokens of an input to embed at least: with a single one the engine has no mask, and panics.
+const LEAST_TO_EMBED: usize = 2;
 
 /// Output tokens of a trial.
 const TRIAL_TOKENS: u32 = 4;
@@ -79,7 +85,8 @@ pub struct LoadSpec {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ModelFiles {
     /// A folder as on Hugging Face: `config.json`, `tokenizer.json`, `*.safetensors`, and where it can chat
-    /// `tokenizer_config.json` or `chat_template.jinja`.
+    /// `tokenizer_config.json` or `chat_template.jinja`. With a `modules.json` (sentence-transformers) it is a model that
+    /// embeds.
     Folder(PathBuf),
     /// One GGUF file. Tokenizer and chat template are those in the file, or of a `tokenizer.json` beside it.
     Gguf(PathBuf),
@@ -104,6 +111,8 @@ pub struct MistralEngine {
     answers: Arc<Answers>,
     meter: Arc<Meter>,
     lanes: Arc<Lanes>,
+    /// The model gives vectors and no text.
+    embeds: bool,
     #[cfg(test)]
     fault: std::sync::Mutex<Option<Arc<dyn mistralrs::CustomLogitsProcessor>>>,
 }
@@ -119,6 +128,7 @@ impl MistralEngine {
     pub async fn load(spec: LoadSpec) -> Result<Self, LoadError> {
         let loaded = load::load(spec).await?;
         Ok(Self {
+            embeds: loaded.info.workloads.contains(&Workload::Embedding),
             info: loaded.info,
             text: loaded.text,
             ends: loaded.ends,
@@ -149,12 +159,20 @@ impl MistralEngine {
         self.text.tokenize(prompt)
     }
 
+    /// Whether the engine could embed this; what it cannot take would panic it.
+    fn accepts_input(&self, ids: &[u32]) -> bool {
+        let lengths = LEAST_TO_EMBED..=self.info.context_length as usize;
+        self.embeds && lengths.contains(&ids.len()) && ids.iter().all(|&id| id < self.info.vocab_size)
+    }
+
     /// A few tokens, to see whether the engine works.
     fn trial(&self, prompt_tokens: u32) -> Generation {
         let text = self.text.tokenize(&Prompt::Text("Hello".into())).unwrap_or_default();
         let text = if text.is_empty() { &[0] } else { text.as_ref() };
         let most = self.info.context_length.saturating_sub(TRIAL_TOKENS).max(1);
-        let prompt: Arc<[u32]> = text.iter().copied().cycle().take(prompt_tokens.clamp(1, most) as usize).collect();
+        let least = if self.embeds { LEAST_TO_EMBED } else { 1 };
+        let length = (prompt_tokens.clamp(1, most) as usize).max(least);
+        let prompt: Arc<[u32]> = text.iter().copied().cycle().take(length).collect();
         Generation {
             max_tokens: TRIAL_TOKENS.min(self.info.context_length.saturating_sub(prompt.len() as u32)),
             prompt: prompt.into(),
@@ -170,7 +188,8 @@ impl MistralEngine {
     /// Whether the engine could take this; what it cannot take would fail it, and others with it.
     fn accepts(&self, generation: &Generation) -> bool {
         let tokens = generation.prompt.len() as u64 + u64::from(generation.max_tokens);
-        generation.max_tokens > 0
+        !self.embeds
+            && generation.max_tokens > 0
             && !generation.prompt.ids().is_empty()
             && tokens <= u64::from(self.info.context_length)
             && generation.prompt.ids().iter().all(|&id| id < self.info.vocab_size)
@@ -183,7 +202,12 @@ impl Engine for MistralEngine {
     }
 
     fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError> {
-        self.text.tokenize(prompt).map(Prepared::Ids)
+        let ids = self.text.tokenize(prompt)?;
+        if self.embeds && ids.len() < LEAST_TO_EMBED {
+            let message = "a single token cannot be embedded by this engine".to_owned();
+            return Err(PromptError { param: "prompt", message });
+        }
+        Ok(Prepared::Ids(ids))
     }
 
     fn generate<'a>(
@@ -194,12 +218,30 @@ impl Engine for MistralEngine {
         run::run(self, generation, sink).boxed()
     }
 
+    fn evaluate<'a>(
+        &'a self,
+        evaluation: Evaluation,
+        done: &'a mut (dyn FnMut() + Send),
+    ) -> BoxFuture<'a, Result<Evaluated, EngineError>> {
+        embed::run(self, evaluation, done).boxed()
+    }
+
     fn stats(&self) -> EngineStats {
         EngineStats { slots: self.info.slots, ..self.meter.stats() }
     }
 
     fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
-        async move { self.generate(self.trial(prompt_tokens), &mut Nowhere).await }.boxed()
+        async move {
+            let generation = self.trial(prompt_tokens);
+            if !self.embeds {
+                return self.generate(generation, &mut Nowhere).await;
+            }
+            let batch = Arc::new(Batch { query: None, inputs: vec![generation.prompt] });
+            let evaluated = self.evaluate(Evaluation { batch, cancel: generation.cancel }, &mut || ()).await?;
+            let (finish, prefill, decode) = (Finish::Length, evaluated.took, Duration::ZERO);
+            Ok(Finished { finish, tokens_out: 0, cached_tokens: 0, prefill, decode })
+        }
+        .boxed()
     }
 
     fn unload(&self) -> BoxFuture<'_, ()> {

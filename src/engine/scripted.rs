@@ -12,14 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use sluicegate_compat::native::{Content, ContentPart, EngineName, TaskResult, TokenLogprobs, TopLogprob, Workload};
+use sluicegate_compat::native::{Content, ContentPart, EngineName, TokenLogprobs, TopLogprob, Workload};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::text::Output;
 use super::{
     Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
-    Instructions, Prepared, Prompt, PromptError, Sampling, Sink, cosine, normalize,
+    Instructions, Prepared, Prompt, PromptError, Sampling, Sink, normalize,
 };
 
 /// Numbers of a vector.
@@ -193,13 +193,7 @@ impl ScriptedEngine {
         let _running = Running::enter(&self.running);
         let began = Instant::now();
         let vectors = self.vectors(&evaluation, done).await?;
-        let result = vectors.and_then(|vectors| match evaluation.batch.query {
-            None => Some(TaskResult::Embeddings(vectors)),
-            Some(_) => {
-                let (query, inputs) = vectors.split_first()?;
-                Some(TaskResult::Scores(inputs.iter().map(|input| cosine(query, input)).collect()))
-            }
-        });
+        let result = vectors.map(|vectors| evaluation.batch.result(vectors));
         Ok(Evaluated { result, tokens_in: None, took: began.elapsed() })
     }
 

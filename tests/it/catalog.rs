@@ -16,7 +16,7 @@ use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use sluicegate::catalog::verify::{Check, Finding, Run};
 use sluicegate::catalog::{
-    Catalog, CatalogMetrics, Entry, Hosts, HubAccess, LiveCatalog, ModelFiles, ModelPath, ModelSource, Policy,
+    Builtin, Catalog, CatalogMetrics, Entry, Hosts, HubAccess, LiveCatalog, ModelFiles, ModelPath, ModelSource, Policy,
     PrepareError, Progress, Silent, Storage, Token, WebAccess, prepare,
 };
 use sluicegate::lifecycle::Lifecycle;
@@ -412,13 +412,30 @@ async fn a_pinned_digest_must_be_met() {
 }
 
 #[tokio::test]
-async fn the_built_in_model_is_complete_and_kept_in_the_data_folder() {
+async fn the_built_in_models_are_complete_and_kept_in_the_data_folder() {
     let data = tempfile::tempdir().unwrap();
-    let files = local_entry(Entry::new("builtin", ModelSource::Builtin), data.path()).await.unwrap();
-    assert!(folder(&files).starts_with(data.path().join("models")));
-    // A folder of the same files is the same model.
-    let again = local(ModelSource::Folder(folder(&files).to_owned())).await.unwrap();
-    assert_eq!((again.digest, again.size), (files.digest, files.size));
+    for builtin in Builtin::ALL {
+        let entry = Entry::new(builtin.id(), ModelSource::Builtin(builtin));
+        let files = local_entry(entry.clone(), data.path()).await.unwrap();
+        assert!(folder(&files).starts_with(data.path().join("models")));
+        // A folder of the same files is the same model.
+        let again = local(ModelSource::Folder(folder(&files).to_owned())).await.unwrap();
+        assert_eq!((&again.digest, again.size), (&files.digest, files.size));
+        assert_eq!(again.files, files.files);
+        let check = Check::of(&entry, &files.files, data.path()).await.unwrap();
+        let run = Run::default();
+        assert!(
+            matches!(check.run(&run), Finding::Passed { digest, .. } if digest == files.digest),
+            "{}",
+            builtin.id()
+        );
+        // Files of other names are none of the model's, in the folders of its modules neither.
+        if builtin == Builtin::Embedding {
+            std::fs::write(folder(&files).join("1_Pooling/model.safetensors"), "x").unwrap();
+            let check = Check::of(&entry, &files.files, data.path()).await.unwrap();
+            assert_eq!(check.run(&run), Finding::Additional("1_Pooling/model.safetensors".into()));
+        }
+    }
 }
 
 #[tokio::test]

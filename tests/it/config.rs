@@ -6,8 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use insta::assert_snapshot;
-use sluicegate::catalog::ModelSource;
+use sluicegate::catalog::{Builtin, ModelSource};
 use sluicegate::config::{Config, Device, Effective, Engine, Http2, Mistakes, Overrides};
+
+mod pools;
 
 const HOME: (&str, &str) = ("HOME", "/home/op");
 
@@ -61,12 +63,14 @@ fn nothing_at_all_is_a_complete_configuration() {
     assert_eq!(config.admission.retention, Duration::from_secs(600));
     assert_eq!(config.admission.retention_max_bytes, 256 << 20);
     assert_eq!(config.admission.default_max_tokens, 4096);
-    let [pool] = &config.pools[..] else { panic!("one pool: {:?}", config.pools) };
+    let [pool, embedding] = &config.pools[..] else { panic!("two pools: {:?}", config.pools) };
     assert_eq!((pool.id.as_str(), pool.model.as_str(), &pool.engine), ("default", "builtin", &Engine::Mistralrs));
+    assert_eq!((embedding.id.as_str(), embedding.model.as_str()), ("embedding", "builtin-embedding"));
+    assert_eq!((&embedding.engine, embedding.queue_capacity), (&Engine::Mistralrs, 256));
     assert_eq!((pool.device, pool.slots, pool.queue_capacity), (Device::Auto, None, 256));
     assert_eq!((pool.watchdog_wall, pool.watchdog_idle), (Duration::from_secs(600), Duration::from_secs(60)));
     assert_eq!(pool.watchdog_load, Duration::from_secs(600));
-    assert_eq!(config.catalog.resolve("builtin").unwrap().source, ModelSource::Builtin);
+    assert_eq!(config.catalog.resolve("builtin").unwrap().source, ModelSource::Builtin(Builtin::Chat));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use sluicegate::engine::{
 use sluicegate_compat::native::{Message, Role};
 use tokio_util::sync::CancellationToken;
 
+mod embedding;
 mod gguf;
 mod loading;
 

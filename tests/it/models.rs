@@ -63,7 +63,7 @@ async fn a_model_is_added_found_by_each_of_its_names_and_removed() {
     assert_snapshot!(masked(&shown.to_string()), @r#"{"id":"org/small","aliases":["s"],"source":"hf:org/model@main","digest":"sha256:abab","price":{"input_per_mtok":1,"cached_input_per_mtok":0,"output_per_mtok":0,"engine_second":0},"state":"Active","trust":"unverified","configured":false,"files":[],"verification":{"state":"never","started_at_ms":null,"ended_at_ms":null,"bytes_done":0,"bytes_total":0,"outcome":null,"reason":null},"created_at_ms":<time>,"updated_at_ms":<time>,"workloads":[],"pools":[]}"#);
     assert_eq!(gate.get(&format!("{MODELS}/org%2Fsmall")).await.body, created.body);
     let ids = |list: Value| list["models"].as_array().unwrap().iter().map(|it| it["id"].clone()).collect::<Vec<_>>();
-    assert_eq!(ids(gate.get(MODELS).await.json()), ["builtin", "org/small"]);
+    assert_eq!(ids(gate.get(MODELS).await.json()), ["builtin", "builtin-embedding", "org/small"]);
 
     // It is known, and no pool serves it.
     for name in ["org/small", "s", "hf:org/model", "hf:org/model@main", &digest.to_lowercase(), &digest] {
@@ -136,7 +136,7 @@ async fn hostile_entries_are_refused_with_the_field() {
     }
     let outside = gate.post("/v2/tasks", r#"{"model_ref": "file:/etc/passwd", "prompt": "x"}"#).await;
     assert_eq!((outside.status, &outside.json()["param"]), (StatusCode::BAD_REQUEST, &"model_ref".into()));
-    assert_eq!(gate.get(MODELS).await.json()["models"].as_array().unwrap().len(), 2);
+    assert_eq!(gate.get(MODELS).await.json()["models"].as_array().unwrap().len(), 3);
     gate.finish().await;
 }
 

@@ -6,6 +6,7 @@
 //! | `protocol` | HTTP/1.1 and h2c on one port, the limits on heads, bodies and connections, compression |
 //! | `pace` | whether tokens reach the client one by one |
 //! | `crash` | whether a task that was answered with 202 survives `kill -9` |
+//! | `embedding` | what a gateway that nobody has configured embeds and scores |
 //! | `hang_up` | what is left of a task whose client has gone: nothing |
 //! | `stalled` | whether a thousand clients that do not read hurt one that does |
 //! | `shutdown`, `startup`, `logs` | the life of the process, and what it says |
@@ -20,6 +21,7 @@
 
 mod commands;
 mod crash;
+mod embedding;
 mod hang_up;
 mod logs;
 mod pace;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use sluicegate_compat::native::ModelPrice;
 
 use super::Check;
-use crate::catalog::{BUILTIN, Catalog, Entry, Hosts, ModelRef, ModelSource};
+use crate::catalog::{Builtin, Catalog, Entry, Hosts, ModelRef, ModelSource};
 use crate::config::Place;
 use crate::config::key::Key;
 use crate::config::shape;
@@ -62,7 +62,9 @@ impl Check<'_> {
         self.ensure(model.id.is_some(), &key("id"), "each model needs an `id`");
         let id = model.id.clone().unwrap_or(place);
         self.name(&key("id"), &id);
-        let source = self.source(&key("source"), &id, model.source.as_deref(), places).unwrap_or(ModelSource::Builtin);
+        let source = self
+            .source(&key("source"), &id, model.source.as_deref(), places)
+            .unwrap_or(ModelSource::Builtin(Builtin::Chat));
         let digest = digest.map(|digest: ModelRef| digest.to_string());
         Entry { id, aliases: model.aliases.clone(), source, digest, price }
     }
@@ -77,21 +79,20 @@ impl Check<'_> {
 
     fn source(&mut self, key: &str, id: &str, source: Option<&str>, (roots, hosts): Places<'_>) -> Option<ModelSource> {
         let Some(text) = source else {
+            let builtin = Builtin::of(id);
             self.ensure(
-                id == BUILTIN,
+                builtin.is_some(),
                 key,
                 "each model needs a source: hf:org/repo, file: and an absolute path, or https://",
             );
-            return (id == BUILTIN).then_some(ModelSource::Builtin);
+            return builtin.map(ModelSource::Builtin);
         };
         let reference = text.parse::<ModelRef>().map_err(|error| error.to_string());
         let source = reference.and_then(|it| ModelSource::from_reference(&it).map_err(|error| error.to_string()));
         let source = source.map_err(|why| self.refuse(key, why)).ok()?;
-        self.ensure(
-            (id == BUILTIN) == (source == ModelSource::Builtin),
-            key,
-            "\"builtin\" is the model inside the program",
-        );
+        let named = if let ModelSource::Builtin(builtin) = source { Some(builtin) } else { None };
+        let own = "\"builtin\" and \"builtin-embedding\" are the models inside the program";
+        self.ensure(Builtin::of(id) == named, key, own);
         if let ModelSource::Web(address) = &source
             && let Err(problem) = hosts.check(address)
         {

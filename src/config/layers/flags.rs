@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use toml::{Table, Value};
 
 use super::{Layers, get};
-use crate::catalog::{BUILTIN, ModelRef, ModelSource};
+use crate::catalog::{Builtin, ModelRef, ModelSource};
 use crate::config::key::Key;
 use crate::config::{Overrides, Place};
 
@@ -37,7 +37,7 @@ fn lay_model(layers: &mut Layers, model: &str) {
         Err(why) => return layers.mistakes.add(MODEL, &Key::default(), why),
     };
     let id = source.default_id();
-    if source != ModelSource::Builtin {
+    if !matches!(source, ModelSource::Builtin(_)) {
         let entry = [("id", id.clone()), ("source", source.to_string())];
         let entry: Table = entry.into_iter().map(|(key, value)| (key.to_owned(), Value::String(value))).collect();
         let models = Key::dotted("catalog.models");
@@ -72,7 +72,7 @@ fn is_known(layers: &Layers, name: &str) -> bool {
         let mut names = aliases.into_iter().flatten().chain(model.get("id"));
         names.any(|known| known.as_str() == Some(name))
     };
-    name == BUILTIN || models.is_some_and(|models| models.iter().any(named))
+    Builtin::of(name).is_some() || models.is_some_and(|models| models.iter().any(named))
 }
 
 /// A reference, or a path of this machine.

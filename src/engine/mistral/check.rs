@@ -13,9 +13,11 @@ use crate::engine::LoadError;
 use crate::engine::text::ChatTemplate;
 
 mod gguf;
+mod modules;
 mod sizes;
 
 pub use gguf::check as gguf;
+pub use modules::Embedder;
 use sizes::Weights;
 
 /// No header of a weights file is larger, in bytes (the safetensors crate's own limit).
@@ -27,6 +29,8 @@ pub struct Folder {
     /// Rows of the embedding.
     pub vocab_size: u32,
     pub template: Option<ChatTemplate>,
+    /// Where it is a model that embeds.
+    pub embedder: Option<Embedder>,
 }
 
 /// Reads and checks a folder as on Hugging Face.
@@ -36,12 +40,13 @@ pub fn folder(path: &Path) -> Result<Folder, LoadError> {
     }
     let config_path = path.join("config.json");
     let config = required_json(&config_path)?;
-    architecture(&config_path, &config)?;
+    let embedder = modules::embedder(path, &config)?;
+    architecture(&config_path, &config, embedder.is_some())?;
     let vocab_size = config["vocab_size"].as_u64().and_then(|size| u32::try_from(size).ok());
     let vocab_size = vocab_size.ok_or_else(|| fault(&config_path, "has no `vocab_size`"))?;
     tokenizer(&path.join("tokenizer.json"))?;
     sizes::check(&config, weights(path)?).map_err(|what| fault(&config_path, what))?;
-    Ok(Folder { vocab_size, template: ChatTemplate::in_folder(path)? })
+    Ok(Folder { vocab_size, template: ChatTemplate::in_folder(path)?, embedder })
 }
 
 /// The size of a model's weights: of the GGUF file, or of the folder's safetensors files. 0 where they cannot be read.
@@ -60,8 +65,11 @@ fn required_json(path: &Path) -> Result<Value, LoadError> {
     serde_json::from_slice(&text).map_err(|error| fault(path, format_args!("is not JSON: {error}")))
 }
 
-fn architecture(path: &Path, config: &Value) -> Result<(), LoadError> {
+fn architecture(path: &Path, config: &Value, embeds: bool) -> Result<(), LoadError> {
     let name = config["architectures"][0].as_str().ok_or_else(|| fault(path, "has no `architectures`"))?;
+    if embeds {
+        return modules::architecture(path, name);
+    }
     match NormalLoaderType::from_causal_lm_name(name) {
         Ok(_) => Ok(()),
         Err(_) => Err(fault(path, format_args!("the architecture {name} is not one that the engine runs"))),

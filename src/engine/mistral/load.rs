@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use mistralrs::core::{
-    GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MistralRsBuilder, NormalLoaderBuilder, NormalSpecificConfig,
-    Pipeline,
+    EmbeddingLoaderBuilder, EmbeddingSpecificConfig, GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MistralRsBuilder,
+    NormalLoaderBuilder, NormalSpecificConfig, Pipeline,
 };
 use mistralrs::{
     DefaultSchedulerMethod, DeviceMapSetting, MemoryGpuConfig, MistralRs, ModelDType, PagedAttentionConfig,
@@ -18,7 +18,7 @@ use serde_json::Value;
 use sluicegate_compat::native::{EngineName, Workload};
 use tokio::runtime::Handle;
 
-use super::check::{self, Folder, fault};
+use super::check::{self, Embedder, Folder, fault};
 use super::defaults;
 use super::lanes::{Lane, Lanes, SharedPipeline};
 use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles, first_line};
@@ -66,8 +66,15 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
     };
     let on_cpu = device.is_cpu();
     let slots = spec.slots.unwrap_or_else(|| if on_cpu { slots_on_cpu(path) } else { SLOTS_ON_GPU }).max(1);
-    let (lanes, places) = if on_cpu { (slots, 1) } else { (1, slots) };
-    let first = start(spec, &device, places).await?;
+    let embedder = folder.as_ref().and_then(|folder| folder.embedder.clone());
+    let (lanes, places) = match (on_cpu, &embedder) {
+        (true, _) => (slots, 1),
+        // Those that have a slot take turns.
+        (false, Some(_)) => (1, 1),
+        (false, None) => (1, slots),
+    };
+    let build = Build { model: &spec.model, embeds: embedder.is_some(), device: &device };
+    let first = build.start(places).await?;
     let (text, metadata) = {
         let locked = first.pipeline.lock().await;
         (text(path, folder, &*locked)?, locked.get_metadata())
@@ -75,9 +82,15 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
     let mut all = vec![Lane::new(first.runner, &first.pipeline)];
     drop(first.pipeline);
     for _ in 1..lanes {
-        let started = start(spec, &device, places).await?;
+        let started = build.start(places).await?;
         all.push(Lane::new(started.runner, &started.pipeline));
     }
+    let (workloads, dimensions, instructions) = match embedder {
+        None => (vec![Workload::Completion], None, Instructions::default()),
+        Some(Embedder { dimensions, instructions }) => {
+            (vec![Workload::Embedding, Workload::Rerank], Some(dimensions), instructions)
+        }
+    };
     let context = u32::try_from(metadata.max_seq_len).unwrap_or(u32::MAX);
     let info = EngineInfo {
         engine: EngineName::Mistralrs,
@@ -93,9 +106,9 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
             ModelFiles::Gguf(_) => Sampling::default(),
         },
         unsupported: &[],
-        workloads: vec![Workload::Completion],
-        dimensions: None,
-        instructions: Instructions::default(),
+        workloads,
+        dimensions,
+        instructions,
     };
     Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), lanes: Lanes::new(all, places) })
 }
@@ -120,23 +133,66 @@ fn device(wanted: Device) -> Result<(mistralrs::Device, String), LoadError> {
     }
 }
 
-/// Reads the weights. Only local files: every path exists, so the engine never looks for a network.
-fn build(model: &ModelFiles, device: &mistralrs::Device) -> Result<Arc<SharedPipeline>, LoadError> {
-    let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = model;
-    let failed = |error: &dyn std::fmt::Display| fault(path, first_line(&error.to_string()));
-    // The type is chosen here, because choosing it automatically runs a program that only GPU machines have.
-    let dtype = if device.is_cpu() { ModelDType::F32 } else { ModelDType::BF16 };
-    let paged = (!device.is_cpu() && mistralrs::paged_attn_supported())
-        .then(|| PagedAttentionConfig::new(None, MemoryGpuConfig::Utilization(GPU_MEMORY), PagedCacheType::Auto));
-    let paged = paged.transpose().map_err(|error| failed(&error))?;
-    let loader = loader(model).map_err(|error| failed(&error))?;
-    loader
-        .load_model_from_hf(None, TokenSource::None, &dtype, device, true, DeviceMapSetting::dummy(), None, paged)
-        .map_err(|error| failed(&error))
+/// A model to be built, once for each engine thread.
+struct Build<'a> {
+    model: &'a ModelFiles,
+    /// It gives vectors and no text.
+    embeds: bool,
+    device: &'a mistralrs::Device,
+}
+
+impl Build<'_> {
+    fn path(&self) -> &Path {
+        let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = self.model;
+        path
+    }
+
+    /// Reads the weights. Only local files: every path exists, so the engine never looks for a network.
+    fn build(&self) -> Result<Arc<SharedPipeline>, LoadError> {
+        let (path, device) = (self.path(), self.device);
+        let failed = |error: &dyn std::fmt::Display| fault(path, first_line(&error.to_string()));
+        // The type is chosen here, because choosing it automatically runs a program that only GPU machines have.
+        let dtype = if device.is_cpu() { ModelDType::F32 } else { ModelDType::BF16 };
+        // What only embeds keeps no keys and values.
+        let paged = (!device.is_cpu() && !self.embeds && mistralrs::paged_attn_supported())
+            .then(|| PagedAttentionConfig::new(None, MemoryGpuConfig::Utilization(GPU_MEMORY), PagedCacheType::Auto));
+        let paged = paged.transpose().map_err(|error| failed(&error))?;
+        let loader = if self.embeds { embedding_loader(path) } else { loader(self.model) };
+        loader
+            .map_err(|error| failed(&error))?
+            .load_model_from_hf(None, TokenSource::None, &dtype, device, true, DeviceMapSetting::dummy(), None, paged)
+            .map_err(|error| failed(&error))
+    }
+
+    /// Builds a copy of the model and starts an engine for up to `places` sequences at once.
+    async fn start(&self, places: u32) -> Result<Started, LoadError> {
+        let pipeline = catch_unwind(AssertUnwindSafe(|| self.build()))
+            .map_err(|_| fault(self.path(), "the engine panicked while it loaded the model"))??;
+        let max_num_seqs = NonZeroUsize::MIN.saturating_add(places as usize - 1);
+        let scheduler = match pipeline.lock().await.get_metadata().cache_config.clone() {
+            Some(config) => SchedulerConfig::PagedAttentionMeta { max_num_seqs: max_num_seqs.get(), config },
+            None => SchedulerConfig::DefaultScheduler { method: DefaultSchedulerMethod::Fixed(max_num_seqs) },
+        };
+        for _ in 0..STARTS {
+            let builder =
+                MistralRsBuilder::new(pipeline.clone(), scheduler.clone(), false, None).with_no_prefix_cache(true);
+            if let Ok(runner) = AssertUnwindSafe(builder.build()).catch_unwind().await {
+                return Ok(Started { runner, pipeline });
+            }
+        }
+        Err(fault(self.path(), "the engine panicked while it started"))
+    }
+}
+
+fn embedding_loader(folder: &Path) -> Result<Box<dyn Loader>, String> {
+    Ok(EmbeddingLoaderBuilder::new(EmbeddingSpecificConfig::default(), None, Some(utf8(folder)?)).build(None))
+}
+
+fn utf8(path: &Path) -> Result<String, String> {
+    path.to_str().map(str::to_owned).ok_or("the path is not UTF-8".to_owned())
 }
 
 fn loader(model: &ModelFiles) -> Result<Box<dyn Loader>, String> {
-    let utf8 = |path: &Path| path.to_str().map(str::to_owned).ok_or("the path is not UTF-8".to_owned());
     match model {
         ModelFiles::Folder(folder) => {
             let config = NormalSpecificConfig {
@@ -194,26 +250,6 @@ fn gguf_template(path: &Path, pipeline: &dyn Pipeline) -> Result<Option<ChatTemp
 struct Started {
     runner: Arc<MistralRs>,
     pipeline: Arc<SharedPipeline>,
-}
-
-/// Builds a copy of the model and starts an engine for up to `places` sequences at once.
-async fn start(spec: &LoadSpec, device: &mistralrs::Device, places: u32) -> Result<Started, LoadError> {
-    let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &spec.model;
-    let pipeline = catch_unwind(AssertUnwindSafe(|| build(&spec.model, device)))
-        .map_err(|_| fault(path, "the engine panicked while it loaded the model"))??;
-    let max_num_seqs = NonZeroUsize::MIN.saturating_add(places as usize - 1);
-    let scheduler = match pipeline.lock().await.get_metadata().cache_config.clone() {
-        Some(config) => SchedulerConfig::PagedAttentionMeta { max_num_seqs: max_num_seqs.get(), config },
-        None => SchedulerConfig::DefaultScheduler { method: DefaultSchedulerMethod::Fixed(max_num_seqs) },
-    };
-    for _ in 0..STARTS {
-        let builder =
-            MistralRsBuilder::new(pipeline.clone(), scheduler.clone(), false, None).with_no_prefix_cache(true);
-        if let Ok(runner) = AssertUnwindSafe(builder.build()).catch_unwind().await {
-            return Ok(Started { runner, pipeline });
-        }
-    }
-    Err(fault(path, "the engine panicked while it started"))
 }
 
 /// How many copies of the model fit, if weights take twice their files' size (of half precision, computed in single).

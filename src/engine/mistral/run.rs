@@ -8,6 +8,7 @@ use mistralrs::{NormalRequest, Request, RequestMessage, SamplingParams};
 use sluicegate_compat::native::{TokenLogprobs, TopLogprob};
 use tokio::sync::watch;
 
+use super::embed::vector_in;
 use super::lanes::Place;
 use super::processor::Processor;
 use super::replies::{Replies, Word};
@@ -46,15 +47,21 @@ pub async fn run(engine: &MistralEngine, generation: Generation, sink: &mut dyn 
 }
 
 /// Takes a place in an engine that works, as far as one can know.
-async fn trusted_place(engine: &MistralEngine) -> Result<Place, EngineError> {
+pub(super) async fn trusted_place(engine: &MistralEngine) -> Result<Place, EngineError> {
     for trial in 0..TRIALS {
         let place = engine.lanes.take().await?;
         if !place.lane().is_suspect() {
             return Ok(place);
         }
-        let (generation, mut nowhere) = (engine.trial(1), Nowhere);
-        let run = run_in(engine, place, &generation, &mut nowhere);
-        let worked = tokio::time::timeout(TRIAL_DEADLINE, run).await.is_ok_and(|finished| finished.is_ok());
+        let generation = engine.trial(1);
+        let run = async {
+            if engine.embeds {
+                vector_in(engine, place, generation.prompt.ids(), &generation.cancel).await.is_ok()
+            } else {
+                run_in(engine, place, &generation, &mut Nowhere).await.is_ok()
+            }
+        };
+        let worked = tokio::time::timeout(TRIAL_DEADLINE, run).await.is_ok_and(|worked| worked);
         if !worked && trial + 1 < TRIALS {
             tokio::time::sleep(FIRST_PAUSE * 2u32.pow(trial)).await;
         }
@@ -230,7 +237,7 @@ fn released(
 }
 
 /// No sampling by the engine: it takes the likeliest of what our processor answers.
-fn sampling(max_tokens: u32) -> SamplingParams {
+pub(super) fn sampling(max_tokens: u32) -> SamplingParams {
     SamplingParams { temperature: Some(0.0), max_len: Some(max_tokens as usize), ..SamplingParams::neutral() }
 }
 

@@ -34,7 +34,11 @@ impl CustomLogitsProcessor for Fault {
 }
 
 async fn engine(slots: u32) -> MistralEngine {
-    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/builtin-model/model");
+    engine_of("examples/builtin-model/model", slots).await
+}
+
+async fn engine_of(model: &str, slots: u32) -> MistralEngine {
+    let model = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(model);
     let spec = LoadSpec {
         model: ModelFiles::Folder(model),
         digest: "sha256:00".into(),
@@ -85,6 +89,24 @@ async fn a_failure_ends_the_sequences_of_its_own_engine_only() {
     assert_eq!(runs.iter().filter(|run| **run == Err(EngineError::Reset)).count(), 1);
     assert_eq!(runs.iter().filter(|run| run.is_ok_and(|finished| finished.tokens_out == 300)).count(), 3);
     assert!(engine.probe(1).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_panic_under_an_input_the_next_one_is_embedded() {
+    let engine = engine_of("examples/builtin-embedding/model", 1).await;
+    let batch = Arc::new(Batch { query: None, inputs: vec![engine.trial(5).prompt] });
+    let evaluation = Evaluation { batch, cancel: CancellationToken::new() };
+    let before = engine.evaluate(evaluation.clone(), &mut || ()).await.expect("works");
+    for _ in 0..2 {
+        let place = engine.lanes.take().await.expect("a place");
+        // A single token, which is never let in, makes it panic.
+        let failed = embed::vector_in(&engine, place, &[5], &CancellationToken::new()).await;
+        assert_eq!((failed, engine.stats().running), (Err(EngineError::Reset), 0));
+        assert!(engine.lanes.first().is_suspect());
+        let after = engine.evaluate(evaluation.clone(), &mut || ()).await.expect("works again");
+        assert_eq!(after.result, before.result);
+        assert!(!engine.lanes.first().is_suspect());
+    }
 }
 
 #[test]

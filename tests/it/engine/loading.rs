@@ -6,16 +6,31 @@ use std::path::Path;
 use sluicegate::engine::LoadError;
 use sluicegate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
 
+use super::embedding::builtin_embedding;
 use super::{builtin_model, spec};
 
 /// A copy of the built-in model that may be spoilt.
 fn copy() -> tempfile::TempDir {
+    copy_of(&builtin_model())
+}
+
+fn copy_of(model: &Path) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    for entry in fs::read_dir(builtin_model()).expect("the built-in model") {
-        let path = entry.expect("an entry").path();
-        fs::copy(&path, folder.path().join(path.file_name().expect("a name"))).expect("copies");
-    }
+    copy_into(folder.path(), model);
     folder
+}
+
+fn copy_into(folder: &Path, model: &Path) {
+    for entry in fs::read_dir(model).expect("a model") {
+        let path = entry.expect("an entry").path();
+        let copy = folder.join(path.file_name().expect("a name"));
+        if path.is_dir() {
+            fs::create_dir(&copy).expect("a folder");
+            copy_into(&copy, &path);
+        } else {
+            fs::copy(&path, copy).expect("copies");
+        }
+    }
 }
 
 async fn error(spec: LoadSpec) -> String {
@@ -25,7 +40,10 @@ async fn error(spec: LoadSpec) -> String {
 }
 
 async fn spoilt(spoil: impl FnOnce(&Path)) -> String {
-    let folder = copy();
+    spoilt_copy(copy(), spoil).await
+}
+
+async fn spoilt_copy(folder: tempfile::TempDir, spoil: impl FnOnce(&Path)) -> String {
     spoil(folder.path());
     let path = folder.path().to_path_buf();
     let message = error(spec(ModelFiles::Folder(path))).await;
@@ -100,4 +118,38 @@ async fn sizes_that_the_weights_cannot_bear_out_are_refused_before_room_is_made_
     };
     let message = spoilt(context).await;
     assert!(message.starts_with("config.json: `max_position_embeddings` is 1000000000000, and "), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_engine_cannot_embed_with_is_refused_and_named() {
+    let wrong = |file: &'static str, from: &'static str, to: &'static str| {
+        spoilt_copy(copy_of(&builtin_embedding()), move |folder| edit(&folder.join(file), from, to))
+    };
+    let (modules, pooling) = ("modules.json", "1_Pooling/config.json");
+    let cases = [
+        (modules, "models.Pooling", "models.CNN", "modules.json: the engine needs a Transformer and a Pooling"),
+        (modules, "models.Normalize", "models.WordWeights", "modules.json: after them the engine runs Dense"),
+        (modules, "\"1_Pooling\"", "\"../1_Pooling\"", "modules.json: the path of a module is the name of a folder"),
+        (modules, "\"1_Pooling\"", "\"nowhere\"", "nowhere/config.json: No such file"),
+        (modules, "[", "{", "modules.json: is not JSON"),
+        (
+            pooling,
+            "\"pooling_mode_cls_token\": false",
+            "\"pooling_mode_cls_token\": true",
+            "1_Pooling/config.json: the engine takes",
+        ),
+        (
+            pooling,
+            "\"pooling_mode_lasttoken\": true",
+            "\"pooling_mode_lasttoken\": false",
+            "1_Pooling/config.json: the engine takes",
+        ),
+        (pooling, "\"include_prompt\"", "\"exclude_prompt\"", "1_Pooling/config.json: missing field `include_prompt`"),
+        (pooling, "128", "256", "1_Pooling/config.json: `word_embedding_dimension` is not"),
+        ("config.json", "Qwen3ForCausalLM", "BertModel", "config.json: the architecture BertModel is not one"),
+    ];
+    for (file, from, to, message) in cases {
+        let said = wrong(file, from, to).await;
+        assert!(said.starts_with(message), "{said}");
+    }
 }

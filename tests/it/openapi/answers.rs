@@ -54,7 +54,9 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
 }
 
 async fn examples_succeed(witness: &mut Witness) {
-    let gate = Gate::scripted(says(&["one ", "two "])).await;
+    let pools = r#"[{ id = "default", engine = "scripted" }, { id = "embedding", model = "builtin-embedding", engine = "scripted" }]"#;
+    let script = Script { workloads: Workload::ALL.to_vec(), ..says(&["one ", "two "]) };
+    let gate = Gate::with(script, &[("SLUICEGATE_POOLS", pools)]).await;
     let mut bodies = Vec::new();
     for operation in witness.documents.iter().flat_map(Document::operations) {
         let named = operation.request_examples();

@@ -157,7 +157,7 @@ fn a_model_is_added_verified_given_to_a_pool_retired_and_removed() {
     assert!(run(&["model", "activate", "org/small"]).lines()[1].contains("Active"));
     assert_eq!(run(&["model", "delete", "org/small"]).code, Some(0));
     let left = run(&["model", "list"]);
-    assert!(left.lines().len() == 2 && left.lines()[1].starts_with("builtin"), "{}", left.stdout);
+    assert!(left.lines().len() == 3 && left.lines()[1].starts_with("builtin "), "{}", left.stdout);
 }
 
 #[test]
