@@ -8,6 +8,7 @@ use sluicegate_compat::native::{CreateModel, ModelStateRequest};
 use super::Api;
 use super::body::Json;
 use super::errors::Failure;
+use super::native::{Parameters, flag};
 use super::path::Parameter;
 
 /// `GET /v2/catalog/models`.
@@ -33,8 +34,9 @@ pub async fn remove(State(api): State<Api>, Parameter(id): Parameter) -> Result<
 }
 
 /// `POST /v2/catalog/models/{id}/verify`: 202 with the entry as it is now, which shows how the verification goes.
-pub async fn verify(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    Ok((StatusCode::ACCEPTED, axum::Json(api.gateway.verify_model(&id)?)).into_response())
+pub async fn verify(State(api): State<Api>, Parameter(id): Parameter, query: Parameters) -> Result<Response, Failure> {
+    let model = api.gateway.verify_model(&id, flag(query, "fetch")?)?;
+    Ok((StatusCode::ACCEPTED, axum::Json(model)).into_response())
 }
 
 /// `POST /v2/catalog/models/{id}/state`: 202 with the entry as it is now.

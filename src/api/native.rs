@@ -84,7 +84,7 @@ pub async fn events(
     query: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    let verbose = verbose(query)?;
+    let verbose = flag(query, "verbose")?;
     let (task, reader) = api.gateway.follow(TaskId::parse(&id), last_event_id(&headers)?)?;
     let depth = api.gateway.queue_depth(&task);
     let mut response = event_stream(EventStream::new(reader, Native { verbose }, None));
@@ -107,7 +107,7 @@ pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Res
 }
 
 /// The query of a URL.
-type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
+pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
 fn parameters(query: Parameters) -> Result<HashMap<String, String>, ErrorEnvelope> {
     let malformed = |_| ErrorEnvelope::new(ErrorCode::InvalidParams, "the query of the URL is malformed");
@@ -147,12 +147,13 @@ fn filter(query: Parameters) -> Result<TaskFilter, ErrorEnvelope> {
     Ok(filter)
 }
 
-fn verbose(query: Parameters) -> Result<bool, ErrorEnvelope> {
+/// A parameter that is true or false; false where it is not given.
+pub(super) fn flag(query: Parameters, name: &str) -> Result<bool, ErrorEnvelope> {
     let query = parameters(query)?;
-    match query.get("verbose").map(String::as_str) {
+    match query.get(name).map(String::as_str) {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1" | "") => Ok(true),
-        Some(_) => Err(ErrorEnvelope::invalid("verbose", "`verbose` is true or false")),
+        Some(_) => Err(ErrorEnvelope::invalid(name, format!("`{name}` is true or false"))),
     }
 }
 

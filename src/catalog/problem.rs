@@ -51,11 +51,6 @@ impl FetchProblem {
             _ => false,
         }
     }
-
-    /// Whether it is no fault of the server or the way to it: the model is not to be had from there.
-    pub fn is_distrust(&self) -> bool {
-        matches!(self, Self::Private(_) | Self::Plain(_) | Self::TooLarge(_) | Self::BadAnswer(_))
-    }
 }
 
 /// An error and its causes in one line: the outermost alone says only "error sending request".

@@ -5,6 +5,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,31 @@ impl Progress for Run {
     }
 }
 
+/// Tells a verification of the files that it fetches first: their bytes are counted as they are fetched, and once more as they
+/// are checked.
+pub struct Fetching(pub Arc<Run>);
+
+impl Progress for Fetching {
+    fn start(&self, _what: &str, bytes: Option<u64>) {
+        let done = self.0.bytes_done.load(Ordering::Relaxed);
+        self.0.bytes_total.store(done.saturating_add(bytes.unwrap_or(0)), Ordering::Relaxed);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.0.advance(bytes);
+    }
+
+    fn finish(&self) {}
+
+    fn note(&self, what: &str) {
+        tracing::warn!("{what}");
+    }
+
+    fn canceled(&self) -> bool {
+        self.0.canceled()
+    }
+}
+
 /// What a verification has found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
@@ -58,6 +84,8 @@ pub enum Finding {
     Unreadable(String),
     /// There are no files, and none are known: nothing was downloaded, or put there.
     Absent,
+    /// There are no files yet, and they could not be had.
+    NotFetched(String),
     Canceled,
     /// What a verification by an earlier process has found, in words; it was a reason for distrust.
     Earlier(String),
@@ -82,14 +110,14 @@ impl Finding {
             Self::Additional(_) => "additional",
             Self::Digest { .. } => "digest",
             Self::Unreadable(_) => "unreadable",
-            Self::Absent => "absent",
+            Self::Absent | Self::NotFetched(_) => "absent",
             Self::Earlier(_) => "earlier",
         }
     }
 
     /// Whether the files are there and are not those that are known: the model must not be served.
     pub fn is_distrust(&self) -> bool {
-        !matches!(self, Self::Passed { .. } | Self::Absent | Self::Canceled)
+        !matches!(self, Self::Passed { .. } | Self::Absent | Self::NotFetched(_) | Self::Canceled)
     }
 
     /// In words for the operator; `None` where it has passed.
@@ -100,7 +128,7 @@ impl Finding {
             Self::Missing(name) => format!("{name} is missing"),
             Self::Additional(name) => format!("{name} was added"),
             Self::Digest { pinned, found } => format!("its files have the digest {found}, not {pinned}"),
-            Self::Unreadable(why) | Self::Earlier(why) => why.clone(),
+            Self::Unreadable(why) | Self::Earlier(why) | Self::NotFetched(why) => why.clone(),
             Self::Absent => "there are no files of it on this machine yet".to_owned(),
             Self::Canceled => "it was canceled".to_owned(),
         })

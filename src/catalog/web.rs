@@ -138,23 +138,23 @@ struct Fetching<'a> {
 impl Fetching<'_> {
     async fn folder(&mut self) -> Result<(), FetchProblem> {
         for name in NEEDED {
-            self.file(self.url(name)?, name, LARGEST_SMALL_FILE).await?;
+            self.file(self.url(name), name, LARGEST_SMALL_FILE).await?;
         }
         for name in OPTIONAL {
             self.try_file(name).await?;
         }
         if !self.try_file(INDEX).await? {
-            return self.file(self.url("model.safetensors")?, "model.safetensors", u64::MAX).await;
+            return self.file(self.url("model.safetensors"), "model.safetensors", u64::MAX).await;
         }
         for name in self.shards().await? {
-            self.file(self.url(&name)?, &name, u64::MAX).await?;
+            self.file(self.url(&name), &name, u64::MAX).await?;
         }
         Ok(())
     }
 
     /// A file that need not be there; whether it is. Stores that list nothing also answer 403 for what they do not have.
     async fn try_file(&mut self, name: &str) -> Result<bool, FetchProblem> {
-        match self.file(self.url(name)?, name, LARGEST_SMALL_FILE).await {
+        match self.file(self.url(name), name, LARGEST_SMALL_FILE).await {
             Ok(()) => Ok(true),
             Err(FetchProblem::NoSuchFile(_) | FetchProblem::Status(403 | 410)) => Ok(false),
             Err(problem) => Err(problem),
@@ -174,6 +174,7 @@ impl Fetching<'_> {
         };
         download.run().await.map_err(|problem| match problem {
             FetchProblem::TooLarge(_) if self.left <= most => FetchProblem::TooLarge(self.storage.max_model_bytes),
+            FetchProblem::TooLarge(most) => FetchProblem::BadAnswer(format!("{name} has more than {most} bytes")),
             problem => problem,
         })?;
         let found = tokio::fs::metadata(&target).await.map_err(|error| disk(&target, &error))?;
@@ -200,11 +201,11 @@ impl Fetching<'_> {
     }
 
     /// The address of a file in the folder, with or without a slash at the end of that.
-    fn url(&self, name: &str) -> Result<Url, FetchProblem> {
+    fn url(&self, name: &str) -> Url {
         let mut url = self.base.clone();
         let path = format!("{}/{name}", url.path().trim_end_matches('/'));
         url.set_path(&path);
-        Ok(url)
+        url
     }
 }
 

@@ -59,6 +59,13 @@ impl Gateway {
         self.json(if let Some(body) = body { request.json(body) } else { request }).await
     }
 
+    /// `POST` to the path of these segments, with a query and no body.
+    pub async fn post_with(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, String> {
+        let mut url = self.url(path);
+        url.query_pairs_mut().extend_pairs(query);
+        self.json(self.client.request(Method::POST, url)).await
+    }
+
     /// `DELETE` of the path of these segments.
     pub async fn delete(&self, path: &[&str]) -> Result<(), String> {
         self.send(self.client.request(Method::DELETE, self.url(path))).await.map(|_| ())

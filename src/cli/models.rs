@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::client::Gateway;
 use super::operate::{PAUSE, Target, text};
 use super::table::Table;
+use crate::catalog::{BadReference, ModelRef, ModelSource};
 
 const MODELS: [&str; 3] = ["v2", "catalog", "models"];
 
@@ -33,6 +34,17 @@ enum ModelCommand {
         #[arg(long = "alias", value_name = "NAME")]
         aliases: Vec<String>,
         /// What its files must digest to
+        #[arg(long, value_name = "sha256:HEX")]
+        digest: Option<String>,
+    },
+    /// Fetch the files of a model onto the gateway's machine, adding it to the catalog where it is not there, and check them
+    Pull {
+        /// A model of the catalog, or where its files are: hf:org/repo, file: and an absolute path, or https://
+        reference: String,
+        /// What clients are to call it, where it is added; by default the end of the reference
+        #[arg(long, value_name = "NAME")]
+        id: Option<String>,
+        /// What its files must digest to, where it is added
         #[arg(long, value_name = "sha256:HEX")]
         digest: Option<String>,
     },
@@ -84,9 +96,11 @@ pub(super) async fn model(ModelArguments { target, command }: ModelArguments) ->
             }
             gateway.post(&MODELS, Some(&body)).await?
         }
+        ModelCommand::Pull { reference, id, digest } => pull(&gateway, &reference, id, digest).await?,
         ModelCommand::Verify { id, wait } => {
             let view = gateway.post(&of(&id, Some("verify")), None).await?;
-            if wait { verified(&gateway, &id, view).await? } else { view }
+            let not_passed = |reason| format!("the verification of {id} has not passed: {reason}");
+            if wait { verified(&gateway, &id, "verifying", view).await?.map_err(not_passed)? } else { view }
         }
         ModelCommand::Retire { id, deadline_ms } => {
             let mut body = json!({ "state": "Retired" });
@@ -107,14 +121,47 @@ fn of<'a>(id: &'a str, operation: Option<&'a str>) -> Vec<&'a str> {
     MODELS.into_iter().chain([id]).chain(operation).collect()
 }
 
-/// Waits until a verification has ended, and returns the model then.
-async fn verified(gateway: &Gateway, id: &str, mut view: Value) -> Result<Value, String> {
+/// Adds a model where the catalog has none of this reference, and has its files fetched.
+async fn pull(gateway: &Gateway, reference: &str, id: Option<String>, digest: Option<String>) -> Result<Value, String> {
+    let parsed: ModelRef = reference.parse().map_err(|bad: BadReference| bad.to_string())?;
+    let known = gateway.get(&MODELS, &[]).await?;
+    let source = ModelSource::from_reference(&parsed).ok();
+    let shown = source.as_ref().map(ToString::to_string);
+    let is_it = |model: &&Value| match &parsed {
+        ModelRef::Name(name) => {
+            let aliases = model["aliases"].as_array().into_iter().flatten();
+            aliases.chain([&model["id"]]).any(|known| known == name.as_str())
+        }
+        _ => shown.as_deref().is_some_and(|source| model["source"] == source),
+    };
+    let found = known["models"].as_array().into_iter().flatten().find(is_it).and_then(|model| model["id"].as_str());
+    let id = match (found, source) {
+        (Some(found), _) => found.to_owned(),
+        (None, None) => {
+            return Err(format!("the catalog has no model {reference:?}, and it does not say where one is"));
+        }
+        (None, Some(source)) => {
+            let id = id.unwrap_or_else(|| source.default_id());
+            let mut body = json!({ "id": id, "source": reference });
+            if let Some(digest) = digest {
+                body["digest"] = digest.into();
+            }
+            gateway.post(&MODELS, Some(&body)).await?;
+            id
+        }
+    };
+    let view = gateway.post_with(&of(&id, Some("verify")), &[("fetch", "true")]).await?;
+    verified(gateway, &id, "pulling", view).await?.map_err(|reason| format!("{id} could not be pulled: {reason}"))
+}
+
+/// Waits until a verification has ended, and returns the model then, or what is wrong with it.
+async fn verified(gateway: &Gateway, id: &str, what: &str, mut view: Value) -> Result<Result<Value, String>, String> {
     let bytes = |name: &str, view: &Value| view["verification"][name].as_u64().unwrap_or(0);
     let bar = ProgressBar::new(bytes("bytes_total", &view));
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}") {
         bar.set_style(style);
     }
-    bar.set_message(format!("verifying {id}"));
+    bar.set_message(format!("{what} {id}"));
     while view["verification"]["state"] == "running" {
         bar.set_length(bytes("bytes_total", &view));
         bar.set_position(bytes("bytes_done", &view));
@@ -123,8 +170,8 @@ async fn verified(gateway: &Gateway, id: &str, mut view: Value) -> Result<Value,
     }
     bar.finish_and_clear();
     match view["verification"]["reason"].as_str() {
-        Some(reason) => Err(format!("the verification of {id} has not passed: {reason}")),
-        None => Ok(view),
+        Some(reason) => Ok(Err(reason.to_owned())),
+        None => Ok(Ok(view)),
     }
 }
 

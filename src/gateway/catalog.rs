@@ -10,8 +10,8 @@ use sluicegate_compat::native::{
 
 use super::{Gateway, workloads_of};
 use crate::catalog::live::Verification;
-use crate::catalog::verify::{Check, Finding, Run};
-use crate::catalog::{Mistake, Model, Refusal, Unusable, draft};
+use crate::catalog::verify::{Check, Fetching, Finding, Run, differ};
+use crate::catalog::{Mistake, Model, ModelFiles, PrepareError, Refusal, Unusable, draft, prepare};
 use crate::lifecycle::OnPanic;
 
 impl Gateway {
@@ -90,22 +90,25 @@ impl Gateway {
         self.catalog_model(id)
     }
 
-    /// Verifies a model's files in the background, or attaches to the verification that is under way.
+    /// Verifies a model's files in the background, or attaches to the verification that is under way. `fetch`: where there are
+    /// none yet, they are fetched first.
     ///
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub fn verify_model(self: &Arc<Self>, id: &str) -> Result<ModelView, ErrorEnvelope> {
+    pub fn verify_model(self: &Arc<Self>, id: &str, fetch: bool) -> Result<ModelView, ErrorEnvelope> {
         let stop = self.lifecycle.forced().child_token();
         if let Some((model, run)) = self.catalog.begin_verification(id, stop).map_err(refused)? {
             let gateway = Arc::clone(self);
-            self.lifecycle.spawn("verify", OnPanic::Continue, async move { gateway.verify(&model, &run).await });
+            self.lifecycle.spawn("verify", OnPanic::Continue, async move {
+                gateway.verify(&model, &run, fetch).await;
+            });
         }
         self.catalog_model(id)
     }
 
-    async fn verify(&self, model: &Model, run: &Arc<Run>) {
-        let finding = match Check::of(&model.entry, &model.facts.files, &self.storage.data_dir).await {
+    async fn verify(&self, model: &Model, run: &Arc<Run>, fetch: bool) {
+        let mut finding = match Check::of(&model.entry, &model.facts.files, &self.storage.data_dir).await {
             None => Finding::Absent,
             Some(check) => {
                 let run = Arc::clone(run);
@@ -113,6 +116,9 @@ impl Gateway {
                 checked.unwrap_or_else(|panicked| Finding::Unreadable(panicked.to_string()))
             }
         };
+        if fetch && finding == Finding::Absent {
+            finding = self.fetch(model, run).await;
+        }
         let id = &model.entry.id;
         match finding.words() {
             None => tracing::info!(model = id, "verified"),
@@ -127,6 +133,20 @@ impl Gateway {
         }
         // Where that fails the log says so.
         let _ = self.keep_model(id).await;
+    }
+
+    /// Fetches the files of a model, and checks them as they come.
+    async fn fetch(&self, model: &Model, run: &Arc<Run>) -> Finding {
+        let progress = Arc::new(Fetching(Arc::clone(run)));
+        let fetched = prepare(&model.entry, &self.storage, progress, &self.lifecycle);
+        match run.stop.run_until_cancelled(fetched).await {
+            None => Finding::Canceled,
+            Some(Err(PrepareError::Digest { pinned, found, .. })) => Finding::Digest { pinned, found },
+            Some(Err(error)) => Finding::NotFetched(error.to_string()),
+            Some(Ok(ModelFiles { files, digest, .. })) => {
+                differ(&model.facts.files, &files).unwrap_or(Finding::Passed { files, digest })
+            }
+        }
     }
 
     /// The model that a reference means, where it is served to new requests.

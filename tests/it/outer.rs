@@ -11,6 +11,7 @@
 //! | `stalled` | whether a thousand clients that do not read hurt one that does |
 //! | `shutdown`, `startup`, `logs` | the life of the process, and what it says |
 //! | `reload` | whether a pool gets another model while it serves, and keeps its own where that is damaged |
+//! | `catalog` | models that are added, verified, retired, removed, and pulled; and where none may come from |
 //! | `commands` | the commands that operate a running gateway |
 //! | `remote` | a gateway in front of another one |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
@@ -19,6 +20,7 @@
 //!
 //! `SLUICEGATE_TEST_SDKS=off` leaves out the Python and Node clients and schemathesis, which need package registries once.
 
+mod catalog;
 mod commands;
 mod crash;
 mod embedding;

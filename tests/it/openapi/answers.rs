@@ -211,7 +211,10 @@ async fn a_catalog_that_changes(witness: &mut Witness) {
     }
     let state = format!("{models}/builtin/state");
     assert_eq!(witness.post(&gate, &state, r#"{"state": "Gone"}"#).await.0.status, StatusCode::BAD_REQUEST);
-    assert_eq!(witness.post(&gate, &format!("{models}/builtin/verify"), "").await.0.status, StatusCode::ACCEPTED);
+    for (query, status) in [("?fetch=perhaps", StatusCode::BAD_REQUEST), ("?fetch=true", StatusCode::ACCEPTED)] {
+        let path = format!("{models}/builtin/verify{query}");
+        assert_eq!(witness.post(&gate, &path, "").await.0.status, status, "{query}");
+    }
     assert_eq!(witness.post(&gate, &state, r#"{"state": "Retired"}"#).await.0.status, StatusCode::ACCEPTED);
     for ((path, body), status) in SUBMIT.into_iter().zip([StatusCode::GONE, StatusCode::NOT_FOUND]) {
         assert_eq!(witness.post(&gate, path, body).await.0.status, status, "{path}");

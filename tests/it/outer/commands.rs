@@ -15,7 +15,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {}{}", self.stdout, self.stderr))
     }
 

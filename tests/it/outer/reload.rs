@@ -8,7 +8,7 @@ use super::commands::sluicegate;
 use super::running::{Running, eventually};
 
 /// The built-in model with other words around each question, in a folder of its own.
-fn other_model(folder: &Path) -> PathBuf {
+pub fn other_model(folder: &Path) -> PathBuf {
     let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/builtin-model/model");
     for entry in std::fs::read_dir(original).unwrap() {
         let entry = entry.unwrap();
@@ -21,7 +21,7 @@ fn other_model(folder: &Path) -> PathBuf {
     folder.to_owned()
 }
 
-async fn submit(gateway: &Running, model: &str, choices: u32) -> String {
+pub async fn submit(gateway: &Running, model: &str, choices: u32) -> String {
     let messages = json!([{"role": "user", "content": "What is a pool?"}]);
     let task = json!({"model_ref": model, "messages": messages, "n": choices, "max_tokens": 60});
     let accepted: Value = gateway.post("/v2/tasks", &task).await.json().await.unwrap();
@@ -29,7 +29,7 @@ async fn submit(gateway: &Running, model: &str, choices: u32) -> String {
 }
 
 /// The digest that a task was started with, and its prompt tokens, once it has finished.
-async fn outcome(gateway: &Running, id: &str) -> (String, u64) {
+pub async fn outcome(gateway: &Running, id: &str) -> (String, u64) {
     let events = gateway.get(&format!("/v2/tasks/{id}/events")).await.text().await.unwrap();
     let started =
         events.lines().find_map(|line| line.strip_prefix("data: ").filter(|data| data.contains("model_digest")));
@@ -40,7 +40,7 @@ async fn outcome(gateway: &Running, id: &str) -> (String, u64) {
 }
 
 /// Reloads the pool, and returns its health once that has ended.
-async fn reload(gateway: &Running, model: &str) -> Value {
+pub async fn reload(gateway: &Running, model: &str) -> Value {
     let answer = gateway.post("/v2/pools/default/reload", &json!({"new_model_ref": model})).await;
     assert_eq!(answer.status(), 202);
     eventually("the reload has ended", async || {
