@@ -60,12 +60,14 @@ pub struct Entry {
     /// What its files must digest to (`sha256:` and 64 hex digits), where the operator pinned it.
     pub digest: Option<String>,
     pub price: ModelPrice,
+    /// A task has brought it: it goes again when nobody needs it.
+    pub guest: bool,
 }
 
 impl Entry {
     /// An entry with no aliases and no pinned digest, free of charge.
     pub fn new(id: impl Into<String>, source: ModelSource) -> Self {
-        Self { id: id.into(), aliases: Vec::new(), source, digest: None, price: ModelPrice::default() }
+        Self { id: id.into(), aliases: Vec::new(), source, digest: None, price: ModelPrice::default(), guest: false }
     }
 }
 

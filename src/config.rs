@@ -93,6 +93,9 @@ pub struct Admission {
     pub on_demand: bool,
     /// Tasks that wait for models at most.
     pub provision_waiting: usize,
+    /// Models at most that tasks bring by a reference, and bytes of each.
+    pub provision_references: usize,
+    pub provision_reference_bytes: u64,
     /// From the first task that asks for a model until it is loaded.
     pub provision_deadline: Duration,
 }

@@ -50,7 +50,7 @@ pub fn draft(
     if let Some(name) = price.excess() {
         return Err(mistake(&format!("price.{name}"), format!("a price is 0 to {}", ModelPrice::MOST)));
     }
-    Ok(Entry { id, aliases, source, digest, price })
+    Ok(Entry { id, aliases, source, digest, price, guest: false })
 }
 
 fn name(field: &str, text: &str) -> Result<(), Mistake> {

@@ -178,6 +178,8 @@ impl Check<'_> {
             default_max_tokens: admission.default_max_tokens,
             on_demand: admission.provision == Provision::OnDemand,
             provision_waiting: self.count("admission.provision_waiting", admission.provision_waiting, 1, 1_000_000),
+            provision_references: self.count("admission.provision_references", admission.provision_references, 0, 256),
+            provision_reference_bytes: admission.provision_reference_bytes,
             provision_deadline: self.ms("admission.provision_deadline_ms", admission.provision_deadline_ms, 1),
         }
     }

@@ -49,6 +49,8 @@ pub(super) struct Admission {
     pub default_max_tokens: u32,
     pub provision: Provision,
     pub provision_waiting: u64,
+    pub provision_references: u64,
+    pub provision_reference_bytes: u64,
     pub provision_deadline_ms: u64,
 }
 

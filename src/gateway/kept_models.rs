@@ -20,6 +20,8 @@ struct FiledEntry {
     digest: Option<String>,
     #[serde(default)]
     price: ModelPrice,
+    #[serde(default)]
+    guest: bool,
 }
 
 /// Takes in what an earlier process has filed. What no longer goes with the configuration is left out, and said in the log.
@@ -60,11 +62,11 @@ fn take_in(catalog: &LiveCatalog, row: ModelRow) -> Result<(), String> {
 }
 
 fn entry(catalog: &LiveCatalog, id: &str, filed: &str) -> Result<Entry, String> {
-    let FiledEntry { source, aliases, digest, price } =
+    let FiledEntry { source, aliases, digest, price, guest } =
         serde_json::from_str(filed).map_err(|error| error.to_string())?;
     let entry = draft(id.to_owned(), &source, aliases, digest.as_deref(), price).map_err(|mistake| mistake.why)?;
     catalog.policy().check_source(&entry.source).map_err(|mistake| mistake.why)?;
-    Ok(entry)
+    Ok(Entry { guest, ..entry })
 }
 
 impl Gateway {
@@ -92,9 +94,14 @@ impl Gateway {
 
 fn row(model: &Model) -> ModelRow {
     let Model { entry, facts } = model;
-    let Entry { id, aliases, source, digest, price } = entry;
-    let filed =
-        FiledEntry { source: source.to_string(), aliases: aliases.clone(), digest: digest.clone(), price: *price };
+    let Entry { id, aliases, source, digest, price, guest } = entry;
+    let filed = FiledEntry {
+        source: source.to_string(),
+        aliases: aliases.clone(),
+        digest: digest.clone(),
+        price: *price,
+        guest: *guest,
+    };
     let distrust = match (&facts.verification, facts.trust) {
         (Verification::Ended { finding, .. }, ModelTrust::Failed) => finding.words(),
         _ => None,

@@ -27,6 +27,7 @@ use crate::pools::{Place, Pool, Prediction, Reloading};
 use crate::tasks::Home;
 
 mod book;
+mod guests;
 mod steps;
 
 pub(super) use book::Provision;
@@ -62,8 +63,8 @@ impl Gateway {
     /// # Errors
     ///
     /// `error`, which says that it is not served.
-    pub(super) fn provisionable(&self, reference: &str, error: ErrorEnvelope) -> Result<Entry, ErrorEnvelope> {
-        let Ok(model) = self.catalog.resolve(reference) else { return Err(error) };
+    pub(super) async fn provisionable(&self, reference: &str, error: ErrorEnvelope) -> Result<Entry, ErrorEnvelope> {
+        let Ok(model) = self.catalog.resolve(reference) else { return self.guest(reference).await?.ok_or(error) };
         let ready = match model.usable(self.catalog.policy()) {
             Ok(()) => error.code == ErrorCode::PoolUnavailable,
             // What is pinned is compared before it is served.
@@ -110,7 +111,7 @@ impl Gateway {
     /// # Errors
     ///
     /// What the client is told.
-    pub(super) fn let_in_waiting(
+    pub(super) async fn let_in_waiting(
         self: &Arc<Self>,
         entry: Entry,
         request: TaskRequest,
@@ -121,6 +122,7 @@ impl Gateway {
         self.admission.check_unprepared(&request)?;
         let (home, load_ms) = self.home_of_waiting(&request)?;
         self.check_room()?;
+        self.take_in_guest(&entry).await?;
         let weight = caller.share.weight.get();
         let (task, durable) = self.admission.admit_unprepared(&request, home, entry.price, caller, life)?;
         let position = self.wait_for(entry, Waiting { task: Arc::clone(&task), request, weight }, load_ms);
@@ -152,7 +154,8 @@ impl Gateway {
     /// # Errors
     ///
     /// With what the task is to end.
-    pub(super) fn wait_again(self: &Arc<Self>, entry: Entry, waiting: Waiting) -> Result<(), ErrorEnvelope> {
+    pub(super) async fn wait_again(self: &Arc<Self>, entry: Entry, waiting: Waiting) -> Result<(), ErrorEnvelope> {
+        self.take_in_guest(&entry).await?;
         let (home, load_ms) = self.home_of_waiting(&waiting.request)?;
         waiting.task.move_to(home);
         self.wait_for(entry, waiting, load_ms);
@@ -255,8 +258,9 @@ impl Gateway {
     /// Brings the files of a model onto the disk, and compares them with what is known of them.
     async fn fetch_model(&self, entry: &Entry, steps: &Arc<Steps>) -> Result<(), ErrorEnvelope> {
         steps.begin(Step::Fetch, "looking for the files");
+        let storage = self.storage_for(entry);
         let files = loop {
-            match prepare(entry, &self.storage, Arc::clone(steps) as Arc<_>, &self.lifecycle).await {
+            match prepare(entry, &storage, Arc::clone(steps) as Arc<_>, &self.lifecycle).await {
                 // A pool or another process gets it just now.
                 Err(PrepareError::Fetch { problem: FetchProblem::Busy, .. }) => sleep(LOOK_AGAIN).await,
                 fetched => break fetched.map_err(|error| not_fetched(entry, &error))?,
@@ -350,12 +354,21 @@ fn not_fetched(entry: &Entry, error: &PrepareError) -> ErrorEnvelope {
     tracing::warn!(model = entry.id, %error, "the files of a model cannot be made ready");
     let id = &entry.id;
     match error {
-        PrepareError::Fetch { problem: FetchProblem::Disk { .. } | FetchProblem::Busy, .. }
-        | PrepareError::File { .. } => unavailable(format!("the files of the model {id:?} cannot be read or stored")),
-        PrepareError::Fetch { problem, .. } if problem.is_transient() => {
-            unavailable(format!("the model {id:?} cannot be fetched now: {problem}"))
-        }
-        PrepareError::Fetch { problem, .. } => untrusted(format!("the model {id:?} cannot be had: {problem}")),
+        PrepareError::Fetch { problem, .. } => match problem {
+            FetchProblem::Private(_)
+            | FetchProblem::Plain(_)
+            | FetchProblem::TooLarge(_)
+            | FetchProblem::BadAnswer(_) => untrusted(format!("the model {id:?} is not taken from there: {problem}")),
+            FetchProblem::NotFound
+            | FetchProblem::NoSuchFile(_)
+            | FetchProblem::NoWeights
+            | FetchProblem::OnlyGguf(_) => {
+                ErrorEnvelope { message: format!("the model {id:?} is not there: {problem}"), ..no_such_model(id) }
+            }
+            FetchProblem::Disk { .. } => unavailable(format!("the files of the model {id:?} cannot be stored")),
+            _ => unavailable(format!("the model {id:?} cannot be fetched: {problem}")),
+        },
+        PrepareError::File { .. } => unavailable(format!("the files of the model {id:?} cannot be read")),
         PrepareError::Digest { .. } | PrepareError::Damaged { .. } => {
             untrusted(format!("the files of the model {id:?} do not have the digest that they should have"))
         }

@@ -85,9 +85,10 @@ impl Gateway {
                 task.prepares(false);
                 self.admission.admit_again(&task, request, weight, &serving.pools(&known)).await
             }
-            Err(error) => {
-                self.provisionable(&waiting.request.model_ref, error).and_then(|entry| self.wait_again(entry, waiting))
-            }
+            Err(error) => match self.provisionable(&waiting.request.model_ref, error).await {
+                Ok(entry) => self.wait_again(entry, waiting).await,
+                Err(error) => Err(error),
+            },
         };
         if let Err(error) = queued {
             self.refuse(&task, error);

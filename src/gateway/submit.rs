@@ -39,8 +39,8 @@ impl Gateway {
         let serving = match self.serving(&request.model_ref) {
             Ok(serving) => serving,
             Err(error) => {
-                let entry = self.provisionable(&request.model_ref, error).inspect_err(rejected)?;
-                return self.let_in_waiting(entry, request, caller, life).inspect_err(rejected);
+                let entry = self.provisionable(&request.model_ref, error).await.inspect_err(rejected)?;
+                return self.let_in_waiting(entry, request, caller, life).await.inspect_err(rejected);
             }
         };
         // Where the pools are not ready themselves they say why.
@@ -160,9 +160,10 @@ impl Gateway {
                 let foreseen = admission.preview(request, &serving.pools(&known), caller).await;
                 foreseen.map(|(pool, place)| (pool.id().clone(), place, Preparation::default()))
             }
-            Err(error) => {
-                self.provisionable(&request.model_ref, error).and_then(|entry| self.foresee_waiting(&entry, &request))
-            }
+            Err(error) => match self.provisionable(&request.model_ref, error).await {
+                Ok(entry) => self.foresee_waiting(&entry, &request),
+                Err(error) => Err(error),
+            },
         };
         match foreseen {
             Ok((pool_id, place, preparation)) => PreviewResponse {

@@ -319,3 +319,55 @@ async fn at_a_shutdown_what_waits_for_a_model_does_not_hold_it_up_for_ever() {
     gate.post(&format!("/v2/tasks/{waits}/cancel"), "").await;
     gate.finish().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_brings_a_model_and_the_one_that_nobody_needs_goes_for_it() {
+    let folders = [folder(), folder(), folder()];
+    let roots: Vec<_> = folders.iter().map(|folder| format!("\"{}\"", folder.path().display())).collect();
+    let roots = format!("[{}]", roots.join(", "));
+    let settings = [
+        ("SLUICEGATE_CATALOG__ALLOWED_FILE_ROOTS", roots.as_str()),
+        ("SLUICEGATE_ADMISSION__PROVISION_REFERENCES", "2"),
+    ];
+    let gate = gate(folders[0].path(), &[settings.as_slice(), &[("SLUICEGATE_CATALOG__MODELS", "[]")]].concat()).await;
+    let brings = |folder: &tempfile::TempDir| TASK.replace("\"m\"", &format!("\"file:{}\"", folder.path().display()));
+    let models = async || {
+        let list = gate.get("/v2/catalog/models").await.json();
+        list["models"].as_array().unwrap().iter().map(|model| model["source"].clone()).collect::<Vec<_>>()
+    };
+    let source = |folder: &tempfile::TempDir| Value::from(format!("file:{}", folder.path().display()));
+    assert_eq!(gate.post("/v2/tasks/preview", &brings(&folders[0])).await.json()["feasible"], true);
+    assert_eq!(models().await, ["builtin"]);
+    for (number, folder) in folders.iter().enumerate() {
+        assert_eq!(load_of(&gate, &gate.submit(&brings(folder)).await).await, (number + 1).to_string());
+    }
+    assert_eq!(models().await, [Value::from("builtin"), source(&folders[1]), source(&folders[2])]);
+    // It is there, and nothing has to be prepared.
+    assert_eq!(gate.post("/v2/tasks", &brings(&folders[2])).await.json()["preparation"], json!({"steps": []}));
+    for (reference, code) in [
+        ("https://127.0.0.1/m.gguf", "INVALID_PARAMS"),
+        ("https://[fd00::1]/model", "INVALID_PARAMS"),
+        ("http://host/m.gguf", "INVALID_PARAMS"),
+        ("file:/etc", "INVALID_PARAMS"),
+        ("gpt-9", "NOT_FOUND"),
+        ("hf:a", "NOT_FOUND"),
+    ] {
+        let refused = gate.post("/v2/tasks", &TASK.replace("\"m\"", &format!("\"{reference}\""))).await;
+        assert_eq!(refused.json()["code"], code, "{reference}: {}", refused.body);
+    }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_model_is_brought_where_the_operator_says_so_or_trusts_nobody() {
+    let folder = folder();
+    let none = [("SLUICEGATE_ADMISSION__PROVISION_REFERENCES", "0"), ("SLUICEGATE_CATALOG__MODELS", "[]")];
+    let strict = [("SLUICEGATE_CATALOG__TRUST", "strict"), ("SLUICEGATE_CATALOG__MODELS", "[]")];
+    for (settings, code) in [(none, "NOT_FOUND"), (strict, "UNTRUSTED_ARTIFACT")] {
+        let gate = gate(folder.path(), &settings).await;
+        let task = TASK.replace("\"m\"", &format!("\"file:{}\"", folder.path().display()));
+        assert_eq!(gate.post("/v2/tasks", &task).await.json()["code"], code);
+        assert_eq!(gate.get("/v2/catalog/models").await.json()["models"].as_array().unwrap().len(), 1);
+        gate.finish().await;
+    }
+}

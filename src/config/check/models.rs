@@ -66,7 +66,7 @@ impl Check<'_> {
             .source(&key("source"), &id, model.source.as_deref(), places)
             .unwrap_or(ModelSource::Builtin(Builtin::Chat));
         let digest = digest.map(|digest: ModelRef| digest.to_string());
-        Entry { id, aliases: model.aliases.clone(), source, digest, price }
+        Entry { id, aliases: model.aliases.clone(), source, digest, price, guest: false }
     }
 
     fn name(&mut self, key: &str, name: &str) {

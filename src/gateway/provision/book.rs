@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Preparation};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use super::super::recover::Waiting;
 use super::steps::Steps;
@@ -19,6 +20,9 @@ pub struct Settings {
     pub targets: Vec<PoolId>,
     /// Tasks that wait for models at most.
     pub most_waiting: usize,
+    /// Models at most that tasks bring, and bytes of each.
+    pub most_guests: usize,
+    pub guest_bytes: u64,
     /// From the first task that asks for a model until it serves.
     pub deadline: Duration,
 }
@@ -26,6 +30,8 @@ pub struct Settings {
 /// Which models are being prepared, and who waits.
 pub struct Provision {
     pub settings: Settings,
+    /// Held while a model that a task brings is taken in.
+    pub guests: tokio::sync::Mutex<()>,
     /// A plain mutex, held for a look or a change.
     state: Mutex<State>,
 }
@@ -34,6 +40,8 @@ pub struct Provision {
 pub(super) struct State {
     /// By the id of the model.
     pub models: HashMap<String, Awaited>,
+    /// When models that tasks have brought were asked for last.
+    pub used: HashMap<String, Instant>,
     /// Pools that are being given a model, until its tasks are in their queues.
     pub claimed: HashSet<PoolId>,
     /// The targets, the one that was given a model most recently last.
@@ -51,7 +59,11 @@ pub(super) struct Awaited {
 impl Provision {
     pub fn new(settings: Settings) -> Arc<Self> {
         let order = settings.targets.iter().cloned().collect();
-        Arc::new(Self { settings, state: Mutex::new(State { order, ..State::default() }) })
+        Arc::new(Self {
+            settings,
+            guests: tokio::sync::Mutex::default(),
+            state: Mutex::new(State { order, ..State::default() }),
+        })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
