@@ -335,6 +335,18 @@ pub struct EngineStats {
     pub tokens_total: u64,
     /// Sampled tokens per second over the last seconds, all sequences together.
     pub tokens_per_s: f64,
+    /// Tokens of prompts and output that its sequences hold in its cache now; 0 for one elsewhere, which does not say.
+    pub kv_tokens: u64,
+    /// Of its device, where that is one.
+    pub gpu: Option<GpuUse>,
+}
+
+/// What a GPU does now, other programs' work on it included.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct GpuUse {
+    /// Part of the time that it computes, 0 to 1.
+    pub utilization: f64,
+    pub vram_used_bytes: u64,
 }
 
 /// How an engine failed under a sequence.

@@ -153,7 +153,8 @@ impl Pool {
         let state = State::new(replicas, queue, (model, loader));
         metrics.add_pool(&spec);
         let inter_token_ms = metrics.inter_token(&spec);
-        Arc::new(Self {
+        let gauges = metrics.engines().clone();
+        let pool = Arc::new(Self {
             spec,
             lifecycle,
             metrics,
@@ -162,7 +163,9 @@ impl Pool {
             changed: Notify::new(),
             recovered: Notify::new(),
             stopped: Notify::new(),
-        })
+        });
+        gauges.watch(&pool);
+        pool
     }
 
     /// Loads the engine, probes it with a real generation, and starts to take tasks.
@@ -247,6 +250,9 @@ impl Pool {
             running: sum.running + stats.running,
             tokens_total: sum.tokens_total + stats.tokens_total,
             tokens_per_s: sum.tokens_per_s + stats.tokens_per_s,
+            kv_tokens: sum.kv_tokens + stats.kv_tokens,
+            // Each replica's is its own.
+            gpu: None,
         })
     }
 

@@ -29,6 +29,7 @@ impl Loader for Scripted {
 
 /// A started gateway with one pool that follows `script`. Call it in a runtime, which it needs for as long as it is used.
 pub async fn start(script: Script, settings: &[(&str, &str)]) -> App {
+    // Of two settings of one name the last holds.
     let settings = [&[("SLUICEGATE_STORE__URL", "sqlite::memory:")], settings].concat();
     let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let overrides = Overrides { engine: Some("scripted".into()), ..Overrides::default() };

@@ -15,21 +15,32 @@ pub struct Meter {
     start: Instant,
     running: AtomicU32,
     tokens: AtomicU64,
+    /// Of all sequences.
+    kv_tokens: AtomicU64,
     rate: Mutex<Rate>,
 }
 
 /// One sequence that the engine holds; stops counting when dropped.
 #[derive(Debug)]
-pub struct Running(Arc<Meter>);
+pub struct Running {
+    meter: Arc<Meter>,
+    kv_tokens: AtomicU64,
+}
 
 impl Meter {
     pub fn new() -> Self {
-        Self { start: Instant::now(), running: AtomicU32::new(0), tokens: AtomicU64::new(0), rate: Mutex::default() }
+        Self {
+            start: Instant::now(),
+            running: AtomicU32::new(0),
+            tokens: AtomicU64::new(0),
+            kv_tokens: AtomicU64::new(0),
+            rate: Mutex::default(),
+        }
     }
 
     pub fn sequence(self: &Arc<Self>) -> Running {
         self.running.fetch_add(1, Ordering::Relaxed);
-        Running(self.clone())
+        Running { meter: self.clone(), kv_tokens: AtomicU64::new(0) }
     }
 
     pub fn count(&self, tokens: u32) {
@@ -44,13 +55,25 @@ impl Meter {
             running: self.running.load(Ordering::Relaxed),
             tokens_total: self.tokens.load(Ordering::Relaxed),
             tokens_per_s: self.rate.lock().unwrap_or_else(PoisonError::into_inner).per_second(self.start.elapsed()),
+            kv_tokens: self.kv_tokens.load(Ordering::Relaxed),
+            gpu: None,
         }
+    }
+}
+
+impl Running {
+    /// Notes how many tokens the sequence holds in the engine's cache. One thread at a time.
+    pub fn holds(&self, tokens: usize) {
+        let before = self.kv_tokens.swap(tokens as u64, Ordering::Relaxed);
+        // Wraps where it is less than before, and so does the sum.
+        self.meter.kv_tokens.fetch_add((tokens as u64).wrapping_sub(before), Ordering::Relaxed);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+        self.holds(0);
+        self.meter.running.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -81,6 +104,19 @@ impl Rate {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_sequences_hold_is_given_back_with_them() {
+        let meter = Arc::new(Meter::new());
+        let (one, other) = (meter.sequence(), meter.sequence());
+        one.holds(10);
+        other.holds(5);
+        one.holds(12);
+        other.holds(3);
+        assert_eq!((meter.stats().running, meter.stats().kv_tokens), (2, 15));
+        drop(one);
+        assert_eq!((meter.stats().running, meter.stats().kv_tokens), (1, 3));
+    }
 
     #[test]
     fn the_rate_is_that_of_the_last_seconds() {

@@ -28,6 +28,7 @@
 mod check;
 mod defaults;
 mod embed;
+mod gpu;
 mod grammar;
 mod lanes;
 mod load;
@@ -51,6 +52,7 @@ use super::{
     Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
     LET_GO_DEADLINE, LoadError, Nowhere, Prepared, Prompt, PromptError, Sampling, Sink,
 };
+use gpu::Gpu;
 use lanes::Lanes;
 pub use load::copies_on_cpu;
 use processor::Answers;
@@ -113,6 +115,7 @@ pub struct MistralEngine {
     lanes: Arc<Lanes>,
     /// The model gives vectors and no text.
     embeds: bool,
+    gpu: Option<Gpu>,
     #[cfg(test)]
     fault: std::sync::Mutex<Option<Arc<dyn mistralrs::CustomLogitsProcessor>>>,
 }
@@ -129,6 +132,7 @@ impl MistralEngine {
         let loaded = load::load(spec).await?;
         Ok(Self {
             embeds: loaded.info.workloads.contains(&Workload::Embedding),
+            gpu: Gpu::of(&loaded.info.device),
             info: loaded.info,
             text: loaded.text,
             ends: loaded.ends,
@@ -227,7 +231,7 @@ impl Engine for MistralEngine {
     }
 
     fn stats(&self) -> EngineStats {
-        EngineStats { slots: self.info.slots, ..self.meter.stats() }
+        EngineStats { slots: self.info.slots, gpu: self.gpu.as_ref().and_then(Gpu::usage), ..self.meter.stats() }
     }
 
     fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {

@@ -95,6 +95,7 @@ pub struct ScriptedEngine {
     failures_left: AtomicU32,
     dead: AtomicBool,
     tokens_total: AtomicU64,
+    kv_tokens: AtomicU64,
     loaded: Instant,
 }
 
@@ -123,6 +124,7 @@ impl ScriptedEngine {
             failures_left,
             dead: AtomicBool::new(false),
             tokens_total: AtomicU64::new(0),
+            kv_tokens: AtomicU64::new(0),
             loaded: Instant::now(),
         }
     }
@@ -199,6 +201,7 @@ impl ScriptedEngine {
 
     async fn run(&self, generation: Generation, sink: &mut dyn Sink) -> Result<Finished, EngineError> {
         let _running = Running::enter(&self.running);
+        let mut held = Held::new(&self.kv_tokens, generation.prompt.len());
         let began = Instant::now();
         let mut first = None;
         let mut tokens_out = 0;
@@ -216,6 +219,7 @@ impl ScriptedEngine {
             first.get_or_insert_with(Instant::now);
             tokens_out += 1;
             self.tokens_total.fetch_add(1, Ordering::Relaxed);
+            held.add(1);
             let ended = self.push(tokens_out, &generation, &mut output);
             while let Some(piece) = output.pop() {
                 if sink.token(piece).is_break() {
@@ -276,6 +280,31 @@ impl Drop for Running<'_> {
     }
 }
 
+/// What a sequence would hold in a cache, given back when it is dropped.
+struct Held<'a> {
+    sum: &'a AtomicU64,
+    own: u64,
+}
+
+impl<'a> Held<'a> {
+    fn new(sum: &'a AtomicU64, tokens: usize) -> Self {
+        let mut held = Self { sum, own: 0 };
+        held.add(tokens as u64);
+        held
+    }
+
+    fn add(&mut self, tokens: u64) {
+        self.own += tokens;
+        self.sum.fetch_add(tokens, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.sum.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
 impl Engine for ScriptedEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
@@ -314,6 +343,8 @@ impl Engine for ScriptedEngine {
             running: self.running.load(Ordering::Relaxed),
             tokens_total,
             tokens_per_s: if seconds > 0.0 { tokens_total as f64 / seconds } else { 0.0 },
+            kv_tokens: self.kv_tokens.load(Ordering::Relaxed),
+            gpu: None,
         }
     }
 

@@ -11,6 +11,10 @@ use crate::engine::EngineInfo;
 use crate::ids::ReplicaId;
 use crate::tasks::{Ended, Task};
 
+mod gauges;
+
+use gauges::EngineGauges;
+
 /// The label value of what is not known yet.
 pub(super) const NONE: &str = "none";
 
@@ -50,6 +54,7 @@ pub struct PoolMetrics {
     queue_wait_ms: HistogramVec,
     inter_token_ms: HistogramVec,
     start_error_ms: HistogramVec,
+    engines: EngineGauges,
 }
 
 impl PoolMetrics {
@@ -124,7 +129,13 @@ impl PoolMetrics {
                 &["pool_id"],
                 &LONG,
             )?,
+            engines: EngineGauges::register(registry)?,
         })
+    }
+
+    /// What is looked at when somebody asks.
+    pub(super) fn engines(&self) -> &EngineGauges {
+        &self.engines
     }
 
     /// Makes the series that exist from the start, at 0.

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::http::StatusCode;
 use sluicegate::engine::scripted::{Failure, FailureKind, Script};
 
-use crate::harness::{Gate, says};
+use crate::harness::{Gate, read_until, request, says};
 
 const HELLO: &str = r#"{"model_ref": "builtin", "prompt": "say it"}"#;
 const TWO: (&str, &str) = ("SLUICEGATE_POOLS__0__REPLICAS", "2");
@@ -31,6 +32,33 @@ async fn replicas_share_the_queue_and_each_has_its_slots() {
     for replica in ["default-0", "default-1"] {
         assert_eq!(gate.metric(&format!(r#"slots_total{{pool_id="default",replica_id="{replica}"}}"#)).await, 1.0);
         assert_eq!(gate.metric(&format!(r#"slots_active{{pool_id="default",replica_id="{replica}"}}"#)).await, 1.0);
+    }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_metrics_say_how_much_of_its_cache_each_replica_uses() {
+    let gate = Gate::with(Script { slots: 2, ..Script::default() }, &[TWO]).await;
+    let usage = |replica: &str| {
+        format!(
+            r#"kv_cache_usage_ratio{{engine="scripted",engine_version="0.1.0",pool_id="default",replica_id="{replica}"}}"#
+        )
+    };
+    assert_eq!(gate.metric(&usage("default-0")).await, 0.0);
+    let id = gate.submit(r#"{"model_ref": "builtin", "prompt": "one two three", "max_tokens": 4000}"#).await;
+    let mut stream = gate.send(request("GET", &format!("/v2/tasks/{id}/events"), Body::empty())).await.into_body();
+    read_until(&mut stream, r#""i":6"#).await;
+    let held =
+        gate.metric(&usage("default-0")).await * 2.0 * f64::from(gate.app.pools[0].info().unwrap().context_length);
+    assert!((10.0..12.0).contains(&held.round()), "{held} tokens: three of the prompt and seven or more of output");
+    assert_eq!(gate.metric(&usage("default-1")).await, 0.0);
+    gate.post(&format!("/v2/tasks/{id}/cancel"), "").await;
+    gate.settle().await;
+    assert_eq!(gate.metric(&usage("default-0")).await, 0.0);
+    for name in ["gpu_utilization", "vram_used_bytes"] {
+        let labels =
+            r#"device="none",engine="scripted",engine_version="0.1.0",pool_id="default",replica_id="default-1""#;
+        assert_eq!(gate.metric(&format!("{name}{{{labels}}}")).await, 0.0);
     }
     gate.finish().await;
 }

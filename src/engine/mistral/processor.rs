@@ -13,7 +13,7 @@ use crate::engine::text::Sampler;
 /// other sequences with it.
 pub struct Processor {
     /// Dropped before the seat: who hears of the release finds the sequence no longer counted, and its place free.
-    pub _running: Running,
+    pub running: Running,
     pub _place: Place,
     pub seat: Seat,
     pub prompt_len: usize,
@@ -36,6 +36,7 @@ impl CustomLogitsProcessor for Processor {
             return Ok(logits.clone());
         };
         let generated = context.get(self.prompt_len..).unwrap_or_default();
+        self.running.holds(context.len());
         let token = self.choose(&values, generated);
         self.answers.naming(token, values.len()).or_else(|_| {
             self.seat.fail();

@@ -125,7 +125,7 @@ impl Sequence {
             logprobs: generation.top_logprobs.is_some(),
             sampler: Mutex::new(Sampler::new(generation.sampling.clone(), generation.top_logprobs)),
             answers: engine.answers.clone(),
-            _running: engine.meter.sequence(),
+            running: engine.meter.sequence(),
             _place: place,
         };
         let mut request = NormalRequest::new_simple(
