@@ -33,23 +33,28 @@ pub fn run_with<E: Display>(
     environment: Vec<(String, String)>,
     serve: impl FnOnce(Config, Option<PathBuf>) -> Result<(), E>,
 ) -> ExitCode {
-    let command = match Arguments::try_parse_from(arguments) {
-        Ok(arguments) => arguments.command,
+    let Arguments { target, command } = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
         Err(error) => {
             // Help, the version, or a complaint: clap knows where each goes. A closed pipe is no failure of ours.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    let asks_a_gateway = matches!(command, Command::Task(_) | Command::Pool(_) | Command::Model(_));
+    if target.json && !asks_a_gateway {
+        eprintln!("sluicegate: --json goes with task, pool and model");
+        return ExitCode::from(2);
+    }
     let done = match command {
         Command::Serve(arguments) => start(arguments, environment, serve),
         Command::Config(ConfigCommand::Check(file)) => {
             load(&file.settings(), environment).map(|it| print(&summary(&it.config)))
         }
         Command::Config(ConfigCommand::Show(file)) => load(&file.settings(), environment).map(|it| print(&it.text)),
-        Command::Task(arguments) => operate(operate::task(arguments)),
-        Command::Pool(arguments) => operate(operate::pool(arguments)),
-        Command::Model(arguments) => operate(models::model(arguments)),
+        Command::Task(arguments) => operate(operate::task(target, arguments)),
+        Command::Pool(arguments) => operate(operate::pool(target, arguments)),
+        Command::Model(arguments) => operate(models::model(target, arguments)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "sluicegate", &mut script);

@@ -80,6 +80,11 @@ pub trait Engine: Send + Sync + 'static {
     /// A snapshot of what runs now.
     fn stats(&self) -> EngineStats;
 
+    /// What went wrong last, in words for the operator; `None` where that is not known, or all has gone well since.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
+
     /// Runs a real generation of a few tokens after `prompt_tokens` (or as many as there is room for), to learn whether
     /// the engine works (again) and how fast it is.
     ///
@@ -358,6 +363,9 @@ pub enum EngineError {
     /// The engine refused the input, which passed our own checks.
     #[error("the engine does not accept this input")]
     Rejected,
+    /// The server elsewhere takes chats and no plain prompts.
+    #[error("the server takes no plain prompts")]
+    NoPrompts,
     /// The grammar cannot be compiled; the message names the place for the caller.
     #[error("the JSON schema cannot be enforced")]
     Grammar,

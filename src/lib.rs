@@ -29,6 +29,7 @@
 //! | layer | module | job |
 //! | --- | --- | --- |
 //! | contract | `sluicegate_compat` | wire types of all dialects and the translation between them; pure |
+//! | 0 | [`causes`] | errors in words |
 //! | 0 | [`ids`] | names, each its own type |
 //! | 0 | [`lifecycle`] | the only place that spawns; signals, drain, force |
 //! | 0 | [`store`] | what survives a restart, in an embedded SQLite database; the only place that knows SQL |
@@ -59,6 +60,7 @@ pub mod api;
 pub mod app;
 pub mod budgets;
 pub mod catalog;
+pub mod causes;
 pub mod cli;
 pub mod config;
 pub mod engine;

@@ -180,11 +180,12 @@ impl Pool {
             let state = self.lock();
             (Arc::clone(&state.loader), state.stay(0))
         };
-        let began = Instant::now();
-        match self.probe_new(loader.load().await?, began).await {
-            Ok(fresh) => self.install(0, fresh, stay).await,
-            Err(error) if self.spec.engine.is(EngineName::Remote) => self.away(0, loader.load().await?, &error),
-            Err(error) => return Err(error),
+        if self.spec.engine.is(EngineName::Remote) {
+            self.start_elsewhere(&loader, stay).await?;
+        } else {
+            let began = Instant::now();
+            let fresh = self.probe_new(loader.load().await?, began).await?;
+            self.install(0, fresh, stay).await;
         }
         let pool = Arc::clone(self);
         self.lifecycle.spawn("dispatcher", OnPanic::Shutdown, async move { pool.dispatch().await });

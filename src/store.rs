@@ -58,8 +58,10 @@ use writer::{Operation, Queue, Work};
 pub enum Location {
     /// Nowhere: what it holds ends with the process.
     Memory,
-    /// A file; its folder is made where it is missing. No other process may use it.
+    /// A file in a folder that is there. No other process may use it.
     File(PathBuf),
+    /// The same in a data folder, which is made where it is missing.
+    DataFolder(PathBuf),
 }
 
 /// Why the store cannot be opened. One line, for the operator.
@@ -67,7 +69,7 @@ pub enum Location {
 pub enum OpenError {
     #[error("{0}")]
     InUse(#[from] InUse),
-    #[error("cannot write the data folder {folder}: {error}", folder = folder.display())]
+    #[error("cannot use the folder {folder}: {error}", folder = folder.display())]
     Folder { folder: PathBuf, error: std::io::Error },
     #[error("cannot open the store {path}: {reason}", path = path.display())]
     Database { path: PathBuf, reason: String },
@@ -105,6 +107,11 @@ impl Store {
             let ownership = match &place {
                 Location::Memory => None,
                 Location::File(path) => Some(Ownership::take(path)?),
+                Location::DataFolder(folder) => {
+                    let failed = |error| OpenError::Folder { folder: folder.clone(), error };
+                    std::fs::create_dir_all(folder).map_err(failed)?;
+                    Some(Ownership::take(&place.path())?)
+                }
             };
             let opened = tokio::runtime::Handle::current().block_on(writer::connect(&place));
             let failed = |error: sqlx::Error| OpenError::Database { path: place.path(), reason: error.to_string() };
@@ -164,12 +171,13 @@ impl Location {
         match self {
             Self::Memory => PathBuf::from(":memory:"),
             Self::File(path) => path.clone(),
+            Self::DataFolder(folder) => folder.join("sluicegate.db"),
         }
     }
 
     /// The database of a data folder.
     pub fn in_folder(folder: &Path) -> Self {
-        Self::File(folder.join("sluicegate.db"))
+        Self::DataFolder(folder.to_owned())
     }
 }
 

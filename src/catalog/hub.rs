@@ -19,9 +19,10 @@ use hf_hub::{Cache, Repo, RepoType};
 mod listing;
 
 use super::download::{Answer, Download, Origin, Pace, Snapshot};
-use super::problem::{FetchProblem, causes};
+use super::problem::FetchProblem;
 use super::record::Record;
 use super::{Progress, Storage, cache};
+use crate::causes::causes;
 use listing::Listing;
 
 /// How the hub is reached.

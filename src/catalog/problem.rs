@@ -53,20 +53,6 @@ impl FetchProblem {
     }
 }
 
-/// An error and its causes in one line: the outermost alone says only "error sending request".
-pub(super) fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.contains(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
-}
-
 pub(super) fn disk(path: &Path, error: &std::io::Error) -> FetchProblem {
     FetchProblem::Disk { path: path.display().to_string(), error: error.to_string() }
 }

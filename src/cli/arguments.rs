@@ -7,13 +7,15 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use super::models::ModelArguments;
-use super::operate::{PoolArguments, TaskArguments};
+use super::operate::{PoolArguments, Target, TaskArguments};
 use crate::config::Overrides;
 
 /// An inference gateway with the engine inside it: tasks over /v2, the OpenAI API over /v1.
 #[derive(Debug, Parser)]
 #[command(name = "sluicegate", version, propagate_version = true, after_help = EXAMPLES)]
 pub(super) struct Arguments {
+    #[command(flatten)]
+    pub target: Target,
     #[command(subcommand)]
     pub command: Command,
 }

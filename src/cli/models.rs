@@ -13,8 +13,6 @@ const MODELS: [&str; 3] = ["v2", "catalog", "models"];
 
 #[derive(Debug, Args)]
 pub(super) struct ModelArguments {
-    #[command(flatten)]
-    target: Target,
     #[command(subcommand)]
     command: ModelCommand,
 }
@@ -81,7 +79,7 @@ enum ModelCommand {
 /// # Errors
 ///
 /// What went wrong, in one line.
-pub(super) async fn model(ModelArguments { target, command }: ModelArguments) -> Result<(), String> {
+pub(super) async fn model(target: Target, ModelArguments { command }: ModelArguments) -> Result<(), String> {
     let gateway = Gateway::new(&target.url)?;
     let view = match command {
         ModelCommand::List => {

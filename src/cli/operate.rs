@@ -24,13 +24,11 @@ pub(super) struct Target {
     pub(super) url: String,
     /// Print the gateway's JSON, one value per line, and not what people read
     #[arg(long, global = true)]
-    json: bool,
+    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct TaskArguments {
-    #[command(flatten)]
-    target: Target,
     #[command(subcommand)]
     command: TaskCommand,
 }
@@ -97,8 +95,6 @@ enum StateArgument {
 
 #[derive(Debug, Args)]
 pub(super) struct PoolArguments {
-    #[command(flatten)]
-    target: Target,
     #[command(subcommand)]
     command: PoolCommand,
 }
@@ -145,7 +141,7 @@ enum PoolCommand {
         #[arg(long)]
         drain_first: bool,
         /// Cancel the tasks of the pool
-        #[arg(long)]
+        #[arg(long, conflicts_with = "drain_first")]
         force: bool,
         /// Delete what was downloaded of the models
         #[arg(long)]
@@ -161,7 +157,7 @@ enum PoolCommand {
 /// # Errors
 ///
 /// What went wrong, in one line.
-pub(super) async fn task(TaskArguments { target, command }: TaskArguments) -> Result<(), String> {
+pub(super) async fn task(target: Target, TaskArguments { command }: TaskArguments) -> Result<(), String> {
     let gateway = Gateway::new(&target.url)?;
     match command {
         TaskCommand::Submit(submit) => {
@@ -193,7 +189,7 @@ pub(super) async fn task(TaskArguments { target, command }: TaskArguments) -> Re
 /// # Errors
 ///
 /// What went wrong, in one line.
-pub(super) async fn pool(PoolArguments { target, command }: PoolArguments) -> Result<(), String> {
+pub(super) async fn pool(target: Target, PoolArguments { command }: PoolArguments) -> Result<(), String> {
     let gateway = Gateway::new(&target.url)?;
     let view = match command {
         PoolCommand::List => {

@@ -133,6 +133,9 @@ impl Check<'_> {
         match url.strip_prefix("sqlite:") {
             Some("") => return Location::in_folder(data_dir),
             Some(":memory:") => return Location::Memory,
+            Some(path) if path.contains(['?', '#']) => {
+                self.refuse("store.url", "takes no parameters; leave out what begins with ? or #");
+            }
             Some(path) if path.starts_with('/') && !path.ends_with('/') => return Location::File(PathBuf::from(path)),
             Some(_) => self.refuse("store.url", "the path after sqlite: is that of a file, and absolute"),
             None if url.starts_with("postgres:") || url.starts_with("postgresql:") => {

@@ -16,7 +16,7 @@ mod run;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -128,6 +128,8 @@ pub struct RemoteEngine {
     meter: Arc<Meter>,
     /// The server has asked not to be called before then.
     rest_until: Mutex<Option<Instant>>,
+    /// What went wrong last. A plain mutex, held to copy or to replace it.
+    trouble: Mutex<Option<String>>,
     /// Ends what runs when the engine is unloaded.
     closed: CancellationToken,
 }
@@ -174,6 +176,7 @@ impl RemoteEngine {
             counter,
             meter: Arc::new(Meter::new()),
             rest_until: Mutex::new(None),
+            trouble: Mutex::new(None),
             closed: CancellationToken::new(),
         })
     }
@@ -195,11 +198,15 @@ impl RemoteEngine {
     /// Notes that the server wants to be left alone for a while.
     fn rest(&self, seconds: u64) {
         let until = Instant::now() + Duration::from_secs(seconds).min(LONGEST_REST);
-        *self.rest_until.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(until);
+        *self.rest_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn note(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
     }
 
     async fn rested(&self) {
-        let until = *self.rest_until.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let until = *self.rest_until.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(until) = until {
             tokio::time::sleep_until(until).await;
         }
@@ -244,6 +251,10 @@ impl Engine for RemoteEngine {
 
     fn stats(&self) -> EngineStats {
         EngineStats { slots: self.info.slots, ..self.meter.stats() }
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {

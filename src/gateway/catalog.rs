@@ -20,13 +20,18 @@ impl Gateway {
         ModelList { models: self.catalog.models().iter().map(|model| self.model_view(model)).collect() }
     }
 
-    /// One model, by its id.
+    /// One model, by its id or another of its names.
     ///
     /// # Errors
     ///
     /// NOT_FOUND.
     pub fn catalog_model(&self, id: &str) -> Result<ModelView, ErrorEnvelope> {
-        Ok(self.model_view(&self.catalog.get(id).map_err(refused)?))
+        Ok(self.model_view(&self.named(id)?))
+    }
+
+    /// The model of this id, or the one that it is another name of.
+    fn named(&self, name: &str) -> Result<Model, ErrorEnvelope> {
+        self.catalog.get(name).or_else(|unknown| self.catalog.resolve(name).map_err(|_| unknown)).map_err(refused)
     }
 
     /// Adds a model. Nothing is fetched or read by this.
@@ -52,7 +57,8 @@ impl Gateway {
     ///
     /// NOT_FOUND; CONFLICT where it comes from the configuration, or a pool serves it or is getting it.
     pub async fn remove_model(&self, id: &str) -> Result<(), ErrorEnvelope> {
-        let configured = self.catalog.get(id).map_err(refused)?.facts.configured;
+        let Model { entry, facts } = self.named(id)?;
+        let (id, configured) = (entry.id.as_str(), facts.configured);
         let needed = || self.pools.iter().find(|pool| pool.needs_model(id));
         if !configured && let Some(pool) = needed() {
             let message = format!(
@@ -75,6 +81,8 @@ impl Gateway {
         id: &str,
         request: ModelStateRequest,
     ) -> Result<ModelView, ErrorEnvelope> {
+        let id = self.named(id)?.entry.id;
+        let id = id.as_str();
         let change = self.catalog.set_state(id, request.state).map_err(refused)?;
         if let (ModelState::Retired, Some(deadline_ms)) = (request.state, request.deadline_ms) {
             let (gateway, id) = (Arc::clone(self), id.to_owned());
@@ -97,6 +105,8 @@ impl Gateway {
     ///
     /// NOT_FOUND.
     pub fn verify_model(self: &Arc<Self>, id: &str, fetch: bool) -> Result<ModelView, ErrorEnvelope> {
+        let id = self.named(id)?.entry.id;
+        let id = id.as_str();
         let stop = self.lifecycle.forced().child_token();
         if let Some((model, run)) = self.catalog.begin_verification(id, stop).map_err(refused)? {
             let gateway = Arc::clone(self);

@@ -30,6 +30,9 @@ const SHORT_PROBE: u32 = 1;
 const LONG_PROBES: [u32; 2] = [64, 512];
 const QUICK: Duration = Duration::from_millis(50);
 
+/// How long the start of the gateway waits for a server elsewhere.
+const START_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The pause before the first repeated probe; it doubles each time.
 const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -56,8 +59,10 @@ impl Pool {
         for prompt_tokens in [SHORT_PROBE].into_iter().chain(LONG_PROBES) {
             let probe_began = Instant::now();
             let Some(speed) = probe(engine.as_ref(), prompt_tokens).await else {
+                let why = engine.trouble();
                 release(engine).await;
-                return Err(LoadError(format!("pool {}: the model was loaded but does not generate", self.spec.id)));
+                let why = why.unwrap_or_else(|| "the model was loaded but does not generate".to_owned());
+                return Err(LoadError(format!("pool {}: {why}", self.spec.id)));
             };
             measured.push(speed);
             if prompt_tokens > SHORT_PROBE && probe_began.elapsed() >= QUICK {
@@ -88,6 +93,25 @@ impl Pool {
             None => release(engine).await,
         }
         self.health_changed();
+    }
+
+    /// Looks whether a server elsewhere answers, and goes on trying where it does not: no other pool waits for it.
+    pub(super) async fn start_elsewhere(
+        self: &Arc<Self>,
+        loader: &Arc<dyn Loader>,
+        stay: Stay,
+    ) -> Result<(), LoadError> {
+        let engine = loader.load().await?;
+        let probing = self.probe_new(Arc::clone(&engine), Instant::now());
+        match timeout(START_PATIENCE, probing).await {
+            Ok(Ok(fresh)) => self.install(0, fresh, stay).await,
+            Ok(Err(error)) => self.away(0, loader.load().await?, &error),
+            Err(_) => {
+                let why = engine.trouble().unwrap_or_else(|| "the server does not answer yet".to_owned());
+                self.away(0, engine, &LoadError(format!("pool {}: {why}", self.spec.id)));
+            }
+        }
+        Ok(())
     }
 
     /// Notes that a server elsewhere does not answer yet, and goes on trying. Prompts are counted meanwhile, and tasks wait.
@@ -213,7 +237,11 @@ impl Pool {
         {
             let mut state = self.lock();
             if state.stay(number) == stay {
-                state.replicas[number].health = health;
+                let replica = &mut state.replicas[number];
+                replica.health = health;
+                if health == Health::Ready {
+                    replica.last_error = None;
+                }
             }
         }
         self.health_changed();

@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::OptionFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use sluicegate_compat::native::{
-    ChoiceEnd, ErrorCode, ErrorEnvelope, Event, FinishReason, PolicyLabel, Started, TaskResult, Token,
+    ChoiceEnd, ErrorCode, ErrorEnvelope, Event, FinishReason, PolicyLabel, Started, TaskResult, Token, detail,
 };
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -347,6 +347,11 @@ fn engine_error(error: EngineError) -> ErrorEnvelope {
         EngineError::Reset => {
             ErrorEnvelope::new(ErrorCode::WorkerReset, "the engine failed while it ran the task; try again")
                 .with_retry_after_ms(1000)
+        }
+        EngineError::NoPrompts => {
+            let message =
+                "the server of this pool has no /completions for this model, so it takes `messages` and no `prompt`";
+            ErrorEnvelope::invalid("prompt", message).with_detail(detail::UNSUPPORTED_PARAMETER)
         }
         EngineError::Rejected => {
             ErrorEnvelope::new(ErrorCode::InvalidParams, "the engine does not accept this request")

@@ -28,11 +28,10 @@ pub(super) struct Ownership {
 }
 
 impl Ownership {
-    /// Takes the folder of the database `path`, and makes it where it is missing. Blocking.
+    /// Takes the folder of the database `path`. Blocking.
     pub(super) fn take(path: &Path) -> Result<Self, OpenError> {
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
         let failed = |error| OpenError::Folder { folder: folder.clone(), error };
-        std::fs::create_dir_all(&folder).map_err(failed)?;
         let lock = path.with_extension("lock");
         let mut file =
             File::options().read(true).write(true).create(true).truncate(false).open(lock).map_err(failed)?;

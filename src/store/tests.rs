@@ -107,11 +107,21 @@ async fn a_second_gateway_is_refused_with_the_folder_and_the_process() {
 }
 
 #[tokio::test]
+async fn no_folder_but_that_of_the_data_is_made() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("no/such/folder/x.db");
+    let opened = Store::open(&Location::File(path), &Lifecycle::new()).await;
+    let message = opened.err().expect("a refusal").to_string();
+    assert!(message.contains("no/such/folder: No such file or directory"), "{message}");
+    assert!(!folder.path().join("no").exists());
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_made_is_named() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let opened = Store::open(&Location::in_folder(&file.path().join("below")), &Lifecycle::new()).await;
     let message = opened.err().expect("a refusal").to_string();
-    assert!(message.starts_with("cannot write the data folder /"), "{message}");
+    assert!(message.starts_with("cannot use the folder /"), "{message}");
 }
 
 #[tokio::test]

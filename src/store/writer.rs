@@ -112,8 +112,8 @@ impl Drop for Finish {
 pub(super) async fn connect(location: &Location) -> sqlx::Result<SqliteConnection> {
     let options = match location {
         Location::Memory => "sqlite::memory:".parse()?,
-        Location::File(path) => SqliteConnectOptions::new()
-            .filename(path)
+        Location::File(_) | Location::DataFolder(_) => SqliteConnectOptions::new()
+            .filename(location.path())
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full),

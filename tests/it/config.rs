@@ -253,6 +253,11 @@ model = "gpt-5"
 }
 
 #[test]
+fn the_file_of_the_store_takes_no_parameters() {
+    assert_snapshot!(file(r#"store.url = "sqlite:/x.db?mode=ro""#).mistakes(), @r#":1: store.url: takes no parameters; leave out what begins with ? or #"#);
+}
+
+#[test]
 fn what_this_version_does_not_serve_is_refused_by_name() {
     let text = r#"
 server.tls = { cert = "c", key = "k" }

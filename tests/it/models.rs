@@ -61,7 +61,12 @@ async fn a_model_is_added_found_by_each_of_its_names_and_removed() {
     let mut shown = created.json();
     shown["digest"] = shown["digest"].as_str().unwrap()[..11].into();
     assert_snapshot!(masked(&shown.to_string()), @r#"{"id":"org/small","aliases":["s"],"source":"hf:org/model@main","digest":"sha256:abab","price":{"input_per_mtok":1,"cached_input_per_mtok":0,"output_per_mtok":0,"engine_second":0},"state":"Active","trust":"unverified","configured":false,"files":[],"verification":{"state":"never","started_at_ms":null,"ended_at_ms":null,"bytes_done":0,"bytes_total":0,"outcome":null,"reason":null},"created_at_ms":<time>,"updated_at_ms":<time>,"workloads":[],"pools":[]}"#);
-    assert_eq!(gate.get(&format!("{MODELS}/org%2Fsmall")).await.body, created.body);
+    for name in ["org%2Fsmall", "s", "hf:org%2Fmodel"] {
+        assert_eq!(gate.get(&format!("{MODELS}/{name}")).await.body, created.body, "{name}");
+    }
+    set_state(&gate, "s", json!({"state": "Retired"})).await;
+    assert_eq!(gate.get(&format!("{MODELS}/s")).await.json()["state"], "Retired");
+    set_state(&gate, "s", json!({"state": "Active"})).await;
     let ids = |list: Value| list["models"].as_array().unwrap().iter().map(|it| it["id"].clone()).collect::<Vec<_>>();
     assert_eq!(ids(gate.get(MODELS).await.json()), ["builtin", "builtin-embedding", "org/small"]);
 
@@ -70,7 +75,8 @@ async fn a_model_is_added_found_by_each_of_its_names_and_removed() {
         let task = json!({"model_ref": name, "prompt": "x"}).to_string();
         assert_eq!(gate.post("/v2/tasks", &task).await.json()["code"], "POOL_UNAVAILABLE", "{name}");
     }
-    assert_eq!(delete(&gate, "org%2Fsmall").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(delete(&gate, "s").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(delete(&gate, "org%2Fsmall").await.status, StatusCode::NOT_FOUND);
     let task = json!({"model_ref": "s", "prompt": "x"}).to_string();
     assert_eq!(gate.post("/v2/tasks", &task).await.json()["code"], "NOT_FOUND");
     let metrics = gate.get("/metrics").await.body;

@@ -165,6 +165,10 @@ async fn downloads_are_deleted_where_no_other_pool_needs_them() {
     assert_eq!((&health["purge"]["state"], &health["purge"]["freed_bytes"]), (&"succeeded".into(), &102.into()));
     assert!(!old.join("commit").exists() && !old.join("refs").exists());
     assert!(needed.join("commit/model.safetensors").exists() && own.join("model.safetensors").exists());
+    // Files that nobody downloaded are nobody's to delete, whichever pool needs them.
+    let health = purged(&gate, json!({"purge_models": ["own"], "delete_cache_dirs": true})).await;
+    assert_eq!((&health["purge"]["state"], &health["purge"]["freed_bytes"]), (&"succeeded".into(), &0.into()));
+    assert!(own.join("model.safetensors").exists());
     // The pool has another model, and goes on.
     assert_eq!(health["ready"], true);
     assert_eq!(reason(&gate, &running).await, "length");
@@ -180,6 +184,7 @@ async fn what_makes_no_sense_is_refused_by_name() {
         (json!({"purge_models": many}), StatusCode::BAD_REQUEST, "purge_models"),
         (json!({"purge_models": ["builtin", "gpt-9"]}), StatusCode::NOT_FOUND, "purge_models[1]"),
         (json!({"force": "yes"}), StatusCode::BAD_REQUEST, "force"),
+        (json!({"force": true, "drain_first": true}), StatusCode::BAD_REQUEST, "force"),
         (json!({"now": true}), StatusCode::BAD_REQUEST, "now"),
     ] {
         let refused = purge(&gate, body).await;

@@ -129,6 +129,7 @@ async fn misbehave(stream: &mut TcpStream, deed: &str) -> std::io::Result<()> {
         "500" => refuse("500 Internal Server Error", ""),
         "429" => refuse("429 Too Many Requests", "retry-after: 1\r\n"),
         "400" => refuse("400 Bad Request", ""),
+        "404" => refuse("404 Not Found", ""),
         "think" => {
             let thought = json!({"choices": [{"delta": {"reasoning_content": "hm"}, "finish_reason": null}]});
             format!("{HEAD}data: {thought}\n\n{}", well())
@@ -249,12 +250,52 @@ async fn the_gateway_starts_before_its_server_and_is_ready_once_that_answers() {
     let server = Arc::new(Server { down: true.into(), ..Server::default() });
     let gate = before(&server).await;
     assert_eq!(gate.get("/readyz").await.status.as_u16(), 503);
+    let error = gate.get("/v2/pools").await.json()["pools"][0]["last_error"].as_str().unwrap().to_owned();
+    assert!(error.contains("answers 500 Internal Server Error") && !error.contains("geheim"), "{error}");
     let waits = gate.submit(r#"{"model_ref": "builtin", "prompt": "hi"}"#).await;
     server.down.store(false, Ordering::SeqCst);
     assert!(gate.events(&waits).await.contains(r#""t":"well""#));
     gate.recovered().await;
+    assert_eq!(gate.get("/v2/pools").await.json()["pools"][0]["last_error"], serde_json::Value::Null);
     assert_eq!(gate.get("/readyz").await.status.as_u16(), 200);
     assert!(events(&gate, "not at all").await.contains(r#""t":"well""#));
+    gate.finish().await;
+}
+
+#[tokio::test]
+async fn no_pool_waits_for_the_server_of_another() {
+    // One takes connections and says nothing, the other takes none.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let absent = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let pool = |id: &str, address: SocketAddr| {
+        let remote = format!(r#"{{ base_url = "http://{address}/v1", model = "m" }}"#);
+        format!(r#"{{ id = "{id}", engine = "remote", model = "far", remote = {remote} }}"#)
+    };
+    let far = r#"[{ id = "far", source = "hf:a/b" }]"#;
+    let (silent, absent) = (pool("silent", silent.local_addr().unwrap()), pool("absent", absent));
+    let pools = format!(r#"[{{ id = "near", engine = "scripted" }}, {silent}, {absent}]"#);
+    let began = std::time::Instant::now();
+    let gate = Gate::configured(&[("SLUICEGATE_POOLS", &pools), ("SLUICEGATE_CATALOG__MODELS", far)]).await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let near = gate.submit(r#"{"model_ref": "builtin", "prompt": "hi", "max_tokens": 2}"#).await;
+    assert!(gate.events(&near).await.contains("event: end"));
+    let waits = gate.submit(r#"{"model_ref": "far", "prompt": "hi"}"#).await;
+    let pools = gate.get("/v2/pools").await.json();
+    let errors: Vec<_> = pools["pools"].as_array().unwrap().iter().map(|pool| pool["last_error"].as_str()).collect();
+    assert_eq!(errors[..2], [None, Some("pool silent: the server does not answer yet")]);
+    assert!(errors[2].unwrap().contains("Connection refused"), "{errors:?}");
+    gate.post(&format!("/v2/tasks/{waits}/cancel"), "").await;
+    gate.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_plain_prompts_is_named() {
+    let gate = gate().await;
+    let id = gate.submit(r#"{"model_ref": "builtin", "prompt": "misbehave: 404", "max_tokens": 5}"#).await;
+    let seen = gate.events(&id).await;
+    let error = r#""message":"the server of this pool has no /completions for this model, so it takes `messages` and no `prompt`","retriable":false,"param":"prompt","pool_id":"default""#;
+    assert!(seen.contains(error), "{seen}");
+    assert_eq!(gate.app.pools[0].health(), sluicegate::pools::Health::Ready);
     gate.finish().await;
 }
 

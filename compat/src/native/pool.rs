@@ -104,7 +104,7 @@ pub struct PurgeView {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
 pub struct PurgeRequest {
-    /// Let what the pool has end first, where its own model is purged.
+    /// Let what the pool has end first, where its own model is purged; not together with `force`.
     pub drain_first: bool,
     /// Any names of models of the catalog; absent: the pool's own.
     pub purge_models: Option<Vec<String>>,
@@ -125,6 +125,11 @@ impl PurgeRequest {
     /// INVALID_PARAMS with the path of the field.
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
         let request: Self = crate::json::parse_known(body)?;
+        if request.drain_first && request.force {
+            let message = "`force` cancels the tasks that `drain_first` lets end; say one of them";
+            let error = ErrorEnvelope::invalid("force", message);
+            return Err(error.with_detail(super::detail::PARAMETER_COMBINATION));
+        }
         let count = request.purge_models.as_ref().map_or(1, Vec::len);
         if (1..=Self::MOST_MODELS).contains(&count) {
             return Ok(request);

@@ -8,7 +8,8 @@ use hf_hub::{Repo, RepoType};
 
 use super::super::download::RemoteFile;
 use super::super::files::{is_weights, select};
-use super::{FetchProblem, HubAccess, causes, refusal};
+use super::{FetchProblem, HubAccess, refusal};
+use crate::causes::causes;
 
 /// The answer of `GET /api/models/{repo}/revision/{revision}?blobs=true`, as far as it matters here.
 #[derive(Debug, Deserialize)]

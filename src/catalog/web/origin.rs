@@ -8,7 +8,7 @@ use reqwest::{Client, Response, Url};
 use super::guard::{Private, Resolver};
 use super::{FetchProblem, Hosts, WebAccess};
 use crate::catalog::download::{Answer, Origin};
-use crate::catalog::problem::causes;
+use crate::causes::causes;
 
 /// From one address to the next, at most.
 const MOST_REDIRECTS: usize = 5;

@@ -10,6 +10,7 @@ use super::RemoteEngine;
 use super::body::request;
 use super::chunk::{Chunk, Usage};
 use super::events::Events;
+use crate::causes::causes;
 use crate::engine::{EngineError, Finish, Finished, Generation, Sink};
 
 /// Bytes of a stream at most: so many for each token, with its log-probabilities, and so many for all else.
@@ -34,7 +35,11 @@ pub async fn run(engine: &RemoteEngine, generation: Generation, sink: &mut dyn S
         () = engine.closed.cancelled() => Err(EngineError::Reset),
         done = sequence.drain(&generation, sink) => done,
     };
-    let finished = sequence.finished(done?, &generation);
+    let finish = done?;
+    if finish != Finish::Canceled {
+        engine.note(None);
+    }
+    let finished = sequence.finished(finish, &generation);
     // Those that came without a piece of their own.
     engine.meter.count(finished.tokens_out.saturating_sub(sequence.seen));
     Ok(finished)
@@ -65,10 +70,10 @@ impl<'a> Sequence<'a> {
         let sent = timeout(spec.limits.first_byte, self.engine.post(request.path, request.body).send()).await;
         let response = match sent {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.failed(&error.without_url())),
+            Ok(Err(error)) => return Err(self.failed(&causes(&error.without_url()))),
             Err(_) => return Err(self.failed(&"no answer in time")),
         };
-        let mut response = self.accepted(response).await?;
+        let mut response = self.accepted(response, request.path).await?;
         let mut finish = None;
         loop {
             // The end is known; what may still come is the usage.
@@ -147,7 +152,7 @@ impl<'a> Sequence<'a> {
     }
 
     /// The answer, if it is one and streams.
-    async fn accepted(&self, response: Response) -> Result<Response, EngineError> {
+    async fn accepted(&self, response: Response, path: &str) -> Result<Response, EngineError> {
         let status = response.status();
         if status == StatusCode::OK {
             let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
@@ -160,7 +165,15 @@ impl<'a> Sequence<'a> {
         }
         let said = refusal(response, self.engine.spec.limits.idle).await;
         tracing::warn!(upstream = %self.engine.spec.base_url, status = status.as_u16(), %said, "the server refuses");
+        let hint = match status.as_u16() {
+            401 | 403 => ": it does not take the key".to_owned(),
+            404 => format!(": it has no /{path}, or no model {:?}", self.engine.spec.model),
+            _ => String::new(),
+        };
+        // Not what it said: the log has that, and others may see this.
+        self.engine.note(Some(format!("{} answers {status}{hint}", self.engine.spec.base_url)));
         Err(match status.as_u16() {
+            404 | 405 if path == "completions" => EngineError::NoPrompts,
             400 | 404 | 405 | 413 | 415 | 422 => EngineError::Rejected,
             _ => EngineError::Reset,
         })
@@ -169,6 +182,7 @@ impl<'a> Sequence<'a> {
     /// Logs a failure.
     fn failed(&self, what: &dyn std::fmt::Display) -> EngineError {
         tracing::warn!(upstream = %self.engine.spec.base_url, error = %what, seen = self.seen, "the server failed");
+        self.engine.note(Some(format!("{}: {what}", self.engine.spec.base_url)));
         EngineError::Reset
     }
 

@@ -71,7 +71,11 @@ fn a_task_is_submitted_followed_and_listed() {
     let lines = listed.lines();
     assert!(lines[0].starts_with("TASK ") && lines[1].starts_with(id) && lines[1].contains("batch"), "{lines:?}");
     assert_eq!(lines.len(), 3);
-    assert_eq!(run(&["task", "list", "--limit", "1", "--json"]).json()["tasks"].as_array().unwrap().len(), 1);
+    // Where a flag stands does not matter; where it says nothing it is refused.
+    assert_eq!(run(&["--json", "task", "list", "--limit", "1"]).json()["tasks"].as_array().unwrap().len(), 1);
+    assert_eq!(run(&["task", "--json", "list", "--limit", "1"]).json()["tasks"].as_array().unwrap().len(), 1);
+    let config = run(&["--json", "config", "show"]);
+    assert_eq!((config.code, config.stderr.as_str()), (Some(2), "sluicegate: --json goes with task, pool and model\n"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 /// Modules of `src` and their layers. A module uses lower layers only; `sluicegate_compat` is below all of them.
 pub const LAYERS: &[(&str, u8)] = &[
     ("budgets", 0),
+    ("causes", 0),
     ("ids", 0),
     ("lifecycle", 0),
     ("store", 0),
