@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sluicegate_compat::native::{
     AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, ModelPrice, PolicyLabel, Preparation,
-    Priority, Streams, TaskRequest, Violation, Workload,
+    Priority, Streams, TaskRequest, Workload,
 };
 
 use crate::budgets::{Budgets, Left};
@@ -24,12 +24,16 @@ use crate::tasks::{Durable, Home, Key, Limits, Registry, Spending, Task, Ties};
 mod again;
 mod batch;
 mod grant;
+mod limits;
 mod recipe;
+mod refusal;
 mod translate;
 
 pub use again::{interrupted, not_kept};
 use grant::{Grant, grant, over_budget};
+pub use limits::{Limiter, RateLimits, Standing};
 use recipe::{Asked, check_engine};
+use refusal::{nowhere, refused, violation};
 use translate::{job, spec};
 
 /// Whose every request is while there are no keys.
@@ -55,6 +59,7 @@ pub struct Admission {
     pub registry: Arc<Registry>,
     pub sessions: Arc<Sessions>,
     pub budgets: Budgets,
+    pub limiter: Arc<Limiter>,
     pub lifecycle: Lifecycle,
     pub metrics: PoolMetrics,
     /// Output tokens where the client names none.
@@ -107,6 +112,8 @@ impl Accepted {
 struct Checked {
     asked: Arc<Asked>,
     fitted: Fitted,
+    /// With what its budgets leave now.
+    limits: Limits,
     /// The replica that its session ran on last, where that went well.
     near: Option<ReplicaId>,
     /// The pools that may run it, the best first.
@@ -175,16 +182,22 @@ impl Admission {
         caller: &Caller,
         life: Life,
     ) -> Result<Admitted, ErrorEnvelope> {
-        let Checked { asked, fitted, near, order } = self.check(request, pools, caller, Look::Needed).await?;
+        let Checked { asked, fitted, near, order, .. } = self.check(request, pools, caller, Look::Needed).await?;
         let request = &asked.request;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
-        let (limits, ties) = self.reserve(request, caller, fitted.limits, pools.price)?;
+        let (limits, mut ties) = self.reserve(request, caller, fitted.limits, pools.price)?;
+        let foresee = || pool.foresee(request.priority, &caller.share, &limits);
+        let task_ms = || foresee().map_or(0, |place| place.duration_ms());
+        // Given back where no queue has room.
+        let (charge, at_once) = self.limiter.admit(worst_case(&limits), task_ms)?;
+        ties.held.push(Box::new(at_once));
         let fitted = Fitted { limits, ..fitted };
         let task = self.create(request, caller, fitted.limits, pool.home(), ties)?;
         let job = Job { allowed: allowed(request, &order, pools.serving), near, ..job(&asked, &task, caller, fitted) };
         // Filed before it is queued, so that the journal hears of its start and its end afterwards.
         let durable = self.file(&task, caller, life);
         let place = submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.withdraw(&task))?;
+        charge.keep();
         self.watch_deadline(&task);
         Ok(Admitted { task, place, durable })
     }
@@ -239,7 +252,10 @@ impl Admission {
         let mut refusal = None;
         for (pool, place) in checked.order {
             match place {
-                Some(Ok(place)) => return Ok((pool, place)),
+                Some(Ok(place)) => {
+                    self.limiter.check(worst_case(&checked.limits), || place.duration_ms())?;
+                    return Ok((pool, place));
+                }
                 None => {}
                 Some(Err(reason)) => _ = refusal.get_or_insert_with(|| refused(reason, &pool)),
             }
@@ -268,10 +284,11 @@ impl Admission {
         let named = asked.request.max_tokens.is_some();
         let Grant { max_tokens, .. } = grant(&fitted.limits, named, &left, pools.price).map_err(over_budget)?;
         let look = if deadline_ms.is_some() { Look::Always } else { look };
-        let order = by_start(tiers, priority, &caller.share, &Limits { max_tokens, ..fitted.limits }, near, look);
+        let limits = Limits { max_tokens, ..fitted.limits };
+        let order = by_start(tiers, priority, &caller.share, &limits, near, look);
         let order = in_time(order, deadline_ms)?;
         let near = last.map(|last| last.replica_id);
-        Ok(Checked { asked, fitted, near, order })
+        Ok(Checked { asked, fitted, limits, near, order })
     }
 
     /// Enters the session of a request and reserves what the task may use of its budgets; what it may use is less where
@@ -291,7 +308,7 @@ impl Admission {
         });
         let (reservation, Grant { max_tokens, terms, .. }) = reserved.map_err(over_budget)?;
         let spending = Spending::new(reservation, terms);
-        Ok((Limits { max_tokens, ..limits }, Ties { session: Some(Box::new(turn)), spending: Some(spending) }))
+        Ok((Limits { max_tokens, ..limits }, Ties { held: vec![Box::new(turn)], spending: Some(spending) }))
     }
 
     /// Where the session of a request ran last. A task that wants nothing from earlier caches has no reason to go there.
@@ -369,6 +386,11 @@ fn able(mut tiers: Tiers, request: &TaskRequest) -> Result<(Arc<dyn Engine>, Tie
         Some(engine) => Ok((engine, tiers)),
         None => Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool")))),
     }
+}
+
+/// The tokens that a task may take: its prompt, and all of its output.
+fn worst_case(limits: &Limits) -> u64 {
+    u64::from(limits.prompt_tokens) + u64::from(limits.choices.max(1)) * u64::from(limits.max_tokens)
 }
 
 /// The pools that may run a task, where not all of its model may.
@@ -459,41 +481,4 @@ fn submit<'a>(mut job: Job, pools: impl Iterator<Item = &'a Arc<Pool>>) -> Resul
         }
     }
     Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
-}
-
-fn nowhere(reason: NoPlace) -> ErrorEnvelope {
-    let message = reason.to_string();
-    match reason {
-        NoPlace::Invalid { param, .. } => ErrorEnvelope::invalid(param, message),
-        NoPlace::Unserved(_) => ErrorEnvelope::invalid("workload", message).with_detail("unsupported_value"),
-        NoPlace::Unready { pool } => {
-            ErrorEnvelope::new(ErrorCode::PoolUnready, message).with_pool(pool.as_str()).with_retry_after_ms(1000)
-        }
-        NoPlace::Unavailable(_) => ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000),
-    }
-}
-
-fn violation(violation: Violation) -> ErrorEnvelope {
-    ErrorEnvelope::invalid(violation.param, format!("`{}`: {}", violation.param, violation.message))
-}
-
-fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
-    let envelope = match reason {
-        Refused::QueueFull { retry_after_ms } => {
-            ErrorEnvelope::rejected(PolicyLabel::QueueReject, "the queue is full; try again later")
-                .with_retry_after_ms(retry_after_ms)
-        }
-        Refused::BatchShed { retry_after_ms } => {
-            ErrorEnvelope::rejected(PolicyLabel::QueueShedBatch, reason.to_string()).with_retry_after_ms(retry_after_ms)
-        }
-        Refused::NotReady => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(1000),
-        Refused::Draining { retry_after_ms } | Refused::Reloading { retry_after_ms } => {
-            ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(retry_after_ms)
-        }
-        Refused::Unloaded => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(5000),
-        Refused::Exhausted => {
-            ErrorEnvelope::new(ErrorCode::ReplicaExhausted, reason.to_string()).with_retry_after_ms(5000)
-        }
-    };
-    envelope.with_pool(pool.id().as_str())
 }

@@ -24,6 +24,7 @@ mod native;
 mod openai;
 mod path;
 mod pools;
+mod rates;
 mod sessions;
 mod sse;
 mod workers;

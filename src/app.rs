@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::admission::{self, Admission};
+use crate::admission::{self, Admission, Limiter};
 use crate::api::{self, Api, Settings};
 use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
@@ -179,6 +179,7 @@ impl App {
             registry: Arc::clone(&tasks),
             sessions: Arc::clone(&sessions),
             budgets: budgets.clone(),
+            limiter: Arc::new(Limiter::new(config.limits)),
             lifecycle: lifecycle.clone(),
             metrics: pool_metrics.clone(),
             default_max_tokens: config.admission.default_max_tokens,

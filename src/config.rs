@@ -17,6 +17,7 @@ use std::time::Duration;
 use sluicegate_compat::native::Workload;
 use tracing::level_filters::LevelFilter;
 
+use crate::admission::RateLimits;
 use crate::budgets::Left;
 use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
@@ -52,6 +53,7 @@ pub struct Config {
     /// At least one, in the order of the file; ids differ.
     pub pools: Vec<Pool>,
     pub sessions: Sessions,
+    pub limits: RateLimits,
 }
 
 /// The sockets.

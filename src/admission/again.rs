@@ -8,7 +8,9 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, TaskReques
 
 use super::recipe::Asked;
 use super::translate::job;
-use super::{Admission, Caller, Life, Look, Pools, allowed, by_start, check_served, shutting_down, submit, violation};
+use super::{
+    Admission, Caller, Life, Look, Pools, allowed, by_start, check_served, shutting_down, submit, violation, worst_case,
+};
 use crate::pools::{Job, Share};
 use crate::tasks::{Durable, Home, Task};
 
@@ -77,8 +79,12 @@ impl Admission {
         life: Life,
     ) -> Result<(Arc<Task>, Option<Durable>), ErrorEnvelope> {
         let guess = Asked::new(request.clone(), self.default_max_tokens).guess();
-        let (limits, ties) = self.reserve(request, caller, guess, price)?;
+        let (limits, mut ties) = self.reserve(request, caller, guess, price)?;
+        // How long tasks take nobody knows yet.
+        let (charge, at_once) = self.limiter.admit(worst_case(&limits), || 1000)?;
+        ties.held.push(Box::new(at_once));
         let task = self.create(request, caller, limits, home, ties)?;
+        charge.keep();
         let durable = self.file(&task, caller, life);
         self.watch_deadline(&task);
         Ok((task, durable))

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::errors::FailedWith;
-use super::{Api, correlation};
+use super::{Api, correlation, rates};
 use crate::ids::CorrelationId;
 
 /// OpenAI's name for the correlation id.
@@ -66,6 +66,7 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     }
     if openai {
         let headers = response.headers_mut();
+        headers.extend(rates::headers(record.api.gateway.rates()));
         headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
         headers
             .insert("openai-processing-ms", HeaderValue::from(u64::try_from(began.elapsed().as_millis()).unwrap_or(0)));

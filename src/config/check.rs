@@ -10,6 +10,7 @@ use super::key::Key;
 use super::layers::Layers;
 use super::shape::{self, LogLevel, Provision, Shape};
 use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
+use crate::admission::RateLimits;
 use crate::budgets::Left;
 use crate::catalog::{FileRoots, Hosts, HubAccess, Policy, Token, WebAccess};
 use crate::store::Location;
@@ -23,6 +24,9 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// No time in the configuration is longer: a year, in ms.
 const LONGEST_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+
+/// No limit is higher.
+const MOST_PER_MINUTE: u64 = 1_000_000_000_000;
 
 /// Checks everything, and adds what is wrong to `mistakes`; what is returned counts only where that stays empty.
 pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistakes) -> Option<Config> {
@@ -41,6 +45,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     let budget =
         budget.map_or_else(Left::default, |&shape::Budget { tokens, time_ms, cost }| Left { tokens, time_ms, cost });
     let sessions = Sessions { ttl: check.ms("sessions.ttl_ms", shape.sessions.ttl_ms, 1), budget };
+    let limits = check.limits(&shape.limits);
     let catalog = check.models(&shape.catalog, &web.hosts);
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
     let catalog_policy =
@@ -59,6 +64,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         max_model_bytes: shape.catalog.max_model_bytes,
         pools,
         sessions,
+        limits,
     })
 }
 
@@ -104,10 +110,23 @@ impl Check<'_> {
             "admission.provision",
             "\"on-demand\" needs a pool with `on_demand = true` to give models to",
         );
-        let shape::Limits { requests_per_minute, tokens_per_minute, concurrency } = shape.limits;
-        self.served(requests_per_minute.is_none(), "limits.requests_per_minute", "leave it out");
-        self.served(tokens_per_minute.is_none(), "limits.tokens_per_minute", "leave it out");
-        self.served(concurrency.is_none(), "limits.concurrency", "leave it out");
+    }
+
+    fn limits(&mut self, limits: &shape::Limits) -> RateLimits {
+        let &shape::Limits { requests_per_minute, tokens_per_minute, concurrency } = limits;
+        for (name, limit) in [
+            ("requests_per_minute", requests_per_minute),
+            ("tokens_per_minute", tokens_per_minute),
+            ("concurrency", concurrency),
+        ] {
+            let sound = limit.is_none_or(|limit| (1..=MOST_PER_MINUTE).contains(&limit));
+            self.ensure(
+                sound,
+                &format!("limits.{name}"),
+                &format!("1 to {MOST_PER_MINUTE}; leave it out for no limit"),
+            );
+        }
+        RateLimits { requests_per_minute, tokens_per_minute, concurrency }
     }
 
     fn data_dir(&mut self, text: &str) -> PathBuf {

@@ -4,6 +4,7 @@ use serde::Serialize;
 use sluicegate_compat::native::{EngineName, Workload};
 
 use super::Gateway;
+use crate::admission::{RateLimits, Standing};
 use crate::pools::Pool;
 
 /// The body of `GET /v2/meta/capabilities`.
@@ -25,9 +26,18 @@ pub struct PoolCapabilities {
     /// What a task may use of the contract's optional features.
     pub features: Vec<&'static str>,
     pub queue_capacity: usize,
+    pub rate_limits: RateLimitsView,
     /// Absent until the engine is loaded.
     #[serde(flatten)]
     pub engine_facts: Option<EngineFacts>,
+}
+
+/// What is let in of one caller, over all pools; null where there is no limit.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct RateLimitsView {
+    pub requests_per_minute: Option<u64>,
+    pub tokens_per_minute: Option<u64>,
+    pub concurrency: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -60,7 +70,8 @@ fn has(engine: EngineName, workloads: &[Workload], feature: &str) -> bool {
 }
 
 impl PoolCapabilities {
-    fn of(pool: &Pool) -> Self {
+    fn of(pool: &Pool, limits: RateLimits) -> Self {
+        let RateLimits { requests_per_minute, tokens_per_minute, concurrency } = limits;
         let (rates, workloads) = (pool.rates(), pool.workloads());
         let completes = workloads.contains(&Workload::Completion);
         let engine_facts = pool.info().map(|info| EngineFacts {
@@ -82,18 +93,25 @@ impl PoolCapabilities {
             features: FEATURES.into_iter().filter(|feature| has(pool.spec().engine, &workloads, feature)).collect(),
             workloads,
             queue_capacity: pool.spec().queue_capacity,
+            rate_limits: RateLimitsView { requests_per_minute, tokens_per_minute, concurrency },
             engine_facts,
         }
     }
 }
 
 impl Gateway {
+    /// How the limits on requests and on tokens stand, where there are such.
+    pub fn rates(&self) -> [Option<Standing>; 2] {
+        self.admission.limiter.standing()
+    }
+
     /// What the gateway can do, per pool.
     pub fn capabilities(&self, api_version: &'static str) -> Capabilities {
+        let limits = self.admission.limiter.limits();
         Capabilities {
             api_version,
             gateway_version: env!("CARGO_PKG_VERSION"),
-            pools: self.pools.iter().map(|pool| PoolCapabilities::of(pool)).collect(),
+            pools: self.pools.iter().map(|pool| PoolCapabilities::of(pool, limits)).collect(),
         }
     }
 }

@@ -103,6 +103,13 @@ pub struct Place {
     pub waits: bool,
 }
 
+impl Place {
+    /// How long it is thought to run.
+    pub fn duration_ms(&self) -> u64 {
+        self.prediction.end_ms.saturating_sub(self.prediction.start_ms)
+    }
+}
+
 pub(super) struct State {
     pub queue: Queue<Waiting>,
     tickets: HashMap<TaskId, Ticket>,

@@ -19,8 +19,8 @@ pub struct Spending(Mutex<State>);
 /// What a task holds beside its place in a pool until it has ended. Given back on drop where it is never let in.
 #[derive(Default)]
 pub struct Ties {
-    /// Its turn in a session: hears of its end, and is dropped then.
-    pub session: Option<Box<dyn Observer>>,
+    /// Its turn in a session, its place among the tasks at once: they hear of its end, and are dropped then.
+    pub held: Vec<Box<dyn Observer>>,
     pub spending: Option<Spending>,
 }
 

@@ -138,8 +138,8 @@ pub struct Task {
     pub stop: CancellationToken,
     /// Changes when a draining pool hands it on. A plain mutex, held to copy or to replace it.
     home: Mutex<Home>,
-    /// Its turn in a session, until it has ended. As above.
-    session: Mutex<Option<Box<dyn Observer>>>,
+    /// Its turn in a session and the like, until it has ended. As above.
+    held: Mutex<Vec<Box<dyn Observer>>>,
     /// What it has reserved of budgets, where it counts for one.
     pub spending: Option<Spending>,
     /// The replica that runs it, or ran it last. As above.
@@ -159,7 +159,7 @@ pub struct Task {
 impl Task {
     pub(super) fn new(spec: TaskSpec, number: u64, home: Home, ties: Ties, registry: Weak<Registry>) -> Arc<Self> {
         let begun = Self::begun(spec, number, home, registry, Clock::now());
-        Arc::new(Self { session: Mutex::new(ties.session), spending: ties.spending, ..begun })
+        Arc::new(Self { held: Mutex::new(ties.held), spending: ties.spending, ..begun })
     }
 
     fn begun(spec: TaskSpec, number: u64, home: Home, registry: Weak<Registry>, created: Clock) -> Self {
@@ -171,7 +171,7 @@ impl Task {
             log: EventLog::new(),
             stop: CancellationToken::new(),
             home: Mutex::new(home),
-            session: Mutex::default(),
+            held: Mutex::default(),
             spending: None,
             replica: Mutex::default(),
             abandoned: AtomicBool::new(false),
@@ -391,10 +391,9 @@ impl Task {
         let ended = Ended { last: last.clone(), progress };
         self.settle(&ended, now);
         self.home().observer.ended(self, &ended);
-        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(session) = session {
-            session.ended(self, &ended);
-        }
+        let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
+        held.iter().for_each(|held| held.ended(self, &ended));
+        drop(held);
         let (registry, id) = (Weak::clone(&self.registry), self.spec.id);
         let show = move || {
             seal.end(last, now);

@@ -264,7 +264,6 @@ server.tls = { cert = "c", key = "k" }
 store.url = "postgres://user:geheim@host/db"
 admission.provision = "on-demand"
 sessions.ttl_ms = 1000
-limits = { requests_per_minute = 1, tokens_per_minute = 1, concurrency = 1 }
 [[catalog.models]]
 id = "priced"
 source = "http://host/m.gguf"
@@ -275,10 +274,7 @@ source = "http://host/m.gguf"
     :2: server.tls: not served by this version; put a TLS proxy on this machine in front
     :3: store.url: not served by this version; leave it at "sqlite:"
     :4: admission.provision: "on-demand" needs a pool with `on_demand = true` to give models to
-    :6: limits.concurrency: not served by this version; leave it out
-    :6: limits.requests_per_minute: not served by this version; leave it out
-    :6: limits.tokens_per_minute: not served by this version; leave it out
-    :9: catalog.models[0].source: http://host/m.gguf is not encrypted, and its host is not in catalog.web.trusted_hosts; write https://
+    :8: catalog.models[0].source: http://host/m.gguf is not encrypted, and its host is not in catalog.web.trusted_hosts; write https://
     "#);
 }
 

@@ -28,6 +28,7 @@ mod outer;
 mod placing;
 mod provisioning;
 mod purging;
+mod rates;
 mod reloading;
 mod remote;
 mod replicas;
