@@ -136,6 +136,41 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for StringOrList<T> {
     }
 }
 
+/// A string, or an object.
+#[derive(Debug)]
+pub enum StringOrObject<T> {
+    String(String),
+    Object(T),
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for StringOrObject<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EitherVisitor<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for EitherVisitor<T> {
+            type Value = StringOrObject<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or an object")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+                Ok(StringOrObject::String(text.to_owned()))
+            }
+
+            fn visit_string<E: de::Error>(self, text: String) -> Result<Self::Value, E> {
+                Ok(StringOrObject::String(text))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map)).map(StringOrObject::Object)
+            }
+        }
+
+        deserializer.deserialize_any(EitherVisitor(PhantomData))
+    }
+}
+
 /// A field that has to be there and is not.
 pub fn missing(param: impl Into<String>) -> ErrorEnvelope {
     let param = param.into();

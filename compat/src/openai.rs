@@ -5,13 +5,28 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`chat`] | `POST /v1/chat/completions`: the request, the stream of chunks, the whole answer |
+//! | [`embeddings`] | `POST /v1/embeddings` |
+//! | [`rerank`] | `POST /v1/rerank` |
 //! | [`models`] | `GET /v1/models` and `GET /v1/models/{id}` |
 //! | [`error`] | the error body, its status, and whether a retry can help |
 
 pub mod chat;
+pub mod embeddings;
 pub mod error;
+mod extension;
+mod inputs;
 pub mod models;
+pub mod rerank;
 mod usage;
 
 pub use error::ErrorBody;
+pub use inputs::Outcome;
 pub use models::{Model, ModelFacts, ModelList};
+
+use crate::native::{ErrorCode, ErrorEnvelope, detail};
+
+/// What a client reads that did not cancel, of a task that somebody else did.
+fn canceled() -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::Conflict, "The task was cancelled before it ended.")
+        .with_detail(detail::TASK_CANCELED)
+}

@@ -23,6 +23,8 @@ use crate::gateway::{Owned, ServedModel};
 use crate::ids::CorrelationId;
 use crate::tasks::{Owner, Read, Task};
 
+pub mod inputs;
+
 const TASK_ID: HeaderName = HeaderName::from_static("x-task-id");
 const QUEUE_WAIT: HeaderName = HeaderName::from_static("x-queue-wait-ms");
 const IGNORED: HeaderName = HeaderName::from_static("x-sluicegate-ignored");
@@ -49,7 +51,7 @@ pub async fn chat_completions(
         let answer = whole(&task, &context, meta, owner).await;
         answer.unwrap_or_else(|error| Failure::from(error).into_response())
     };
-    response.headers_mut().extend(told(&task, &context));
+    response.headers_mut().extend(told(&task, &context.ignored));
     if response.status().is_success() {
         // Of an answer that is whole, after it was charged.
         response.headers_mut().extend(budget());
@@ -86,18 +88,8 @@ async fn whole(
     meta: ChunkMeta,
     _owner: Option<Arc<Owner>>,
 ) -> Result<Response, ErrorEnvelope> {
-    let mut reader = task.log.reader(0);
     let mut answer = Answer::new(context, meta);
-    let mut queue_ms = None;
-    let mut events = Vec::new();
-    while reader.read(&mut events).await != Read::End {
-        for event in events.drain(..) {
-            if let Event::End(end) = &event {
-                queue_ms = Some(end.queue_ms);
-            }
-            answer.push(&event);
-        }
-    }
+    let queue_ms = follow(task, |event| answer.push(event)).await;
     let mut response = axum::Json(answer.finish().map_err(|error| context.rename(error))?).into_response();
     if let Some(queue_ms) = queue_ms {
         response.headers_mut().insert(QUEUE_WAIT, HeaderValue::from(queue_ms));
@@ -105,13 +97,29 @@ async fn whole(
     Ok(response)
 }
 
-fn told(task: &Task, context: &ChatContext) -> HeaderMap {
+/// Looks at every event of a task up to its last, and returns how long the task waited, in ms.
+async fn follow(task: &Task, mut look: impl FnMut(&Event)) -> Option<u64> {
+    let mut reader = task.log.reader(0);
+    let mut queue_ms = None;
+    let mut events = Vec::new();
+    while reader.read(&mut events).await != Read::End {
+        for event in events.drain(..) {
+            if let Event::End(end) = &event {
+                queue_ms = Some(end.queue_ms);
+            }
+            look(&event);
+        }
+    }
+    queue_ms
+}
+
+fn told(task: &Task, ignored: &[String]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Ok(id) = HeaderValue::from_str(&task.spec.id.to_string()) {
         headers.insert(TASK_ID, id);
     }
-    if !context.ignored.is_empty()
-        && let Ok(names) = HeaderValue::from_str(&context.ignored.join(", "))
+    if !ignored.is_empty()
+        && let Ok(names) = HeaderValue::from_str(&ignored.join(", "))
     {
         headers.insert(IGNORED, names);
     }

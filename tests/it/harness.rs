@@ -34,6 +34,9 @@ pub struct Gate {
 
 type Slow = Arc<Mutex<HashMap<u32, Duration>>>;
 
+/// A scripted pool for each model inside the program.
+pub const BOTH_MODELS: &str = r#"[{ id = "default", engine = "scripted" }, { id = "embedding", model = "builtin-embedding", engine = "scripted" }]"#;
+
 /// A response, read to its end.
 pub struct Answer {
     pub status: StatusCode,

@@ -14,7 +14,8 @@ pub use context::{ChatContext, ChunkMeta, ParamNames, ServiceTier};
 pub use request::{ChatRequest, openai_param, parse};
 pub use stream::ChunkEncoder;
 
-use crate::native::{End, ErrorCode, ErrorEnvelope, FinishReason, detail};
+use super::canceled;
+use crate::native::{End, FinishReason};
 
 /// The `finish_reason` of one choice. A deadline is a limit like `max_tokens`, and so `length`.
 fn finish_reason(end: &End, choice: usize) -> &'static str {
@@ -24,10 +25,4 @@ fn finish_reason(end: &End, choice: usize) -> &'static str {
         FinishReason::ToolCalls => "tool_calls",
         FinishReason::Length | FinishReason::Deadline | FinishReason::Canceled => "length",
     }
-}
-
-/// What a client reads that did not cancel, of a task that somebody else did.
-fn canceled() -> ErrorEnvelope {
-    ErrorEnvelope::new(ErrorCode::Conflict, "The task was cancelled before it ended.")
-        .with_detail(detail::TASK_CANCELED)
 }

@@ -5,6 +5,7 @@
 
 mod errors;
 mod events;
+mod inputs;
 mod models;
 mod request;
 mod request_errors;

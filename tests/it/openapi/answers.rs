@@ -9,7 +9,9 @@ use sluicegate_compat::native::Workload;
 
 use super::documents::Document;
 use super::witness::Witness;
-use crate::harness::{Gate, request, says};
+use crate::harness::{BOTH_MODELS, Gate, request, says};
+
+mod inputs;
 
 const TASK: &str = r#"{"model_ref": "builtin", "prompt": "say it", "max_tokens": 500}"#;
 const CHAT: &str = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 500}"#;
@@ -33,6 +35,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     bodies_that_are_refused(&mut witness).await;
     artifacts(&mut witness).await;
     inputs(&mut witness).await;
+    self::inputs::see(&mut witness).await;
     conflicts(&mut witness).await;
     a_full_queue(&mut witness).await;
     nothing_to_serve_it(&mut witness).await;
@@ -54,9 +57,8 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
 }
 
 async fn examples_succeed(witness: &mut Witness) {
-    let pools = r#"[{ id = "default", engine = "scripted" }, { id = "embedding", model = "builtin-embedding", engine = "scripted" }]"#;
     let script = Script { workloads: Workload::ALL.to_vec(), ..says(&["one ", "two "]) };
-    let gate = Gate::with(script, &[("SLUICEGATE_POOLS", pools)]).await;
+    let gate = Gate::with(script, &[("SLUICEGATE_POOLS", BOTH_MODELS)]).await;
     let mut bodies = Vec::new();
     for operation in witness.documents.iter().flat_map(Document::operations) {
         let named = operation.request_examples();

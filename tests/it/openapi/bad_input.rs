@@ -9,10 +9,12 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use futures_util::stream;
 use serde_json::{Value, json};
+use sluicegate::engine::scripted::Script;
+use sluicegate_compat::native::Workload;
 
 use super::documents::{Document, Operation};
 use super::places::{Place, Step, places};
-use crate::harness::{Answer, Gate, read, request, says};
+use crate::harness::{Answer, BOTH_MODELS, Gate, read, request, says};
 
 const TASK: &str = r#"{"model_ref": "builtin", "prompt": "hi"}"#;
 
@@ -204,7 +206,7 @@ async fn no_value_of_a_field_is_too_odd() {
     let documents = Document::both();
     let mut tried = 0;
     for target in Target::all(&documents) {
-        let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "4194304")]).await;
+        let gate = gate("4194304").await;
         for place in places(target.document, target.schema) {
             abuse(&target, &gate, &place).await;
             tried += 1;
@@ -220,7 +222,7 @@ async fn a_field_that_is_missing_unknown_or_there_twice_is_named() {
     let documents = Document::both();
     let mut tried = [0, 0, 0];
     for target in Target::all(&documents) {
-        let gate = Gate::scripted(says(&["hi"])).await;
+        let gate = gate("16777216").await;
         for place in places(target.document, target.schema) {
             let param = place.to_string();
             // There twice, the one like the other.
@@ -261,7 +263,7 @@ async fn a_field_that_is_missing_unknown_or_there_twice_is_named() {
 async fn bodies_that_are_cut_short_or_no_text_or_too_large_are_refused() {
     let documents = Document::both();
     for target in Target::all(&documents) {
-        let gate = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "4096")]).await;
+        let gate = gate("4096").await;
         let whole = target.base.to_string();
         for end in (1..whole.len()).step_by(whole.len() / 20 + 1) {
             // A session is also extended, by no body at all.
@@ -309,7 +311,7 @@ fn ids() -> Vec<String> {
 
 #[tokio::test(start_paused = true)]
 async fn ids_that_no_thing_has_are_not_found_and_wrong_methods_are_told_the_right_ones() {
-    let gate = Gate::scripted(says(&["hi"])).await;
+    let gate = gate("16777216").await;
     for document in Document::both() {
         for operation in document.operations() {
             let method = operation.method.to_uppercase();
@@ -349,6 +351,12 @@ async fn ids_that_no_thing_has_are_not_found_and_wrong_methods_are_told_the_righ
         }
     }
     still_serves(gate).await;
+}
+
+/// A gateway that serves whatever the documented examples ask of it.
+async fn gate(max_body_bytes: &str) -> Gate {
+    let settings = [("SLUICEGATE_POOLS", BOTH_MODELS), ("SLUICEGATE_SERVER__MAX_BODY_BYTES", max_body_bytes)];
+    Gate::with(Script { workloads: Workload::ALL.to_vec(), ..says(&["hi"]) }, &settings).await
 }
 
 /// Brings back what well-formed requests among the bad ones have done, sees a task to its end, and looks for leaks.

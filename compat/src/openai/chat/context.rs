@@ -4,6 +4,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::native::ErrorEnvelope;
+use crate::openai::extension;
 
 /// The part of a chat request that shapes its answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,8 +80,7 @@ impl ChatContext {
             "tool_choice" => self.names.tool_choice,
             "output_mode" => "response_format",
             "json_schema" => "response_format.json_schema.schema",
-            "task_id" | "session_id" | "deadline_ms" | "placement" => return format!("sluicegate.{native}"),
-            same => same,
+            same => return extension::param(native).unwrap_or_else(|| format!("{same}{rest}")),
         };
         format!("{field}{rest}")
     }

@@ -7,11 +7,12 @@ mod tools;
 
 use std::collections::BTreeMap;
 
-use self::body::{Body, Extension, PlacementBody};
+use self::body::Body;
 use super::context::ParamNames;
 use super::{ChatContext, ServiceTier};
 use crate::json::{self, Object, StringOrList, invalid, missing, one_of, unsupported_parameter};
-use crate::native::{ErrorEnvelope, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest, detail};
+use crate::native::{ErrorEnvelope, Priority, ReasoningEffort, TaskRequest, detail};
+use crate::openai::extension::Extension;
 
 /// A chat request that is well formed and asks for nothing that is not served. Ranges are not checked yet: that is
 /// [`TaskRequest::check`]'s.
@@ -170,22 +171,11 @@ fn urgency(
     extension: Option<Object<Extension>>,
 ) -> Result<(), ErrorEnvelope> {
     let tier = tier.map(service_tier).transpose()?.unwrap_or_default();
-    let extension = extension.map(|Object(extension)| extension).unwrap_or_default();
-    task.priority = match extension.priority.as_deref() {
-        Some(word) => {
-            one_of("sluicegate.priority", word, &Priority::ALL.map(|priority| (priority.as_str(), priority)))?
-        }
-        None if tier == ServiceTier::Flex => Priority::Batch,
-        None => Priority::Interactive,
-    };
-    if extension.priority.is_some() {
+    task.priority = if tier == ServiceTier::Flex { Priority::Batch } else { Priority::Interactive };
+    if extension.map_or(Ok(false), |Object(extension)| extension.apply(task))? {
         context.names.priority = "sluicegate.priority";
     }
     context.service_tier = if task.priority == Priority::Batch { tier } else { ServiceTier::Default };
-    task.deadline_ms = extension.deadline_ms;
-    task.session_id = extension.session_id;
-    task.task_id = extension.task_id;
-    task.placement = extension.placement.map(|Object(body)| placement(body)).transpose()?;
     Ok(())
 }
 
@@ -199,19 +189,6 @@ fn service_tier(word: &str) -> Result<ServiceTier, ErrorEnvelope> {
         ("scale", ServiceTier::Default),
     ];
     one_of("service_tier", word, &words)
-}
-
-fn placement(body: PlacementBody) -> Result<Placement, ErrorEnvelope> {
-    let modes = [("pin", PlacementMode::Pin), ("prefer", PlacementMode::Prefer), ("auto", PlacementMode::Auto)];
-    let mode = body.mode.as_deref().map(|word| one_of("sluicegate.placement.mode", word, &modes)).transpose()?;
-    Ok(Placement {
-        mode: mode.unwrap_or_default(),
-        pin_pool_id: body.pin_pool_id,
-        prefer_pools: body.prefer_pools.unwrap_or_default(),
-        avoid_pools: body.avoid_pools.unwrap_or_default(),
-        require_device_mask: body.require_device_mask,
-        allow_fallback: body.allow_fallback,
-    })
 }
 
 impl ParamNames {

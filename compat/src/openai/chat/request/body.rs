@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde_json::Value;
-use uuid::Uuid;
 
 use crate::json::{Object, StringOrList};
 use crate::native::ToolChoice;
+use crate::openai::extension::Extension;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -87,29 +87,6 @@ pub struct JsonSchemaFormat {
     /// Enforced either way.
     #[serde(rename = "strict")]
     pub _strict: Option<bool>,
-}
-
-/// What the gateway offers beyond OpenAI's API, in the words of the native one.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct Extension {
-    pub priority: Option<String>,
-    /// From admission, in ms.
-    pub deadline_ms: Option<u64>,
-    pub session_id: Option<Uuid>,
-    pub task_id: Option<Uuid>,
-    pub placement: Option<Object<PlacementBody>>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct PlacementBody {
-    pub mode: Option<String>,
-    pub pin_pool_id: Option<String>,
-    pub prefer_pools: Option<Vec<String>>,
-    pub avoid_pools: Option<Vec<String>>,
-    pub require_device_mask: Option<String>,
-    pub allow_fallback: Option<bool>,
 }
 
 /// One message, of whichever role.

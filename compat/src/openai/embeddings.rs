@@ -1,0 +1,234 @@
+//! `POST /v1/embeddings`.
+
+use std::fmt;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use super::extension::{self, Extension};
+use super::inputs::{InputUsage, Outcome};
+use crate::json::{self, Object, missing, one_of};
+use crate::native::{End, ErrorCode, ErrorEnvelope, Input, TaskRequest, TaskResult, Workload};
+
+/// The body on the wire. Null is the same as absent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Body {
+    pub model: Option<String>,
+    pub input: Option<InputBody>,
+    pub encoding_format: Option<String>,
+    pub dimensions: Option<u32>,
+    /// Whose request it is, for the client's own records.
+    #[serde(rename = "user")]
+    pub _user: Option<String>,
+    pub sluicegate: Option<Object<Extension>>,
+}
+
+/// A string, an array of token ids, or an array of either.
+#[derive(Debug)]
+enum InputBody {
+    One(Input),
+    Many(Vec<Input>),
+}
+
+/// How numbers are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Float,
+    /// Of the numbers as 32-bit floats, the lowest byte first.
+    Base64,
+}
+
+/// The part of a request that shapes its answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmbeddingsContext {
+    /// As the client named it.
+    model: String,
+    encoding: Encoding,
+    /// `input` is one input, and no array of them.
+    one: bool,
+    /// Fields of the body that have no effect, for the header `x-sluicegate-ignored`.
+    pub ignored: Vec<String>,
+}
+
+/// Reads a body: the task that it asks for, and what its answer needs to know. Ranges are not checked yet: that is
+/// [`TaskRequest::check`]'s.
+///
+/// # Errors
+///
+/// INVALID_PARAMS with a path as `param`.
+pub fn parse(body: &[u8]) -> Result<(TaskRequest, EmbeddingsContext), ErrorEnvelope> {
+    let (body, ignored) = json::parse::<Body>(body)?;
+    let model = body.model.ok_or_else(|| missing("model"))?;
+    let formats = [("float", Encoding::Float), ("base64", Encoding::Base64)];
+    let encoding = body.encoding_format.as_deref().map(|word| one_of("encoding_format", word, &formats)).transpose()?;
+    let (inputs, one) = match body.input.ok_or_else(|| missing("input"))? {
+        InputBody::One(input) => (vec![input], true),
+        InputBody::Many(inputs) => (inputs, false),
+    };
+    let mut task = TaskRequest::new(model.clone());
+    (task.workload, task.inputs, task.dimensions) = (Workload::Embedding, Some(inputs), body.dimensions);
+    if let Some(Object(extension)) = body.sluicegate {
+        extension.apply(&mut task)?;
+    }
+    Ok((task, EmbeddingsContext { model, encoding: encoding.unwrap_or(Encoding::Float), one, ignored }))
+}
+
+impl EmbeddingsContext {
+    /// `envelope` with its `param` in the client's words: `inputs[2]` is `input[2]`, or `input` where there is one only.
+    #[must_use]
+    pub fn rename(&self, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
+        let renamed = |native: String| match native.strip_prefix("inputs") {
+            Some(place) => format!("input{}", if self.one { "" } else { place }),
+            None if matches!(native.as_str(), "model_ref" | "workload") => "model".to_owned(),
+            None if native == "priority" => "sluicegate.priority".to_owned(),
+            None => extension::param(&native).unwrap_or(native),
+        };
+        envelope.param = envelope.param.map(renamed);
+        envelope
+    }
+
+    /// The body of the answer to a task that came to this.
+    ///
+    /// # Errors
+    ///
+    /// What the task ended with.
+    pub fn answer(&self, outcome: Outcome) -> Result<Embeddings, ErrorEnvelope> {
+        let (result, end) = outcome.finish()?;
+        match result.as_ref() {
+            TaskResult::Embeddings(_) => {
+                Ok(Embeddings { model: self.model.clone(), encoding: self.encoding, result, end })
+            }
+            TaskResult::Scores(_) => Err(ErrorEnvelope::new(ErrorCode::Internal, "The task has no embeddings.")),
+        }
+    }
+}
+
+/// The body of an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embeddings {
+    model: String,
+    encoding: Encoding,
+    result: Arc<TaskResult>,
+    end: Arc<End>,
+}
+
+impl Serialize for Embeddings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct List<'a> {
+            object: &'static str,
+            data: Vec<Item<'a>>,
+            model: &'a str,
+            usage: InputUsage,
+        }
+        #[derive(Serialize)]
+        struct Item<'a> {
+            object: &'static str,
+            index: usize,
+            embedding: Vector<'a>,
+        }
+        let TaskResult::Embeddings(vectors) = self.result.as_ref() else {
+            return Err(serde::ser::Error::custom("scores"));
+        };
+        let items = vectors.iter().enumerate();
+        let data = items
+            .map(|(index, vector)| Item { object: "embedding", index, embedding: Vector(vector, self.encoding) })
+            .collect();
+        List { object: "list", data, model: &self.model, usage: InputUsage::from(self.end.as_ref()) }
+            .serialize(serializer)
+    }
+}
+
+/// The numbers of one vector.
+struct Vector<'a>(&'a [f32], Encoding);
+
+impl Serialize for Vector<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.1 {
+            // With all the digits that the number has: whoever reads it as a 64-bit float reads the very same number.
+            Encoding::Float => serializer.collect_seq(self.0.iter().map(|number| f64::from(*number))),
+            Encoding::Base64 => {
+                let bytes: Vec<u8> = self.0.iter().flat_map(|number| number.to_le_bytes()).collect();
+                serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for InputBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InputVisitor;
+
+        impl<'de> Visitor<'de> for InputVisitor {
+            type Value = InputBody;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or an array")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<InputBody, E> {
+                Ok(InputBody::One(text.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<InputBody, A::Error> {
+                let (mut inputs, mut tokens) = (Vec::new(), Vec::new());
+                while let Some(element) = list.next_element()? {
+                    match element {
+                        Element::Token(id) if inputs.is_empty() => tokens.push(id),
+                        Element::Input(input) if tokens.is_empty() => inputs.push(input),
+                        _ => {
+                            return Err(A::Error::custom(
+                                "an array holds either token ids, or strings and arrays of them",
+                            ));
+                        }
+                    }
+                }
+                Ok(if tokens.is_empty() { InputBody::Many(inputs) } else { InputBody::One(Input::Tokens(tokens)) })
+            }
+        }
+
+        deserializer.deserialize_any(InputVisitor)
+    }
+}
+
+/// What stands in an array.
+enum Element {
+    Token(u32),
+    Input(Input),
+}
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ElementVisitor;
+
+        impl<'de> Visitor<'de> for ElementVisitor {
+            type Value = Element;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string, a token id or an array of token ids")
+            }
+
+            fn visit_u64<E: Error>(self, id: u64) -> Result<Element, E> {
+                u32::deserialize(id.into_deserializer()).map(Element::Token)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Element, E> {
+                Ok(Element::Input(text.into()))
+            }
+
+            fn visit_string<E: Error>(self, text: String) -> Result<Element, E> {
+                Ok(Element::Input(Input::Text(text)))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, ids: A) -> Result<Element, A::Error> {
+                Input::deserialize(serde::de::value::SeqAccessDeserializer::new(ids)).map(Element::Input)
+            }
+        }
+
+        deserializer.deserialize_any(ElementVisitor)
+    }
+}
