@@ -12,7 +12,7 @@ use tokio::time::Instant;
 const EVENTS: u32 = 1000;
 
 fn token(index: u32) -> Event {
-    Event::Token(Token { choice: 0, index, text: " hello".into(), kind: TokenKind::Text, logprobs: None })
+    Event::Token(Token { choice: 0, index, text: " hello".into(), kind: TokenKind::Text, logprobs: None, tool: None })
 }
 
 fn append(log: &EventLog, index: u32, now: Instant) {

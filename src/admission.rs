@@ -272,7 +272,6 @@ impl Admission {
         look: Look,
     ) -> Result<Checked, ErrorEnvelope> {
         request.check().map_err(violation)?;
-        check_served(&request)?;
         if self.lifecycle.draining().is_cancelled() {
             return Err(shutting_down());
         }
@@ -352,18 +351,6 @@ pub fn reason(error: &ErrorEnvelope) -> &'static str {
 /// What a request gets, and what ends a task that is left, when the gateway goes down.
 pub fn shutting_down() -> ErrorEnvelope {
     ErrorEnvelope::new(ErrorCode::PoolUnready, "the gateway is shutting down").with_retry_after_ms(1000)
-}
-
-/// What the contract names and this version does not serve: refused by name, never dropped.
-fn check_served(request: &TaskRequest) -> Result<(), ErrorEnvelope> {
-    let not_yet = |param: &str| {
-        let message = format!("`{param}` is not served by this version");
-        Err(ErrorEnvelope::invalid(param, message).with_detail("unsupported_parameter"))
-    };
-    if request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-        return not_yet("tools");
-    }
-    Ok(())
 }
 
 /// The pools whose engine can follow a request, and the engine of the best of them.

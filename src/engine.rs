@@ -24,7 +24,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sluicegate_compat::native::{EngineName, Message, TokenKind, TokenLogprobs, Tool, Workload};
+use sluicegate_compat::native::{
+    EngineName, FunctionDefinition, Message, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload,
+};
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
@@ -215,9 +217,63 @@ pub struct Generation {
     /// How many alternatives to report with each token's log-probability; `None` reports nothing.
     pub top_logprobs: Option<u8>,
     pub grammar: Option<Grammar>,
+    pub reading: Reading,
     /// Keep nothing of earlier sequences' caches: for `strict` determinism and `kv_hint: cold`.
     pub cold: bool,
     pub cancel: CancellationToken,
+}
+
+/// How the text of a sequence is to be read.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Reading {
+    /// All of it is text.
+    #[default]
+    Plain,
+    /// As the answer in a conversation: reasoning stands apart, and so do calls where some may be made.
+    Answer(Option<Arc<Calling>>),
+}
+
+/// Which tools an answer may call.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Calling {
+    pub tools: Vec<Tool>,
+    /// More than once in one answer.
+    pub parallel: bool,
+    pub choice: Choice,
+}
+
+/// Whether a tool has to be called.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Choice {
+    #[default]
+    Free,
+    /// Any of them.
+    Required,
+    /// This one.
+    Named(String),
+}
+
+impl Calling {
+    /// The function of this name, if it is offered.
+    pub fn function(&self, name: &str) -> Option<&FunctionDefinition> {
+        self.tools.iter().map(|tool| &tool.function).find(|function| function.name == name)
+    }
+
+    /// Whether a function's arguments have to keep to its schema.
+    pub fn is_strict(&self) -> bool {
+        self.tools.iter().any(|tool| tool.function.strict == Some(true))
+    }
+}
+
+impl Generation {
+    /// Whether the engine is to keep the text to a grammar.
+    pub fn is_constrained(&self) -> bool {
+        let calls = match &self.reading {
+            Reading::Answer(Some(calling)) => calling.choice != Choice::Free || calling.is_strict(),
+            Reading::Answer(None) | Reading::Plain => false,
+        };
+        self.grammar.is_some() || calls
+    }
 }
 
 /// How to choose tokens. Ranges were checked at admission.
@@ -300,6 +356,8 @@ pub struct Piece {
     /// The text it completes; empty where the token ends inside a UTF-8 character.
     pub text: SmolStr,
     pub kind: TokenKind,
+    /// What it adds to a call, for the kind [`Tool`](TokenKind::Tool) alone.
+    pub tool: Option<Arc<ToolDelta>>,
     /// There when [`Generation::top_logprobs`] asked for it.
     pub logprobs: Option<Arc<TokenLogprobs>>,
 }
@@ -309,6 +367,8 @@ pub struct Piece {
 pub enum Finish {
     /// The end token, a stop string, or the end of the grammar.
     Stop,
+    /// As `Stop`, where the answer has called tools.
+    ToolCalls,
     /// `max_tokens`, or the end of the context.
     Length,
     /// The cancellation token, or the sink.

@@ -36,7 +36,14 @@ fn requests(criterion: &mut Criterion) {
 
 fn tokens(criterion: &mut Criterion) {
     let event = |text: &str| {
-        Event::Token(Token { choice: 0, index: 12, text: text.into(), kind: TokenKind::Text, logprobs: None })
+        Event::Token(Token {
+            choice: 0,
+            index: 12,
+            text: text.into(),
+            kind: TokenKind::Text,
+            logprobs: None,
+            tool: None,
+        })
     };
     let mut group = criterion.benchmark_group("token");
     let mut out = Vec::with_capacity(1 << 12);

@@ -10,6 +10,7 @@ mod pool;
 mod preparation;
 mod request;
 mod session;
+mod tools;
 mod view;
 mod worker;
 mod workload;
@@ -20,11 +21,13 @@ pub use catalog::{
     CreateModel, ModelFileView, ModelList, ModelPrice, ModelState, ModelStateRequest, ModelTrust, ModelView,
     VerificationView,
 };
-pub use chat::{Content, ContentPart, FunctionCall, FunctionDefinition, Message, Role, Tool, ToolCall, ToolChoice};
+pub use chat::{
+    Content, ContentPart, FunctionCall, FunctionDefinition, FunctionTag, Message, Role, Tool, ToolCall, ToolChoice,
+};
 pub use error::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
 pub use event::{
-    ChoiceEnd, End, Event, FinishReason, Metrics, Started, TaskResult, Token, TokenKind, TokenLogprobs, TopLogprob,
-    encode, encode_verbose,
+    ChoiceEnd, End, Event, FinishReason, Metrics, Started, TaskResult, Token, TokenKind, TokenLogprobs, ToolDelta,
+    TopLogprob, encode, encode_verbose,
 };
 pub use pool::{
     DrainRequest, PoolFigures, PoolList, PoolView, PurgeRequest, PurgeView, ReloadRequest, ReloadView, ReplicaView,

@@ -14,6 +14,7 @@ fn event(index: u32, kind: TokenKind, logprobs: Option<Arc<TokenLogprobs>>) -> E
         text: " a \"token\"\n of text that is not inline 😀".into(),
         kind,
         logprobs,
+        tool: None,
     })
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use sluicegate::engine::{Chat, Engine, Generation, Piece, Prepared, Prompt, Sampling, Sink};
+use sluicegate::engine::{Chat, Engine, Generation, Piece, Prepared, Prompt, Reading, Sampling, Sink};
 use sluicegate_compat::native::{Message, Role};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -136,6 +136,7 @@ impl Direct {
             stop: Vec::new(),
             top_logprobs: None,
             grammar: None,
+            reading: Reading::Plain,
             cold: false,
             cancel: CancellationToken::new(),
         };

@@ -38,7 +38,7 @@ impl InstantEngine {
     /// As many tokens as are asked for; others get their turn after each.
     async fn run(&self, max_tokens: u32, sink: &mut dyn Sink) -> Finished {
         for _ in 0..max_tokens {
-            let piece = Piece { text: "token ".into(), kind: TokenKind::Text, logprobs: None };
+            let piece = Piece { text: "token ".into(), kind: TokenKind::Text, logprobs: None, tool: None };
             if sink.token(piece).is_break() {
                 break;
             }

@@ -8,9 +8,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, TaskReques
 
 use super::recipe::Asked;
 use super::translate::job;
-use super::{
-    Admission, Caller, Life, Look, Pools, allowed, by_start, check_served, shutting_down, submit, violation, worst_case,
-};
+use super::{Admission, Caller, Life, Look, Pools, allowed, by_start, shutting_down, submit, violation, worst_case};
 use crate::pools::{Job, Share};
 use crate::tasks::{Durable, Home, Task};
 
@@ -59,7 +57,6 @@ impl Admission {
     /// What the client is told.
     pub fn check_unprepared(&self, request: &TaskRequest) -> Result<(), ErrorEnvelope> {
         request.check().map_err(violation)?;
-        check_served(request)?;
         if self.lifecycle.draining().is_cancelled() { Err(shutting_down()) } else { Ok(()) }
     }
 

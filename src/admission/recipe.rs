@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_compat::native::{Determinism, ErrorEnvelope, KvHint, Message, TaskRequest, Workload};
+use sluicegate_compat::native::{Determinism, ErrorEnvelope, KvHint, Message, TaskRequest, Tool, ToolChoice, Workload};
 use tokio::time::Instant;
 
 use super::batch::{Inputs, too_many_tokens};
-use crate::engine::{Chat, Engine, EngineInfo, Material, Prepared, Prompt, Sampling, Stated};
+use crate::engine::{Calling, Chat, Choice, Engine, EngineInfo, Material, Prepared, Prompt, Reading, Sampling, Stated};
 use crate::pools::{Fitted, Recipe};
 use crate::tasks::Limits;
 
@@ -29,6 +29,8 @@ pub(super) struct Asked {
     /// Without the texts of its prompt.
     pub request: TaskRequest,
     texts: Texts,
+    /// How its answer is to be read.
+    pub reading: Reading,
     /// Of the texts.
     bytes: usize,
     /// Output tokens where the request names none.
@@ -37,6 +39,7 @@ pub(super) struct Asked {
 
 impl Asked {
     pub fn new(mut request: TaskRequest, default_max_tokens: u32) -> Self {
+        let reading = reading(&request);
         let (texts, bytes) = match request.workload {
             Workload::Completion => {
                 let (prompt, param, bytes) = take_prompt(&mut request);
@@ -48,7 +51,7 @@ impl Asked {
                 (Texts::Inputs(inputs), bytes)
             }
         };
-        Self { request, texts, bytes, default_max_tokens }
+        Self { request, texts, reading, bytes, default_max_tokens }
     }
 
     /// What the task may use before its prompt can be counted: a guess of the prompt's tokens, and no more output than asked
@@ -170,9 +173,38 @@ fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
         // Templates that know it, such as those of gpt-oss, read this name.
         kwargs.entry("reasoning_effort".to_owned()).or_insert_with(|| effort.as_str().into());
     }
+    // A tool that may not be called is not shown.
+    let hidden = request.tool_choice == Some(ToolChoice::None);
+    let tools = request.tools.clone().filter(|_| !hidden).unwrap_or_default();
     let bytes = messages.iter().map(bytes_of).sum::<usize>()
-        + kwargs.values().map(|value| value.to_string().len()).sum::<usize>();
-    (Prompt::Chat(Chat { messages, tools: Vec::new(), kwargs }), "messages", bytes)
+        + kwargs.values().map(|value| value.to_string().len()).sum::<usize>()
+        + tools.iter().map(bytes_of_tool).sum::<usize>();
+    (Prompt::Chat(Chat { messages, tools, kwargs }), "messages", bytes)
+}
+
+/// How the answer to a request is to be read.
+fn reading(request: &TaskRequest) -> Reading {
+    if request.messages.is_none() {
+        return Reading::Plain;
+    }
+    let choice = match &request.tool_choice {
+        None | Some(ToolChoice::Auto) => Some(Choice::Free),
+        Some(ToolChoice::Required) => Some(Choice::Required),
+        Some(ToolChoice::Function(name)) => Some(Choice::Named(name.clone())),
+        Some(ToolChoice::None) => None,
+    };
+    let tools = request.tools.clone().unwrap_or_default();
+    let parallel = request.parallel_tool_calls.unwrap_or(true);
+    let choice = choice.filter(|_| !tools.is_empty());
+    Reading::Answer(choice.map(|choice| Arc::new(Calling { tools, parallel, choice })))
+}
+
+fn bytes_of_tool(tool: &Tool) -> usize {
+    let function = &tool.function;
+    function.name.len()
+        + function.description.as_ref().map_or(0, String::len)
+        + function.parameters.as_ref().map_or(0, |schema| schema.to_string().len())
+        + 64
 }
 
 /// Every text of a message, and a little for the message itself.
@@ -216,6 +248,7 @@ pub(super) fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(
 /// Whether a request asks for something by a field that not every engine can follow.
 fn asks_for(request: &TaskRequest, param: &str) -> bool {
     match param {
+        "tools" => request.tools.as_ref().is_some_and(|tools| !tools.is_empty()),
         "determinism" => request.determinism == Determinism::Strict,
         "kv_hint" => request.kv_hint == Some(KvHint::Cold),
         "top_k" => request.top_k.is_some(),

@@ -18,7 +18,8 @@ pub(super) fn nowhere(reason: NoPlace) -> ErrorEnvelope {
 }
 
 pub(super) fn violation(violation: Violation) -> ErrorEnvelope {
-    ErrorEnvelope::invalid(violation.param, format!("`{}`: {}", violation.param, violation.message))
+    let message = format!("`{}`: {}", violation.param, violation.message);
+    ErrorEnvelope::invalid(violation.param, message)
 }
 
 pub(super) fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {

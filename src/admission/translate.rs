@@ -47,6 +47,7 @@ pub(super) fn job(asked: &Arc<Asked>, task: &Arc<Task>, caller: &Caller, fitted:
         top_logprobs: request.logprobs.then(|| request.top_logprobs.unwrap_or(0)),
         grammar,
         dimensions: request.dimensions,
+        reading: asked.reading.clone(),
         cold: strict || request.kv_hint == Some(KvHint::Cold),
         admitted: None,
     }

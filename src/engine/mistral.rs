@@ -50,7 +50,7 @@ use super::meter::Meter;
 use super::text::TextModel;
 use super::{
     Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
-    LET_GO_DEADLINE, LoadError, Nowhere, Prepared, Prompt, PromptError, Sampling, Sink,
+    LET_GO_DEADLINE, LoadError, Nowhere, Prepared, Prompt, PromptError, Reading, Sampling, Sink,
 };
 use gpu::Gpu;
 use lanes::Lanes;
@@ -184,6 +184,7 @@ impl MistralEngine {
             stop: Vec::new(),
             top_logprobs: None,
             grammar: None,
+            reading: Reading::Plain,
             cold: true,
             cancel: CancellationToken::new(),
         }

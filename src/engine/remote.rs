@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use super::meter::Meter;
 use super::{
     Chat, Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, Instructions, LoadError, Nowhere,
-    Prepared, Prompt, PromptError, Sampling, Sink, Stated,
+    Prepared, Prompt, PromptError, Reading, Sampling, Sink, Stated,
 };
 use prompt::Counter;
 
@@ -225,6 +225,7 @@ impl RemoteEngine {
             stop: Vec::new(),
             top_logprobs: None,
             grammar: None,
+            reading: Reading::Plain,
             cold: false,
             cancel: CancellationToken::new(),
         }

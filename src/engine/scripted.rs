@@ -16,10 +16,10 @@ use sluicegate_compat::native::{Content, ContentPart, EngineName, TokenLogprobs,
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::text::Output;
+use super::text::{AnswerReader, CallFormat, Markup, Output};
 use super::{
     Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
-    Instructions, Prepared, Prompt, PromptError, Sampling, Sink, normalize,
+    Instructions, Prepared, Prompt, PromptError, Reading, Sampling, Sink, normalize,
 };
 
 /// Numbers of a vector.
@@ -46,6 +46,8 @@ pub struct Script {
     pub model_digest: String,
     /// What can be asked of it.
     pub workloads: Vec<Workload>,
+    /// How answers in a conversation are read.
+    pub markup: Markup,
 }
 
 /// A scripted failure.
@@ -83,6 +85,7 @@ impl Default for Script {
             context_length: 8192,
             model_digest: "none".to_owned(),
             workloads: vec![Workload::Completion],
+            markup: Markup { calls: Some(CallFormat::Hermes), reasoning: true },
         }
     }
 }
@@ -111,7 +114,7 @@ impl ScriptedEngine {
             device: "none".to_owned(),
             vocab_size: u32::MAX,
             sampling: Sampling::default(),
-            unsupported: &[],
+            unsupported: if script.markup.calls.is_some() { &[] } else { &["tools"] },
             workloads: script.workloads.clone(),
             dimensions: Some(DIMENSIONS),
             instructions: Instructions::default(),
@@ -205,7 +208,11 @@ impl ScriptedEngine {
         let began = Instant::now();
         let mut first = None;
         let mut tokens_out = 0;
-        let mut output = Output::new(generation.stop.clone());
+        let reader = match &generation.reading {
+            Reading::Plain => None,
+            Reading::Answer(calling) => Some(AnswerReader::new(self.script.markup, calling.clone(), false)),
+        };
+        let mut output = Output::read_by(generation.stop.clone(), reader);
         let finish = loop {
             let pause = if tokens_out == 0 { self.script.first_token } else { self.script.token };
             tokio::select! {
@@ -237,11 +244,11 @@ impl ScriptedEngine {
     fn push(&self, tokens_out: u32, generation: &Generation, output: &mut Output) -> Option<Finish> {
         let Some(text) = self.text(tokens_out - 1) else {
             output.finish();
-            return Some(Finish::Stop);
+            return Some(output.finish_reason());
         };
         let logprobs = generation.top_logprobs.map(|top| certain(text, top));
         if output.push(text.as_bytes(), logprobs) {
-            return Some(Finish::Stop);
+            return Some(output.finish_reason());
         }
         if tokens_out >= generation.max_tokens {
             output.finish();

@@ -3,8 +3,10 @@
 //! Pure: no clock but the one that templates may ask for the date, no I/O, no locks. An engine's adapter owns one
 //! [`TextModel`] per model and one [`Output`] and one [`Sampler`] per sequence.
 
+mod answer;
 mod bytes;
 mod decode;
+mod markup;
 mod noise;
 mod output;
 mod prompt;
@@ -13,10 +15,14 @@ mod shield;
 mod stop;
 mod template;
 
+pub use answer::{AnswerReader, Class, Segment};
 pub use bytes::TokenBytes;
 pub use decode::Utf8Decoder;
+pub use markup::{CallFormat, Markup};
 pub use output::Output;
 pub use prompt::TextModel;
+#[cfg(test)]
+pub use prompt::tests::byte_level;
 pub use sampler::{Choice, Sampler};
 pub use stop::{Scan, StopMatcher};
 pub use template::{ChatTemplate, TemplateError};

@@ -6,7 +6,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, Generation, Grammar, Material, Prepared, Sampling};
+use crate::engine::{Engine, Generation, Grammar, Material, Prepared, Reading, Sampling};
 use crate::ids::{PoolId, ReplicaId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Place, Share, Work};
@@ -75,6 +75,7 @@ pub struct Job {
     pub grammar: Option<Grammar>,
     /// Numbers of each embedding, where fewer are wanted than the model gives.
     pub dimensions: Option<u32>,
+    pub reading: Reading,
     /// Run with nothing from earlier caches.
     pub cold: bool,
     /// When the queue took it, and the place it had then; set by the pool.
@@ -117,6 +118,7 @@ impl Job {
             stop: self.stop.clone(),
             top_logprobs: self.top_logprobs,
             grammar: self.grammar.clone(),
+            reading: self.reading.clone(),
             cold: self.cold,
             cancel,
         }

@@ -321,6 +321,7 @@ fn finish(task: &Task, done: &[(u16, Finished)]) {
     let Some(seal) = task.log.seal() else { return };
     let reason = |finished: &Finished| match finished.finish {
         Finish::Stop => FinishReason::Stop,
+        Finish::ToolCalls => FinishReason::ToolCalls,
         Finish::Length => FinishReason::Length,
         Finish::Canceled => FinishReason::Canceled,
     };
@@ -372,9 +373,9 @@ struct ChoiceSink<'a> {
 
 impl Sink for ChoiceSink<'_> {
     fn token(&mut self, piece: Piece) -> ControlFlow<()> {
-        let Piece { text, kind, logprobs } = piece;
+        let Piece { text, kind, tool, logprobs } = piece;
         let now = Instant::now();
-        let token = Token { choice: self.choice, index: self.index, text, kind, logprobs };
+        let token = Token { choice: self.choice, index: self.index, text, kind, logprobs, tool };
         if self.task.log.append(Event::Token(token), now).is_err() {
             return ControlFlow::Break(());
         }

@@ -32,6 +32,7 @@ impl Progress {
                 self.active = Some(now);
                 self.tokens += 1;
                 self.bytes += if token.text.is_heap_allocated() { token.text.len() } else { 0 };
+                self.bytes += token.tool.as_ref().map_or(0, |tool| 128 + tool.arguments.len());
                 self.bytes += token.logprobs.as_ref().map_or(0, |logprobs| 64 + 48 * logprobs.top.len());
             }
             Event::Result(result) => {

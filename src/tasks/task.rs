@@ -295,15 +295,21 @@ impl Task {
     /// Whether this has ended it.
     fn finish_early(&self, reason: FinishReason) -> bool {
         let Some(seal) = self.log.seal() else { return false };
-        let tokens_out = seal.progress().tokens;
+        let tokens_out = self.sampled(&seal.progress());
         self.finish(seal, reason, Usage { tokens_out, cached_tokens: 0 }, Vec::new());
         true
+    }
+
+    /// Tokens sampled, as far as its events tell: one that is part of two things has two of them.
+    fn sampled(&self, progress: &Progress) -> u64 {
+        let limits = self.limits();
+        progress.tokens.min(u64::from(limits.max_tokens) * u64::from(limits.choices))
     }
 
     /// Ends the task because a budget is used up. Does nothing where it has ended.
     pub fn exhaust(&self, label: PolicyLabel) {
         if let Some(seal) = self.log.seal() {
-            let usage = Usage { tokens_out: seal.progress().tokens, cached_tokens: 0 };
+            let usage = Usage { tokens_out: self.sampled(&seal.progress()), cached_tokens: 0 };
             self.close(seal, FinishReason::Length, usage, Vec::new(), Some(label));
         }
     }
@@ -413,7 +419,7 @@ impl Task {
         let Some((started, _)) = how.progress.started.as_ref() else { return spending.settle(Tokens::default(), 0) };
         let (output, cached) = match &how.last {
             Event::End(end) => (end.tokens_out, end.cached_tokens),
-            _ => (how.progress.tokens, 0),
+            _ => (self.sampled(&how.progress), 0),
         };
         let input = u64::from(self.limits().prompt_tokens);
         spending.settle(Tokens { input, cached, output }, millis(now.saturating_duration_since(*started)));

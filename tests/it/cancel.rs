@@ -77,7 +77,7 @@ fn task(registry: &Arc<Registry>) -> Arc<Task> {
 }
 
 fn token(index: u32) -> Event {
-    Event::Token(Token { choice: 0, index, text: "word ".into(), kind: TokenKind::Text, logprobs: None })
+    Event::Token(Token { choice: 0, index, text: "word ".into(), kind: TokenKind::Text, logprobs: None, tool: None })
 }
 
 /// One task, with what the canceller says when it is through.

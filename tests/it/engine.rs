@@ -11,11 +11,12 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 use sluicegate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
 use sluicegate::engine::{
-    Chat, Engine, EngineError, Finish, Finished, Generation, Grammar, Piece, Prompt, Sampling, Sink,
+    Chat, Engine, EngineError, Finish, Finished, Generation, Grammar, Piece, Prompt, Reading, Sampling, Sink,
 };
 use sluicegate_compat::native::{Message, Role};
 use tokio_util::sync::CancellationToken;
 
+mod calls;
 mod embedding;
 mod gguf;
 mod loading;
@@ -45,6 +46,7 @@ fn greedy(prompt: Arc<[u32]>, max_tokens: u32) -> Generation {
         stop: Vec::new(),
         top_logprobs: None,
         grammar: None,
+        reading: Reading::Plain,
         cold: false,
         cancel: CancellationToken::new(),
     }

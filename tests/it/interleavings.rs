@@ -39,7 +39,7 @@ fn check(scenario: fn()) {
 }
 
 fn token(index: u32) -> Event {
-    Event::Token(Token { choice: 0, index, text: "word ".into(), kind: TokenKind::Text, logprobs: None })
+    Event::Token(Token { choice: 0, index, text: "word ".into(), kind: TokenKind::Text, logprobs: None, tool: None })
 }
 
 fn end(seal: Seal, finish_reason: FinishReason) {

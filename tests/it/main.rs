@@ -35,3 +35,4 @@ mod remote;
 mod replicas;
 mod sessions;
 mod tidy;
+mod tools;

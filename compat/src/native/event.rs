@@ -68,6 +68,8 @@ pub struct Token {
     pub kind: TokenKind,
     /// Present when log-probabilities were asked for.
     pub logprobs: Option<Arc<TokenLogprobs>>,
+    /// What it adds to a call; there for the kind [`Tool`](TokenKind::Tool) alone, whose text is empty.
+    pub tool: Option<Arc<ToolDelta>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -76,6 +78,28 @@ pub enum TokenKind {
     #[default]
     Text,
     Reasoning,
+    /// Part of a call.
+    Tool,
+}
+
+/// What one token adds to a call. The first of a call has its id and its name; the arguments of all of them together are
+/// the arguments as the model wrote them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ToolDelta {
+    /// The call within the answer, from 0.
+    pub index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    pub arguments: String,
+}
+
+impl ToolDelta {
+    /// Whether it adds nothing: of a token that is only punctuation around a call.
+    pub const fn is_empty(&self) -> bool {
+        self.id.is_none() && self.name.is_none() && self.arguments.is_empty()
+    }
 }
 
 /// Natural-log probabilities of a sampled token and of the likeliest alternatives, after penalties and bias and before
@@ -286,6 +310,9 @@ impl Serialize for TokenJson<'_> {
         if token.kind != TokenKind::Text {
             map.serialize_entry("kind", &token.kind)?;
         }
+        if let Some(tool) = &token.tool {
+            map.serialize_entry("tool", tool.as_ref())?;
+        }
         if let Some(logprobs) = &token.logprobs {
             map.serialize_entry("logprob", &finite(logprobs.logprob))?;
             map.serialize_entry("top", &logprobs.top.iter().map(TopJson).collect::<Vec<_>>())?;
@@ -318,7 +345,8 @@ mod tests {
 
     #[test]
     fn a_token_is_one_short_event() {
-        let token = Token { choice: 0, index: 3, text: "a \"b\"\n".into(), kind: TokenKind::Text, logprobs: None };
+        let token =
+            Token { choice: 0, index: 3, text: "a \"b\"\n".into(), kind: TokenKind::Text, logprobs: None, tool: None };
         let mut out = Vec::new();
         encode(5, &Event::Token(token), &mut out);
         assert_eq!(

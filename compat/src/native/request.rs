@@ -1,11 +1,12 @@
 //! The task request: what a client may ask for, and the checks that need no knowledge of models or pools.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ErrorEnvelope, Input, Message, Tool, ToolChoice, Workload, workload};
+use super::{ErrorEnvelope, Input, Message, Tool, ToolChoice, Workload, tools, workload};
 
 /// The body of `POST /v2/tasks`. Every other dialect is translated to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -192,12 +193,11 @@ impl TaskRequest {
         if let Some(messages) = &self.messages {
             ensure(!messages.is_empty(), "messages", "at least one message is needed")?;
         }
+        tools::check(self.tools.as_deref().unwrap_or_default(), self.tool_choice.as_ref())?;
         if self.messages.is_none() {
             ensure(self.tools.is_none(), "tools", "`tools` goes with `messages`")?;
             ensure(self.chat_template_kwargs.is_none(), "chat_template_kwargs", "goes with `messages`")?;
         }
-        let has_tools = self.tools.as_ref().is_some_and(|tools| !tools.is_empty());
-        ensure(self.tool_choice.is_none() || has_tools, "tool_choice", "`tool_choice` goes with `tools`")?;
         ensure(!self.model_ref.is_empty(), "model_ref", "name a model")?;
         ensure(self.model_ref.len() <= 1024, "model_ref", "at most 1,024 bytes")
     }
@@ -248,13 +248,13 @@ impl TaskRequest {
 #[error("{param}: {message}")]
 pub struct Violation {
     /// The field, as a path into the request.
-    pub param: &'static str,
+    pub param: Cow<'static, str>,
     /// The range or rule it breaks.
     pub message: &'static str,
 }
 
 pub(super) fn ensure(holds: bool, param: &'static str, message: &'static str) -> Result<(), Violation> {
-    if holds { Ok(()) } else { Err(Violation { param, message }) }
+    if holds { Ok(()) } else { Err(Violation { param: param.into(), message }) }
 }
 
 fn within(

@@ -10,7 +10,7 @@ mod request;
 mod stream;
 
 pub use answer::{Answer, ChatCompletion};
-pub use context::{ChatContext, ChunkMeta, ParamNames, ServiceTier};
+pub use context::{CallStyle, ChatContext, ChunkMeta, ParamNames, ServiceTier};
 pub use request::{ChatRequest, openai_param, parse};
 pub use stream::ChunkEncoder;
 
@@ -18,10 +18,11 @@ use super::canceled;
 use crate::native::{End, FinishReason};
 
 /// The `finish_reason` of one choice. A deadline is a limit like `max_tokens`, and so `length`.
-fn finish_reason(end: &End, choice: usize) -> &'static str {
+fn finish_reason(end: &End, choice: usize, calls: CallStyle) -> &'static str {
     let own = end.choices.iter().find(|ended| usize::from(ended.choice) == choice);
     match own.map_or(end.finish_reason, |ended| ended.finish_reason) {
         FinishReason::Stop => "stop",
+        FinishReason::ToolCalls if calls == CallStyle::Function => "function_call",
         FinishReason::ToolCalls => "tool_calls",
         FinishReason::Length | FinishReason::Deadline | FinishReason::Canceled => "length",
     }

@@ -6,9 +6,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use sluicegate_compat::native::{
     ChoiceEnd, End, ErrorCode, ErrorEnvelope, Event, FinishReason, Metrics, Started, Token, TokenKind, TokenLogprobs,
-    TopLogprob,
+    ToolDelta, TopLogprob,
 };
 use sluicegate_compat::openai::chat::{Answer, ChatContext, ChunkEncoder, ChunkMeta};
+use smol_str::SmolStr;
 
 pub fn started() -> Event {
     Event::Started(Arc::new(Started {
@@ -24,11 +25,11 @@ pub fn started() -> Event {
 }
 
 pub fn token(choice: u16, index: u32, text: &str) -> Event {
-    Event::Token(Token { choice, index, text: text.into(), kind: TokenKind::Text, logprobs: None })
+    Event::Token(Token { choice, index, text: text.into(), kind: TokenKind::Text, logprobs: None, tool: None })
 }
 
 pub fn reasoning(index: u32, text: &str) -> Event {
-    Event::Token(Token { choice: 0, index, text: text.into(), kind: TokenKind::Reasoning, logprobs: None })
+    Event::Token(Token { choice: 0, index, text: text.into(), kind: TokenKind::Reasoning, logprobs: None, tool: None })
 }
 
 pub fn with_logprobs(index: u32, text: &str, bytes: &[u8], logprob: f32) -> Event {
@@ -36,7 +37,7 @@ pub fn with_logprobs(index: u32, text: &str, bytes: &[u8], logprob: f32) -> Even
         [TopLogprob { bytes: bytes.into(), logprob }, TopLogprob { bytes: b"?".as_slice().into(), logprob: -3.5 }];
     let logprobs = TokenLogprobs { logprob, bytes: bytes.into(), top: top.into() };
     let logprobs = Some(Arc::new(logprobs));
-    Event::Token(Token { choice: 0, index, text: text.into(), kind: TokenKind::Text, logprobs })
+    Event::Token(Token { choice: 0, index, text: text.into(), kind: TokenKind::Text, logprobs, tool: None })
 }
 
 pub fn end(finish_reason: FinishReason) -> End {
@@ -109,15 +110,38 @@ fn any_event() -> impl Strategy<Value = Event> {
 }
 
 fn any_token() -> impl Strategy<Value = Token> {
-    let kind = prop_oneof![3 => Just(TokenKind::Text), 1 => Just(TokenKind::Reasoning)];
+    let kind = prop_oneof![
+        6 => Just((TokenKind::Text, None)),
+        2 => Just((TokenKind::Reasoning, None)),
+        3 => any_delta().prop_map(|delta| (TokenKind::Tool, Some(Arc::new(delta)))),
+    ];
     let logprobs = proptest::option::weighted(0.2, any_logprobs());
-    (0..4u16, any::<u32>(), any_text(), kind, logprobs).prop_map(|(choice, index, text, kind, logprobs)| Token {
-        choice,
-        index,
-        text: text.into(),
-        kind,
-        logprobs,
+    (0..4u16, any::<u32>(), any_text(), kind, logprobs).prop_map(|(choice, index, text, (kind, tool), logprobs)| {
+        Token {
+            choice,
+            index,
+            text: if tool.is_some() { SmolStr::default() } else { text.into() },
+            kind,
+            logprobs,
+            tool,
+        }
     })
+}
+
+fn any_delta() -> impl Strategy<Value = ToolDelta> {
+    let head = proptest::option::of((any_text(), any_text()));
+    (0..3u32, head, any_text()).prop_map(|(index, head, arguments)| {
+        let (id, name) = head.unzip();
+        ToolDelta { index, id, name, arguments }
+    })
+}
+
+/// A token of a call; with an id it is the call's first.
+pub fn tool(index: u32, head: Option<(&str, &str)>, arguments: &str) -> Event {
+    let (id, name) = head.map(|(id, name)| (id.to_owned(), name.to_owned())).unzip();
+    let delta = ToolDelta { index, id, name, arguments: arguments.to_owned() };
+    let (text, kind) = (SmolStr::default(), TokenKind::Tool);
+    Event::Token(Token { choice: 0, index: 0, text, kind, logprobs: None, tool: Some(Arc::new(delta)) })
 }
 
 /// Text with everything that JSON or an event stream could trip over.

@@ -281,7 +281,7 @@ fn a_range_that_is_broken_is_named_in_the_clients_words() {
     ] {
         let request = read(with(more));
         let violation = request.clone().into_task().0.check().unwrap_err();
-        assert_eq!(openai_param(violation.param, &request), param);
+        assert_eq!(openai_param(&violation.param, &request), param);
     }
     let request = read(with(json!({"service_tier": "flex"})));
     assert_eq!(openai_param("priority", &request), "service_tier");

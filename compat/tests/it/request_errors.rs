@@ -184,9 +184,6 @@ fn what_is_understood_and_not_served() {
         json!({"audio": {"voice": "x"}}),
         json!({"web_search_options": {}}),
         json!({"prediction": {"type": "content", "content": ""}}),
-        json!({"tools": [{"type": "function", "function": {"name": "f"}}]}),
-        json!({"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "none"}),
-        json!({"functions": [{"name": "f"}]}),
     ];
     insta::assert_snapshot!(lines(&members), @r#"
     messages[0].content[1] | unsupported_value | Unsupported value: 'messages[0].content[1]' does not support image parts with this model.
@@ -197,9 +194,6 @@ fn what_is_understood_and_not_served() {
     audio | unsupported_parameter | Unsupported parameter: 'audio' is not supported by this gateway.
     web_search_options | unsupported_parameter | Unsupported parameter: 'web_search_options' is not supported by this gateway.
     prediction | unsupported_parameter | Unsupported parameter: 'prediction' is not supported by this gateway.
-    tools | unsupported_parameter | Unsupported parameter: 'tools' is not supported by this gateway.
-    tools | unsupported_parameter | Unsupported parameter: 'tools' is not supported by this gateway.
-    functions | unsupported_parameter | Unsupported parameter: 'functions' is not supported by this gateway.
     "#);
 }
 

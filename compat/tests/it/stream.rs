@@ -1,13 +1,16 @@
 //! Transcripts of streams, as a client reads them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_openai::types::chat::{CreateChatCompletionStreamResponse, FinishReason as TheirFinish};
 use proptest::prelude::*;
 use sluicegate_compat::native::{ChoiceEnd, End, ErrorCode, ErrorEnvelope, Event, FinishReason, Metrics, PolicyLabel};
-use sluicegate_compat::openai::chat::{ChatContext, ServiceTier};
+use sluicegate_compat::openai::chat::{CallStyle, ChatContext, ServiceTier};
 
-use crate::events::{any_events, chunks, end, ended, reasoning, said, started, stream, token, whole, with_logprobs};
+use crate::events::{
+    any_events, chunks, end, ended, reasoning, said, started, stream, token, tool, whole, with_logprobs,
+};
 
 #[test]
 fn a_stream_says_the_role_the_text_the_finish_and_done() {
@@ -179,7 +182,8 @@ fn assert_choice_is_the_sum_of_its_chunks(choice: &serde_json::Value, chunks: &[
     let joined = |field: &str| own.iter().filter_map(|part| part["delta"][field].as_str()).collect::<String>();
     assert_eq!(own[0]["delta"]["role"], "assistant");
     assert_eq!(own.iter().filter(|part| part["delta"].get("role").is_some()).count(), 1);
-    assert_eq!(joined("content"), choice["message"]["content"]);
+    assert_eq!(joined("content"), choice["message"]["content"].as_str().unwrap_or_default());
+    assert_eq!(calls(&own), choice["message"]["tool_calls"].as_array().cloned().unwrap_or_default());
     assert_eq!(joined("reasoning_content"), choice["message"]["reasoning_content"].as_str().unwrap_or_default());
     assert_eq!(own.last().unwrap()["finish_reason"], choice["finish_reason"]);
     assert_eq!(own.iter().filter(|part| !part["finish_reason"].is_null()).count(), 1);
@@ -187,4 +191,64 @@ fn assert_choice_is_the_sum_of_its_chunks(choice: &serde_json::Value, chunks: &[
         let streamed = own.iter().filter_map(|part| part["logprobs"]["content"].as_array()).flatten();
         assert!(streamed.eq(choice["logprobs"]["content"].as_array().unwrap()));
     }
+}
+
+/// The calls that the deltas of one choice add up to, as clients put them together.
+fn calls(chunks: &[&serde_json::Value]) -> Vec<serde_json::Value> {
+    let mut calls = BTreeMap::new();
+    for delta in chunks.iter().filter_map(|chunk| chunk["delta"]["tool_calls"].as_array()).flatten() {
+        let call = calls.entry(delta["index"].as_u64().unwrap()).or_insert_with(<[String; 3]>::default);
+        for (text, part) in
+            call.iter_mut().zip([&delta["id"], &delta["function"]["name"], &delta["function"]["arguments"]])
+        {
+            text.push_str(part.as_str().unwrap_or_default());
+        }
+    }
+    let call = |[id, name, arguments]: [String; 3]| serde_json::json!({"id": id, "type": "function", "function": {"name": name, "arguments": arguments}});
+    calls.into_values().map(call).collect()
+}
+
+#[test]
+fn a_call_streams_its_head_and_then_its_arguments() {
+    let events = [
+        tool(0, Some(("call_1", "add")), ""),
+        tool(0, None, "{\"a\": 1"),
+        tool(0, None, ""),
+        tool(0, None, "}"),
+        tool(1, Some(("call_2", "now")), "{}"),
+        ended(FinishReason::ToolCalls),
+    ];
+    insta::assert_snapshot!(said(&stream(&ChatContext::new("m"), &events)), @r#"
+    [{"index":0,"delta":{"role":"assistant","content":null,"refusal":null},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"add","arguments":""}}]},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\": 1"}}]},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{"tool_calls":[{"index":0,"function":{"arguments":"}"}}]},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{"tool_calls":[{"index":1,"id":"call_2","type":"function","function":{"name":"now","arguments":"{}"}}]},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{},"logprobs":null,"finish_reason":"tool_calls"}]}
+    "#);
+}
+
+#[test]
+fn text_before_a_call_is_content() {
+    let events = [token(0, 0, "Wait."), tool(0, Some(("call_1", "add")), "{}"), ended(FinishReason::ToolCalls)];
+    insta::assert_snapshot!(said(&stream(&ChatContext::new("m"), &events)), @r#"
+    [{"index":0,"delta":{"role":"assistant","content":"","refusal":null},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{"content":"Wait."},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"add","arguments":"{}"}}]},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{},"logprobs":null,"finish_reason":"tool_calls"}]}
+    "#);
+}
+
+#[test]
+fn who_asked_with_functions_reads_one_call_of_a_function() {
+    let context = ChatContext { calls: CallStyle::Function, ..ChatContext::new("m") };
+    let events = [tool(0, Some(("call_1", "add")), ""), tool(0, None, "{}"), ended(FinishReason::ToolCalls)];
+    insta::assert_snapshot!(said(&stream(&context, &events)), @r#"
+    [{"index":0,"delta":{"role":"assistant","content":null,"refusal":null},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{"function_call":{"name":"add","arguments":""}},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{"function_call":{"arguments":"{}"}},"logprobs":null,"finish_reason":null}]}
+    [{"index":0,"delta":{},"logprobs":null,"finish_reason":"function_call"}]}
+    "#);
+    let message = &whole(&context, &events).unwrap()["choices"][0];
+    insta::assert_snapshot!(message, @r#"{"index":0,"message":{"role":"assistant","content":null,"refusal":null,"annotations":[],"function_call":{"name":"add","arguments":"{}"}},"logprobs":null,"finish_reason":"function_call"}"#);
 }

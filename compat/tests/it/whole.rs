@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use sluicegate_compat::native::{ErrorCode, FinishReason};
 use sluicegate_compat::openai::chat::{Answer, ChatContext};
 
-use crate::events::{any_events, ended, meta, reasoning, token, whole, with_logprobs};
+use crate::events::{any_events, ended, meta, reasoning, token, tool, whole, with_logprobs};
 
 #[test]
 fn a_whole_answer_has_every_member() {
@@ -61,6 +61,19 @@ fn reasoning_and_log_probabilities_have_their_places() {
     assert_eq!(choice["logprobs"]["refusal"], serde_json::Value::Null);
     assert_eq!(choice["finish_reason"], "length");
     assert_eq!(answer["usage"]["completion_tokens_details"]["reasoning_tokens"], 1);
+}
+
+#[test]
+fn calls_stand_beside_the_content_which_is_null_where_there_is_none() {
+    let calls = [
+        tool(0, Some(("call_1", "add")), "{\"a\":"),
+        tool(1, Some(("call_2", "now")), "{}"),
+        tool(0, None, "1}"),
+        ended(FinishReason::ToolCalls),
+    ];
+    insta::assert_snapshot!(whole(&ChatContext::new("m"), &calls).unwrap()["choices"][0], @r#"{"index":0,"message":{"role":"assistant","content":null,"refusal":null,"annotations":[],"tool_calls":[{"id":"call_1","type":"function","function":{"name":"add","arguments":"{\"a\":1}"}},{"id":"call_2","type":"function","function":{"name":"now","arguments":"{}"}}]},"logprobs":null,"finish_reason":"tool_calls"}"#);
+    let spoken = [&[token(0, 0, "Wait.")][..], &calls].concat();
+    assert_eq!(whole(&ChatContext::new("m"), &spoken).unwrap()["choices"][0]["message"]["content"], "Wait.");
 }
 
 #[test]

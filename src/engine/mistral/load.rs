@@ -105,7 +105,7 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
             ModelFiles::Folder(folder) => defaults::read(folder)?,
             ModelFiles::Gguf(_) => Sampling::default(),
         },
-        unsupported: &[],
+        unsupported: if text.markup().calls.is_some() { &[] } else { &["tools"] },
         workloads,
         dimensions,
         instructions,

@@ -15,7 +15,7 @@ use super::replies::{Replies, Word};
 use super::tap::{Record, Tap};
 use super::{MistralEngine, grammar};
 use crate::engine::text::{Output, Sampler, TextModel};
-use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, Nowhere, Sink};
+use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, Nowhere, Reading, Sink};
 
 /// Chunks that may come beyond one per token: the engine can be a token ahead of us at the end.
 const SPARE_CHUNKS: usize = 16;
@@ -115,7 +115,7 @@ impl Sequence {
         let requests = place.lane().requests()?;
         let (tap, seat) = Tap::new();
         let (responses, replies) = Replies::channel(generation.max_tokens as usize + SPARE_CHUNKS);
-        let grammar = generation.grammar.is_some();
+        let grammar = generation.is_constrained();
         let processor = Processor {
             seat,
             prompt_len: generation.prompt.len(),
@@ -137,7 +137,7 @@ impl Sequence {
             None,
         );
         request.is_streaming = true;
-        request.constraint = grammar::constraint(generation.grammar.as_ref());
+        request.constraint = grammar::constraint(&engine.text, &engine.ends, generation);
         request.logits_processors = Some(vec![Arc::new(processor)]);
         #[cfg(test)]
         engine.inject_fault(&mut request);
@@ -245,6 +245,7 @@ pub(super) fn sampling(max_tokens: u32) -> SamplingParams {
 struct Progress<'a> {
     engine: &'a MistralEngine,
     output: Output,
+    reading: Reading,
     max_tokens: u32,
     /// Under a grammar: the record that a later one of its position may replace.
     unconfirmed: Option<Record>,
@@ -263,10 +264,11 @@ impl<'a> Progress<'a> {
         Self {
             engine,
             engine_failed: false,
-            output: Output::new(generation.stop.clone()),
+            output: engine.text.output(generation.stop.clone(), &generation.reading, generation.prompt.ids()),
+            reading: generation.reading.clone(),
             max_tokens: generation.max_tokens,
             unconfirmed: None,
-            grammar: generation.grammar.is_some(),
+            grammar: generation.is_constrained(),
             tokens_out: 0,
             start,
             first: None,
@@ -302,11 +304,11 @@ impl<'a> Progress<'a> {
             return Some(self.end(Finish::Stop, sink));
         }
         let text = &self.engine.text;
-        let stopped = self.output.push(text.bytes().text_of(record.token), logprobs(text, &record));
+        let stopped = self.output.push(text.text_of(record.token, &self.reading), logprobs(text, &record));
         if self.hand_over(sink).is_break() {
             Some(Finish::Canceled)
         } else if stopped {
-            Some(Finish::Stop)
+            Some(self.output.finish_reason())
         } else if self.tokens_out >= self.max_tokens {
             Some(self.end(Finish::Length, sink))
         } else {
@@ -316,6 +318,7 @@ impl<'a> Progress<'a> {
 
     fn end(&mut self, finish: Finish, sink: &mut dyn Sink) -> Finish {
         self.output.finish();
+        let finish = if finish == Finish::Stop { self.output.finish_reason() } else { finish };
         if self.hand_over(sink).is_break() { Finish::Canceled } else { finish }
     }
 

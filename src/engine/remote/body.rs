@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use sluicegate_compat::native::EngineName;
+use sluicegate_compat::native::{EngineName, ToolChoice};
 
-use crate::engine::{Chat, Generation, Grammar, Prepared, Prompt, Sampling};
+use crate::engine::{Chat, Choice, Generation, Grammar, Prepared, Prompt, Reading, Sampling};
 
 /// A path below the base address, and the body to post there.
 pub struct Request {
@@ -41,6 +41,7 @@ pub fn request(engine: EngineName, model: &str, generation: &Generation) -> Opti
     let path = match prompt.as_ref() {
         Prompt::Chat(chat) => {
             converse(&mut body, chat);
+            call(&mut body, &generation.reading);
             log_probabilities(&mut body, generation.top_logprobs);
             "chat/completions"
         }
@@ -79,6 +80,22 @@ fn converse(body: &mut Value, chat: &Chat) {
     }
     if !kwargs.is_empty() {
         body["chat_template_kwargs"] = json!(kwargs);
+    }
+}
+
+/// Which of the tools in the body may be called.
+fn call(body: &mut Value, reading: &Reading) {
+    let Reading::Answer(Some(calling)) = reading else { return };
+    let choice = match &calling.choice {
+        Choice::Free => None,
+        Choice::Required => Some(ToolChoice::Required),
+        Choice::Named(name) => Some(ToolChoice::Function(name.clone())),
+    };
+    if let Some(choice) = choice {
+        body["tool_choice"] = json!(choice);
+    }
+    if !calling.parallel {
+        body["parallel_tool_calls"] = false.into();
     }
 }
 
@@ -156,6 +173,7 @@ mod tests {
             stop: vec!["end".into()],
             top_logprobs: Some(0),
             grammar: None,
+            reading: Reading::Plain,
             cold: false,
             cancel: CancellationToken::new(),
         };

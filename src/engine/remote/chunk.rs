@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use sluicegate_compat::native::{TokenKind, TokenLogprobs, TopLogprob};
+use sluicegate_compat::native::{TokenKind, TokenLogprobs, ToolDelta, TopLogprob};
 use smol_str::SmolStr;
 
 use crate::engine::{Finish, Piece};
@@ -56,6 +56,28 @@ struct Delta {
     /// Newer versions of vLLM.
     #[serde(default)]
     reasoning: Option<String>,
+    #[serde(default)]
+    tool_calls: Option<Vec<Call>>,
+}
+
+/// What a chunk adds to a call.
+#[derive(Debug, Deserialize)]
+struct Call {
+    /// Left out by servers that give each call whole.
+    #[serde(default)]
+    index: Option<u32>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    function: Option<Function>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Function {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    arguments: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,7 +123,7 @@ impl Chunk {
         let delta = choice.delta.unwrap_or_default();
         let mut plain = |text: Option<String>, kind| {
             if let Some(text) = text.filter(|text| !text.is_empty()) {
-                take(Piece { text: SmolStr::from(text), kind, logprobs: None });
+                take(Piece { text: SmolStr::from(text), kind, logprobs: None, tool: None });
             }
         };
         plain(delta.reasoning_content.or(delta.reasoning), TokenKind::Reasoning);
@@ -111,16 +133,35 @@ impl Chunk {
             plain(Some(text), TokenKind::Text);
         } else {
             for (text, logprobs) in shared_out(&text, tokens) {
-                take(Piece { text, kind: TokenKind::Text, logprobs: Some(Arc::new(logprobs)) });
+                let logprobs = Some(Arc::new(logprobs));
+                take(Piece { text, kind: TokenKind::Text, logprobs, tool: None });
             }
+        }
+        for (place, call) in delta.tool_calls.unwrap_or_default().into_iter().enumerate() {
+            take(call.piece(place));
         }
         match choice.finish_reason.as_deref() {
             None => Ok(None),
             // A filter that withholds the rest has ended the answer too.
             Some("stop" | "eos_token" | "stop_sequence" | "content_filter") => Ok(Some(Finish::Stop)),
             Some("length") => Ok(Some(Finish::Length)),
+            Some("tool_calls" | "function_call") => Ok(Some(Finish::ToolCalls)),
             Some(other) => Err(other.chars().take(64).collect()),
         }
+    }
+}
+
+impl Call {
+    fn piece(self, place: usize) -> Piece {
+        let function = self.function.unwrap_or_default();
+        let said = |text: Option<String>| text.filter(|text| !text.is_empty());
+        let delta = ToolDelta {
+            index: self.index.unwrap_or_else(|| u32::try_from(place).unwrap_or(u32::MAX)),
+            id: said(self.id),
+            name: said(function.name),
+            arguments: function.arguments.unwrap_or_default(),
+        };
+        Piece { text: SmolStr::default(), kind: TokenKind::Tool, logprobs: None, tool: Some(Arc::new(delta)) }
     }
 }
 

@@ -70,7 +70,12 @@ impl TokenBytes {
 
     /// What `token` adds to the text: its bytes, and nothing for a special token.
     pub fn text_of(&self, token: u32) -> &[u8] {
-        if self.special.get(token as usize).copied().unwrap_or(true) { &[] } else { self.of_token(token) }
+        if self.is_special(token) { &[] } else { self.of_token(token) }
+    }
+
+    /// Whether `token` is no text; an unknown one is none.
+    pub fn is_special(&self, token: u32) -> bool {
+        self.special.get(token as usize).copied().unwrap_or(true)
     }
 }
 

@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
-use sluicegate_compat::native::{Content, Message, Role};
+use sluicegate_compat::native::{Content, Message, Role, Tool};
 use tokenizers::Tokenizer;
 
+use super::answer::AnswerReader;
 use super::bytes::TokenBytes;
+use super::markup::{Markup, THINK};
+use super::output::Output;
 use super::shield::{Shield, Stretch};
 use super::template::ChatTemplate;
-use crate::engine::{Chat, Prompt, PromptError};
+use crate::engine::{Chat, Prompt, PromptError, Reading};
 
 /// What a model needs to turn prompts into tokens and tokens into text. Immutable; share it.
 pub struct TextModel {
@@ -23,6 +26,9 @@ pub struct TextModel {
     shield: Shield,
     bytes: TokenBytes,
     vocab_size: u32,
+    markup: Markup,
+    /// Special tokens that are part of the markup.
+    markers: Vec<u32>,
 }
 
 impl TextModel {
@@ -34,7 +40,50 @@ impl TextModel {
         let mut literal = tokenizer.clone();
         literal.set_encode_special_tokens(true);
         let (shield, bytes) = (Shield::of(&tokenizer), TokenBytes::of(&tokenizer));
-        Self { tokenizer, literal, template, shield, bytes, vocab_size }
+        let markup = template.as_ref().map(ChatTemplate::markup).unwrap_or_default();
+        let markers = markup.markers().filter_map(|name| tokenizer.token_to_id(name)).collect();
+        Self { tokenizer, literal, template, shield, bytes, vocab_size, markup, markers }
+    }
+
+    /// How the model writes its answers.
+    pub fn markup(&self) -> Markup {
+        self.markup
+    }
+
+    /// What takes the tokens of an answer to `prompt`.
+    pub fn output(&self, stop: Vec<String>, reading: &Reading, prompt: &[u32]) -> Output {
+        match reading {
+            Reading::Plain => Output::new(stop),
+            Reading::Answer(calling) => {
+                let thinking = self.is_thinking(reading, prompt);
+                Output::read_by(stop, Some(AnswerReader::new(self.markup, calling.clone(), thinking)))
+            }
+        }
+    }
+
+    /// Whether `prompt` has already begun the reasoning of its answer.
+    pub fn is_thinking(&self, reading: &Reading, prompt: &[u32]) -> bool {
+        self.markup.reasoning && matches!(reading, Reading::Answer(_)) && self.ends_with(prompt, THINK)
+    }
+
+    /// The token that was added to the vocabulary under this name, and whether it is a special one.
+    pub fn added_token(&self, name: &str) -> Option<(u32, bool)> {
+        let token = self.tokenizer.token_to_id(name)?;
+        Some((token, self.tokenizer.get_added_tokens_decoder().get(&token)?.special))
+    }
+
+    /// What a token adds to the text of an output: the special ones nothing, but for those that its reader looks for.
+    pub fn text_of(&self, token: u32, reading: &Reading) -> &[u8] {
+        let marker = matches!(reading, Reading::Answer(_)) && self.markers.contains(&token);
+        if marker { self.bytes.of_token(token) } else { self.bytes.text_of(token) }
+    }
+
+    /// Whether a prompt ends with `mark`, but for white space.
+    fn ends_with(&self, prompt: &[u32], mark: &str) -> bool {
+        // Each token has a byte at least.
+        let last = &prompt[prompt.len().saturating_sub(mark.len() + 8)..];
+        let bytes: Vec<u8> = last.iter().flat_map(|&token| self.bytes.of_token(token)).copied().collect();
+        bytes.trim_ascii_end().ends_with(mark.as_bytes())
     }
 
     /// The bytes of each token.
@@ -94,27 +143,41 @@ impl TextModel {
 
     fn variables(&self, chat: &Chat) -> BTreeMap<String, Value> {
         let mut variables = chat.kwargs.clone();
-        variables.insert("messages".into(), chat.messages.iter().map(message).collect());
-        let tools = if chat.tools.is_empty() { Value::Null } else { json(&chat.tools) };
+        variables.insert("messages".into(), chat.messages.iter().map(|message| self.message(message)).collect());
+        let tools = if chat.tools.is_empty() { Value::Null } else { chat.tools.iter().map(tool).collect() };
         variables.insert("tools".into(), tools);
         variables.values_mut().for_each(|value| self.shield.cover_all(value));
         variables
     }
+
+    /// A message as templates expect it: plain text, `system` for `developer`, arguments of calls as objects unless the
+    /// template wants them as text.
+    fn message(&self, message: &Message) -> Value {
+        let mut value = json(message);
+        if message.role == Role::Developer {
+            value["role"] = "system".into();
+        }
+        if let Some(content @ Content::Parts(_)) = &message.content {
+            value["content"] = content.clone().into_text().into();
+        }
+        if self.template.as_ref().is_some_and(ChatTemplate::wants_arguments_as_text) {
+            return value;
+        }
+        for (index, call) in message.tool_calls.iter().enumerate() {
+            if let Ok(arguments @ Value::Object(_)) = serde_json::from_str(&call.function.arguments) {
+                value["tool_calls"][index]["function"]["arguments"] = arguments;
+            }
+        }
+        value
+    }
 }
 
-/// A message as templates expect it: plain text, `system` for `developer`, arguments of calls as objects.
-fn message(message: &Message) -> Value {
-    let mut value = json(message);
-    if message.role == Role::Developer {
-        value["role"] = "system".into();
-    }
-    if let Some(content @ Content::Parts(_)) = &message.content {
-        value["content"] = content.clone().into_text().into();
-    }
-    for (index, call) in message.tool_calls.iter().enumerate() {
-        if let Ok(arguments @ Value::Object(_)) = serde_json::from_str(&call.function.arguments) {
-            value["tool_calls"][index]["function"]["arguments"] = arguments;
-        }
+/// A tool as templates expect it: with a schema for its arguments, and without what is not the model's to know.
+fn tool(tool: &Tool) -> Value {
+    let mut value = json(tool);
+    if let Some(function) = value["function"].as_object_mut() {
+        function.remove("strict");
+        function.entry("parameters").or_insert_with(|| serde_json::json!({"type": "object", "properties": {}}));
     }
     value
 }

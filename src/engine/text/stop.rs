@@ -55,7 +55,7 @@ impl StopMatcher {
 }
 
 /// The length of the longest end of `text` that is a beginning of `stop`, shorter than `stop` itself.
-fn overlap(text: &[u8], stop: &[u8]) -> usize {
+pub fn overlap(text: &[u8], stop: &[u8]) -> usize {
     let longest = text.len().min(stop.len() - 1);
     (1..=longest).rev().find(|&length| text.ends_with(&stop[..length])).unwrap_or(0)
 }

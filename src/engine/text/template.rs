@@ -14,6 +14,7 @@ use std::time::SystemTime;
 use minijinja::{Environment, ErrorKind};
 use serde_json::Value;
 
+use super::markup::Markup;
 use crate::engine::LoadError;
 
 /// A model's chat template with the names of the special tokens it may write.
@@ -24,12 +25,17 @@ pub struct ChatTemplate {
     tool_source: Option<String>,
     /// `bos_token`, `eos_token` and the like.
     special_tokens: BTreeMap<&'static str, String>,
+    /// Whether it wants the arguments of calls as text, and not as objects.
+    arguments_as_text: bool,
 }
 
 /// A template that does not parse, or a conversation that it does not accept.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TemplateError(pub String);
+
+/// An argument that shows whether a template writes arguments at all.
+const PROBE: &str = "probe_of_arguments";
 
 const SPECIAL_TOKENS: [&str; 4] = ["bos_token", "eos_token", "unk_token", "pad_token"];
 
@@ -51,7 +57,8 @@ impl ChatTemplate {
             let value = &tokenizer_config[key];
             Some((key, value.as_str().or_else(|| value["content"].as_str())?.to_owned()))
         };
-        let chat = Self {
+        let mut chat = Self {
+            arguments_as_text: false,
             source: adapted(source),
             tool_source: named("tool_use").map(adapted),
             special_tokens: SPECIAL_TOKENS.into_iter().filter_map(name).collect(),
@@ -59,7 +66,28 @@ impl ChatTemplate {
         for source in std::iter::once(&chat.source).chain(&chat.tool_source) {
             environment(SystemTime::UNIX_EPOCH).template_from_str(source).map_err(|error| describe(&error))?;
         }
+        let takes = |arguments: Value| chat.render_call(arguments).is_some_and(|text| text.contains(PROBE));
+        chat.arguments_as_text =
+            !takes(serde_json::json!({PROBE: 1})) && takes(serde_json::json!({PROBE: 1}).to_string().into());
         Ok(chat)
+    }
+
+    /// A conversation with a call in it, where the template accepts the arguments as they are.
+    fn render_call(&self, arguments: Value) -> Option<String> {
+        let call = serde_json::json!({"id": "abcdefghi", "type": "function",
+            "function": {"name": "f", "arguments": arguments}});
+        let messages = serde_json::json!([
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": "", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": "b"},
+        ]);
+        let variables = BTreeMap::from([("messages".to_owned(), messages), ("tools".to_owned(), Value::Null)]);
+        self.render(&variables, SystemTime::UNIX_EPOCH).ok()
+    }
+
+    /// Whether it wants the arguments of calls as text, and not as objects.
+    pub fn wants_arguments_as_text(&self) -> bool {
+        self.arguments_as_text
     }
 
     /// The template in a model's folder: `chat_template.jinja`, else the one in `tokenizer_config.json`; `None` where there
@@ -88,6 +116,11 @@ impl ChatTemplate {
         }
         let template = Self::new(&template, &config);
         template.map(Some).map_err(|error| fault(&path, &format_args!("chat template: {error}")))
+    }
+
+    /// How the model writes its answers.
+    pub fn markup(&self) -> Markup {
+        Markup::of_templates(std::iter::once(&self.source).chain(&self.tool_source).map(String::as_str))
     }
 
     /// Sets the special tokens' names where the tokenizer's configuration does not tell them, as in GGUF files.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluicegate_compat::native::{Event, FinishReason, TaskState, TaskSummary, TaskView};
+use sluicegate_compat::native::{Event, FinishReason, TaskState, TaskSummary, TaskView, TokenKind};
 use tokio::time::Instant;
 
 use super::{Task, millis};
@@ -82,7 +82,7 @@ impl Task {
         self.log.inspect(|events| {
             for event in events {
                 match event {
-                    Event::Token(token) => {
+                    Event::Token(token) if token.kind == TokenKind::Text => {
                         if let Some(output) = outputs.get_mut(usize::from(token.choice)) {
                             output.push_str(&token.text);
                         }

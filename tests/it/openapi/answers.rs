@@ -147,7 +147,7 @@ async fn malformed_requests(witness: &mut Witness) {
             ("top_logprobs", "1"),
             ("logit_bias", "{\"x\": 1}"),
             ("stop", "[\"\"]"),
-            ("tools", r#"[{"type": "function", "function": {"name": "f"}}]"#),
+            ("tools", r#"[{"type": "function", "function": {"name": "f f"}}]"#),
             ("tool_choice", "\"required\""),
             ("session_id", "\"x\""),
             ("metadata", "{\"a\": 1}"),

@@ -1,13 +1,17 @@
 //! A task's events as one whole answer.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
 
 use super::logprobs::Logprobs;
-use super::{ChatContext, ChunkMeta, ServiceTier, canceled, finish_reason};
-use crate::native::{End, ErrorCode, ErrorEnvelope, Event, FinishReason, Token, TokenKind, TokenLogprobs};
+use super::{CallStyle, ChatContext, ChunkMeta, ServiceTier, canceled, finish_reason};
+use crate::native::{
+    End, ErrorCode, ErrorEnvelope, Event, FinishReason, FunctionCall, FunctionTag, Token, TokenKind, TokenLogprobs,
+    ToolCall, ToolDelta,
+};
 use crate::openai::usage::Usage;
 
 /// Collects the events of one task. Says the same text and usage as [`ChunkEncoder`](super::ChunkEncoder) streams.
@@ -16,6 +20,7 @@ pub struct Answer {
     meta: ChunkMeta,
     model: String,
     service_tier: ServiceTier,
+    calls: CallStyle,
     /// Whether log-probabilities were asked for.
     logprobs: bool,
     choices: Vec<Collected>,
@@ -28,6 +33,40 @@ struct Collected {
     content: String,
     reasoning: String,
     logprobs: Vec<Arc<TokenLogprobs>>,
+    /// By their index.
+    calls: BTreeMap<u32, ToolCall>,
+}
+
+impl Collected {
+    fn add(&mut self, delta: &ToolDelta) {
+        if delta.is_empty() {
+            return;
+        }
+        let call = self.calls.entry(delta.index).or_insert_with(|| ToolCall {
+            id: String::new(),
+            r#type: FunctionTag::Function,
+            function: FunctionCall { name: String::new(), arguments: String::new() },
+        });
+        call.id.extend(delta.id.as_deref());
+        call.function.name.extend(delta.name.as_deref());
+        call.function.arguments.push_str(&delta.arguments);
+    }
+
+    /// Only calls have no content beside them.
+    fn message(self, style: CallStyle) -> AssistantMessage {
+        let mut calls = self.calls.into_values();
+        let silent = self.content.is_empty() && calls.len() > 0;
+        let function_call = if style == CallStyle::Function { calls.next().map(|call| call.function) } else { None };
+        AssistantMessage {
+            role: "assistant",
+            content: Some(self.content).filter(|_| !silent),
+            refusal: None,
+            annotations: [],
+            reasoning_content: Some(self.reasoning).filter(|text| !text.is_empty()),
+            tool_calls: if style == CallStyle::Tools { calls.collect() } else { Vec::new() },
+            function_call,
+        }
+    }
 }
 
 impl Answer {
@@ -36,6 +75,7 @@ impl Answer {
             meta,
             model: context.model.clone(),
             service_tier: context.service_tier,
+            calls: context.calls,
             logprobs: context.logprobs,
             choices: vec![Collected::default(); context.choices()],
             reasoning_tokens: 0,
@@ -67,15 +107,9 @@ impl Answer {
         let end = self.outcome.unwrap_or_else(unfinished)?;
         let choice = |(index, collected): (usize, Collected)| Choice {
             index,
-            finish_reason: finish_reason(&end, index),
-            logprobs: self.logprobs.then_some(collected.logprobs),
-            message: AssistantMessage {
-                role: "assistant",
-                content: collected.content,
-                refusal: None,
-                annotations: [],
-                reasoning_content: Some(collected.reasoning).filter(|text| !text.is_empty()),
-            },
+            finish_reason: finish_reason(&end, index, self.calls),
+            logprobs: self.logprobs.then(|| collected.logprobs.clone()),
+            message: collected.message(self.calls),
         };
         Ok(ChatCompletion {
             id: self.meta.id,
@@ -104,6 +138,7 @@ impl Answer {
                 collected.reasoning.push_str(&token.text);
                 self.reasoning_tokens += 1;
             }
+            TokenKind::Tool => token.tool.iter().for_each(|delta| collected.add(delta)),
         }
     }
 }
@@ -143,11 +178,15 @@ impl Serialize for Choice {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct AssistantMessage {
     role: &'static str,
-    content: String,
+    content: Option<String>,
     /// A refusal that the model wrote as such; none of those served does.
     refusal: Option<String>,
     /// Citations of a web search; there is none.
     annotations: [(); 0],
     #[serde(skip_serializing_if = "Option::is_none")]
     reasoning_content: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<ToolCall>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function_call: Option<FunctionCall>,
 }

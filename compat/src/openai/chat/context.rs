@@ -18,6 +18,8 @@ pub struct ChatContext {
     pub n: u32,
     /// Whether log-probabilities were asked for.
     pub logprobs: bool,
+    /// How the client reads calls.
+    pub calls: CallStyle,
     pub service_tier: ServiceTier,
     /// Requests with the same key share a beginning, and are best served by the same replica.
     pub prompt_cache_key: Option<String>,
@@ -57,6 +59,7 @@ impl ChatContext {
             include_usage: false,
             n: 1,
             logprobs: false,
+            calls: CallStyle::Tools,
             service_tier: ServiceTier::Default,
             prompt_cache_key: None,
             user: None,
@@ -82,6 +85,7 @@ impl ChatContext {
             "json_schema" => "response_format.json_schema.schema",
             same => return extension::param(native).unwrap_or_else(|| format!("{same}{rest}")),
         };
+        let rest = if field == "functions" { rest.replacen(".function", "", 1) } else { rest.to_owned() };
         format!("{field}{rest}")
     }
 
@@ -95,6 +99,15 @@ impl ChatContext {
     pub(super) fn choices(&self) -> usize {
         usize::try_from(self.n).unwrap_or(usize::MAX).clamp(1, 16)
     }
+}
+
+/// How an answer says that the model calls a function.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum CallStyle {
+    #[default]
+    Tools,
+    /// As before 2023-12: one call, without an id.
+    Function,
 }
 
 /// How urgently a request was served, as the answer says it.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use self::body::Body;
 use super::context::ParamNames;
-use super::{ChatContext, ServiceTier};
+use super::{CallStyle, ChatContext, ServiceTier};
 use crate::json::{self, Object, StringOrList, invalid, missing, one_of, unsupported_parameter};
 use crate::native::{ErrorEnvelope, Priority, ReasoningEffort, TaskRequest, detail};
 use crate::openai::extension::Extension;
@@ -63,8 +63,7 @@ impl Body {
         if let Some((param, _)) = refused.into_iter().find(|(_, given)| *given) {
             return Err(unsupported_parameter(param));
         }
-        output::check_modalities(self.modalities.as_deref().unwrap_or_default())?;
-        tools::refuse(self)
+        output::check_modalities(self.modalities.as_deref().unwrap_or_default())
     }
 
     /// Every field finds its place here: in the task, in `context`, or among the ignored.
@@ -99,6 +98,11 @@ impl Body {
             tools::translate(self.tools, self.functions, self.tool_choice, self.function_call, &mut context.names)?;
         (task.tools, task.tool_choice) = tools;
         task.parallel_tool_calls = self.parallel_tool_calls;
+        if context.names.tools == "functions" && task.tools.is_some() {
+            // An answer in the older form has room for one call.
+            context.calls = CallStyle::Function;
+            task.parallel_tool_calls = Some(false);
+        }
         urgency(&mut task, context, self.service_tier.as_deref(), self.sluicegate)?;
         if self.store.is_some() {
             context.ignored.push("store".to_owned());

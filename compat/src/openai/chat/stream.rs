@@ -3,8 +3,8 @@
 use serde::Serialize;
 
 use super::logprobs::Logprobs;
-use super::{ChatContext, ChunkMeta, ServiceTier, canceled, finish_reason};
-use crate::native::{End, ErrorEnvelope, Event, FinishReason, Token, TokenKind};
+use super::{CallStyle, ChatContext, ChunkMeta, ServiceTier, canceled, finish_reason};
+use crate::native::{End, ErrorEnvelope, Event, FinishReason, Token, TokenKind, ToolDelta};
 use crate::openai::error::ErrorBody;
 use crate::openai::usage::Usage;
 use crate::sse;
@@ -13,6 +13,9 @@ const CONTENT: &[u8] = b",\"delta\":{\"content\":";
 const REASONING: &[u8] = b",\"delta\":{\"reasoning_content\":";
 const ROLE: &[u8] =
     b",\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":null}]";
+/// Of a choice that begins with a call.
+const SILENT_ROLE: &[u8] =
+    b",\"delta\":{\"role\":\"assistant\",\"content\":null,\"refusal\":null},\"logprobs\":null,\"finish_reason\":null}]";
 const NOT_FINISHED: &[u8] = b",\"finish_reason\":null}]";
 
 /// Writes the events of one task as the chunks of one answer.
@@ -26,6 +29,7 @@ pub struct ChunkEncoder {
     /// From the closing bracket of `choices` to the end of the event, in every chunk but that of the usage.
     tail: &'static [u8],
     include_usage: bool,
+    calls: CallStyle,
     /// For each choice, whether its role has been said.
     opened: Vec<bool>,
     reasoning_tokens: u64,
@@ -38,6 +42,7 @@ impl ChunkEncoder {
             head: head(context, &meta),
             tail: if context.include_usage { b",\"usage\":null}\n\n" } else { b"}\n\n" },
             include_usage: context.include_usage,
+            calls: context.calls,
             opened: vec![false; context.choices()],
             reasoning_tokens: 0,
             ended: false,
@@ -65,13 +70,16 @@ impl ChunkEncoder {
         if choice >= self.opened.len() {
             self.opened.resize(choice + 1, false);
         }
+        if let Some(tool) = &token.tool {
+            return self.tool(choice, tool, out);
+        }
         let reasoning = token.kind == TokenKind::Reasoning;
         self.reasoning_tokens += u64::from(reasoning);
         let logprobs = token.logprobs.as_ref().filter(|_| !reasoning);
         if token.text.is_empty() && logprobs.is_none() {
             return;
         }
-        self.open(choice, out);
+        self.open(choice, ROLE, out);
         self.begin(choice, out);
         out.extend_from_slice(if reasoning { REASONING } else { CONTENT });
         sse::json(token.text.as_str(), out);
@@ -84,12 +92,34 @@ impl ChunkEncoder {
         out.extend_from_slice(self.tail);
     }
 
+    fn tool(&mut self, choice: usize, tool: &ToolDelta, out: &mut Vec<u8>) {
+        if tool.is_empty() {
+            return;
+        }
+        self.open(choice, SILENT_ROLE, out);
+        self.begin(choice, out);
+        match self.calls {
+            CallStyle::Tools => {
+                out.extend_from_slice(b",\"delta\":{\"tool_calls\":[");
+                sse::json(&CallDelta::from(tool), out);
+                out.extend_from_slice(b"]},\"logprobs\":null");
+            }
+            CallStyle::Function => {
+                out.extend_from_slice(b",\"delta\":{\"function_call\":");
+                sse::json(&FunctionDelta::from(tool), out);
+                out.extend_from_slice(b"},\"logprobs\":null");
+            }
+        }
+        out.extend_from_slice(NOT_FINISHED);
+        out.extend_from_slice(self.tail);
+    }
+
     fn end(&mut self, end: &End, out: &mut Vec<u8>) {
         for choice in 0..self.opened.len() {
-            self.open(choice, out);
+            self.open(choice, ROLE, out);
             self.begin(choice, out);
             out.extend_from_slice(b",\"delta\":{},\"logprobs\":null,\"finish_reason\":\"");
-            out.extend_from_slice(finish_reason(end, choice).as_bytes());
+            out.extend_from_slice(finish_reason(end, choice, self.calls).as_bytes());
             out.extend_from_slice(b"\"}]");
             out.extend_from_slice(self.tail);
         }
@@ -103,10 +133,10 @@ impl ChunkEncoder {
     }
 
     /// Writes the chunk with the role, where `choice` has had none.
-    fn open(&mut self, choice: usize, out: &mut Vec<u8>) {
+    fn open(&mut self, choice: usize, role: &[u8], out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.opened[choice], true) {
             self.begin(choice, out);
-            out.extend_from_slice(ROLE);
+            out.extend_from_slice(role);
             out.extend_from_slice(self.tail);
         }
     }
@@ -115,6 +145,37 @@ impl ChunkEncoder {
         out.extend_from_slice(&self.head);
         out.extend_from_slice(b"{\"index\":");
         out.extend_from_slice(itoa::Buffer::new().format(choice).as_bytes());
+    }
+}
+
+/// What a chunk adds to a call.
+#[derive(Serialize)]
+struct CallDelta<'a> {
+    index: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    r#type: Option<&'static str>,
+    function: FunctionDelta<'a>,
+}
+
+#[derive(Serialize)]
+struct FunctionDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    arguments: &'a str,
+}
+
+impl<'a> From<&'a ToolDelta> for CallDelta<'a> {
+    fn from(tool: &'a ToolDelta) -> Self {
+        let id = tool.id.as_deref();
+        Self { index: tool.index, id, r#type: id.map(|_| "function"), function: tool.into() }
+    }
+}
+
+impl<'a> From<&'a ToolDelta> for FunctionDelta<'a> {
+    fn from(tool: &'a ToolDelta) -> Self {
+        Self { name: tool.name.as_deref(), arguments: &tool.arguments }
     }
 }
 

@@ -79,3 +79,16 @@ fn the_idioms_of_known_templates_work() {
         );
     }
 }
+
+#[test]
+fn arguments_are_text_only_where_objects_do_not_do() {
+    let of = |write: &str| {
+        let source = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls %}".to_owned()
+            + write
+            + "{% endfor %}{% endfor %}";
+        ChatTemplate::new(&source.into(), &Value::Null).unwrap().wants_arguments_as_text()
+    };
+    assert!(!of("{{ c.function.arguments | tojson }}"));
+    assert!(of("{{ '```json\n' + c.function.arguments }}"));
+    assert!(!of("{{ c.function.name }}"));
+}

@@ -1,24 +1,9 @@
-//! Tools and how they were spelled before: translated here, and refused in one place as long as no engine calls them.
+//! Tools and how they were spelled before.
 
-use super::body::{Body, CallBody, FunctionBody, FunctionChoice, ToolBody};
-use crate::json::{Object, invalid, missing, one_of, unsupported_parameter};
+use super::body::{CallBody, FunctionBody, FunctionChoice, ToolBody};
+use crate::json::{Object, invalid, missing, one_of};
 use crate::native::{ErrorEnvelope, FunctionCall, FunctionDefinition, Tool, ToolChoice};
 use crate::openai::chat::context::ParamNames;
-
-/// Refuses a request that brings tools, which the gateway does not serve yet.
-///
-/// # Errors
-///
-/// `tools` or `functions`, whichever is not empty.
-pub fn refuse(body: &Body) -> Result<(), ErrorEnvelope> {
-    if body.tools.as_ref().is_some_and(|tools| !tools.is_empty()) {
-        return Err(unsupported_parameter("tools"));
-    }
-    if body.functions.as_ref().is_some_and(|functions| !functions.is_empty()) {
-        return Err(unsupported_parameter("functions"));
-    }
-    Ok(())
-}
 
 /// The tools and the choice among them; without tools, a choice that forces none says nothing and is left out.
 ///

@@ -1,0 +1,148 @@
+//! What the grammars let through, byte by byte, with the engine's own compiler.
+
+use std::sync::Arc;
+
+use mistralrs::llguidance::api::TopLevelGrammar;
+use mistralrs::llguidance::toktrie::ApproximateTokEnv;
+use mistralrs::llguidance::{Matcher, ParserFactory};
+use sluicegate_compat::native::Tool;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::engine::Sampling;
+use crate::engine::text::{ChatTemplate, byte_level};
+
+const HERMES: &str = "{{ tools }}<tool_call></think>";
+
+fn model(template: &str) -> TextModel {
+    let template = ChatTemplate::new(&Value::from(template), &Value::Null).expect("parses");
+    TextModel::new(byte_level(), Some(template), 259)
+}
+
+fn calling(choice: Choice, parallel: bool, strict: bool) -> Calling {
+    let tool = |name: &str, parameters: Value| -> Tool {
+        let function = json!({"name": name, "parameters": parameters, "strict": strict});
+        serde_json::from_value(json!({"type": "function", "function": function})).expect("a tool")
+    };
+    let city = json!({"type": "object", "additionalProperties": false, "required": ["city"], "properties": {
+        "city": {"type": "string"}, "unit": {"type": "string", "enum": ["C", "F"]}, "days": {"type": "integer"}}});
+    let nothing = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    Calling { tools: vec![tool("weather", city), tool("now", nothing)], parallel, choice }
+}
+
+/// Whether an answer is whole under the grammar; `None` where no answer can begin so.
+fn verdict(text: &TextModel, calling: Calling, grammar: Option<Grammar>, prompt: &str, answer: &str) -> Option<bool> {
+    let generation = Generation {
+        prompt: text.tokenize(&crate::engine::Prompt::Text(prompt.into())).expect("tokenizes").into(),
+        max_tokens: 1,
+        sampling: Sampling::default(),
+        stop: Vec::new(),
+        top_logprobs: None,
+        grammar,
+        reading: Reading::Answer(Some(Arc::new(calling))),
+        cold: false,
+        cancel: CancellationToken::new(),
+    };
+    let grammar = match constraint(text, &[], &generation) {
+        Constraint::Lark(lark) => TopLevelGrammar::from_lark(lark),
+        Constraint::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema),
+        _ => return Some(true),
+    };
+    let factory = ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env()).expect("a factory");
+    let mut matcher = Matcher::new(factory.create_parser(grammar));
+    assert_eq!(matcher.get_error(), None);
+    let tokens: Vec<u32> = answer.bytes().map(u32::from).collect();
+    let taken = matcher.try_consume_tokens(&tokens).unwrap_or(0);
+    (taken == tokens.len()).then(|| matcher.is_accepting().unwrap_or(true))
+}
+
+#[test]
+fn a_forced_call_is_a_call_in_each_format() {
+    let city = "{\"city\": \"Rome\"}";
+    let cases = [
+        (HERMES, format!("<tool_call>\n{{\"name\": \"weather\", \"arguments\": {city}}}\n</tool_call>")),
+        ("{{ tools }}[TOOL_CALLS]", format!("[TOOL_CALLS][{{\"name\": \"weather\", \"arguments\": {city}}}]")),
+        ("{{ tools }}<|python_tag|>", format!("{{\"name\": \"weather\", \"parameters\": {city}}}")),
+        (
+            "{{ tools }}<tool_call><function=",
+            "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n\
+            <parameter=unit>\nC\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>"
+                .into(),
+        ),
+    ];
+    for (template, call) in cases {
+        let text = model(template);
+        for choice in [Choice::Required, Choice::Named("weather".into())] {
+            assert_eq!(verdict(&text, calling(choice, true, false), None, "x", &call), Some(true), "{call}");
+        }
+        let other = calling(Choice::Named("now".into()), true, false);
+        assert_eq!(verdict(&text, other, None, "x", &call), None, "{call}");
+        let required = || calling(Choice::Required, true, false);
+        assert_eq!(verdict(&text, required(), None, "x", "Rome"), None);
+        assert_eq!(verdict(&text, required(), None, "x", &call[..call.len() - 3]), Some(false));
+        assert_eq!(verdict(&text, required(), None, "x", &call.replace("weather", "unknown")), None);
+    }
+}
+
+#[test]
+fn arguments_keep_to_their_schema() {
+    let call =
+        |arguments: &str| format!("<tool_call>\n{{\"name\": \"weather\", \"arguments\": {arguments}}}\n</tool_call>");
+    let judged =
+        |arguments: &str| verdict(&model(HERMES), calling(Choice::Required, true, false), None, "x", &call(arguments));
+    assert_eq!(judged("{\"city\": \"Rome\", \"unit\": \"C\"}"), Some(true));
+    for wrong in
+        ["{}", "{\"city\": 7}", "{\"city\": \"Rome\", \"unit\": \"K\"}", "{\"city\": \"Rome\", \"more\": 1}", "7"]
+    {
+        assert_eq!(judged(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn several_calls_only_where_they_are_allowed() {
+    let one = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+    let two = format!("{one}\n{one}");
+    let judged =
+        |choice, parallel, answer: &str| verdict(&model(HERMES), calling(choice, parallel, false), None, "x", answer);
+    assert_eq!(judged(Choice::Required, true, &two), Some(true));
+    assert_eq!(judged(Choice::Required, false, &two), None);
+    assert_eq!(judged(Choice::Required, false, one), Some(true));
+    assert_eq!(judged(Choice::Named("now".into()), true, &two), None);
+}
+
+#[test]
+fn strict_functions_leave_the_text_free_and_bind_the_calls() {
+    let call = |arguments: &str| {
+        format!("Wait.\n<tool_call>\n{{\"name\": \"weather\", \"arguments\": {arguments}}}\n</tool_call>")
+    };
+    let judged = |answer: &str| verdict(&model(HERMES), calling(Choice::Free, true, true), None, "x", answer);
+    assert_eq!(judged("It is sunny, and < 3 degrees."), Some(true));
+    assert_eq!(judged(&call("{\"city\": \"Rome\"}")), Some(true));
+    assert_eq!(judged(&call("{\"city\": 7}")), None);
+    assert_eq!(judged("<tool_call>oops"), None);
+    let free = verdict(&model(HERMES), calling(Choice::Free, true, false), None, "x", &call("{\"city\": 7}"));
+    assert_eq!(free, Some(true));
+}
+
+#[test]
+fn json_or_a_call_where_both_may_be() {
+    let judged = |answer: &str| {
+        verdict(&model(HERMES), calling(Choice::Free, true, false), Some(Grammar::JsonObject), "x", answer)
+    };
+    assert_eq!(judged("{\"a\": [1]}"), Some(true));
+    assert_eq!(judged("<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>"), Some(true));
+    assert_eq!(judged("text"), None);
+}
+
+#[test]
+fn reasoning_that_the_prompt_has_begun_comes_first() {
+    let call = "Hm {\n</think>\n\n<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
+    let judged = |prompt: &str, answer: &str| {
+        verdict(&model(HERMES), calling(Choice::Required, true, false), None, prompt, answer)
+    };
+    assert_eq!(judged("x<think>\n", call), Some(true));
+    assert_eq!(judged("x", call), None);
+    let free = calling(Choice::Free, true, false);
+    let json = verdict(&model(HERMES), free, Some(Grammar::JsonObject), "x<think>", "Hm</think>{\"a\": 1}");
+    assert_eq!(json, Some(true));
+}
