@@ -40,14 +40,15 @@ fn tool(name: &str) -> Value {
 
 /// The transcript with ids of calls as `call_<id>`.
 fn shown(text: &str) -> String {
-    let text = masked(text);
     let mut parts = text.split("\"call_");
     let first = parts.next().unwrap_or_default().to_owned();
-    parts.fold(first, |shown, part| {
+    // Before all other masks: an id may look like a time.
+    let shown = parts.fold(first, |shown, part| {
         let (id, rest) = part.split_at(24);
         assert!(id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
         shown + "\"call_<id>" + rest
-    })
+    });
+    masked(&shown)
 }
 
 /// What the chunks of a stream say of their choices.
