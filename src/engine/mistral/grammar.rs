@@ -34,10 +34,10 @@ pub fn constraint(text: &TextModel, ends: &[u32], generation: &Generation) -> Co
         (None, Some(schema)) if !thinking => Constraint::JsonSchema(schema),
         (None, Some(schema)) => Rules::new(text, thinking).json(&schema),
         (Some((calling, format)), schema) => match (&calling.choice, schema) {
-            (Choice::Free, Some(schema)) => Rules::new(text, thinking).calls_or_json(calling, format, &schema),
+            (Choice::Free, Some(schema)) => Rules::new(text, thinking).calls_or_json(calling, format, ends, &schema),
             (Choice::Free, None) if !calling.is_strict() => Constraint::None,
             (Choice::Free, None) => Rules::new(text, thinking).text_with_calls(calling, format, ends),
-            (Choice::Required | Choice::Named(_), _) => Rules::new(text, thinking).calls_alone(calling, format),
+            (Choice::Required | Choice::Named(_), _) => Rules::new(text, thinking).calls_alone(calling, format, ends),
         },
     }
 }
@@ -51,6 +51,12 @@ fn bounded(schema: Value) -> Value {
     };
     fields.insert("x-guidance".into(), json!({"whitespace_pattern": WHITE_SPACE}));
     fields.into()
+}
+
+/// The tokens that end a text, where it may go on as well: the compiler knows one end, and models have several.
+fn end(ends: &[u32]) -> String {
+    let ends = ends.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    if ends.is_empty() { String::new() } else { format!(" <[{ends}]>?") }
 }
 
 /// A grammar that is being written.
@@ -78,15 +84,16 @@ impl<'a> Rules<'a> {
         self.start("json")
     }
 
-    fn calls_alone(mut self, calling: &Calling, format: CallFormat) -> Constraint {
+    fn calls_alone(mut self, calling: &Calling, format: CallFormat, ends: &[u32]) -> Constraint {
         self.calls(calling, format);
-        self.start("calls")
+        self.rule("answer", &format!("calls{}", end(ends)));
+        self.start("answer")
     }
 
-    fn calls_or_json(mut self, calling: &Calling, format: CallFormat, schema: &Value) -> Constraint {
+    fn calls_or_json(mut self, calling: &Calling, format: CallFormat, ends: &[u32], schema: &Value) -> Constraint {
         self.calls(calling, format);
         self.rule("json", &format!("%json {schema}"));
-        self.rule("answer", "calls | json");
+        self.rule("answer", &format!("calls{} | json", end(ends)));
         self.start("answer")
     }
 
@@ -94,9 +101,7 @@ impl<'a> Rules<'a> {
     /// whole answer.
     fn text_with_calls(mut self, calling: &Calling, format: CallFormat, ends: &[u32]) -> Constraint {
         self.calls(calling, format);
-        // The compiler knows one end of a text; models have several, and where text may go on the others have to be named.
-        let ends = ends.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
-        let end = if ends.is_empty() { String::new() } else { format!(" <[{ends}]>?") };
+        let end = end(ends);
         if format == CallFormat::Llama {
             self.rule("answer", &format!(r"calls | /[^{{\s](\n|.)*/{end}"));
             return self.start("answer");

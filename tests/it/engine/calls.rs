@@ -72,6 +72,16 @@ async fn a_call_that_has_to_be_made_is_made_whatever_the_dice_say() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_has_to_call_stops_when_it_has() {
+    let engine = engine().await;
+    let calling = weather(Choice::Required, true);
+    let prompt = prompt(&engine, "What is the weather in Berlin?", &calling);
+    let reading = Reading::Answer(Some(Arc::new(calling)));
+    let (calls, finish) = calls(&engine, Generation { reading, ..greedy(prompt, 400) }).await;
+    assert_eq!((finish, calls.len()), (Finish::ToolCalls, 1), "its own end token ends the calls: {calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_strict_function_binds_the_arguments_of_calls_that_the_model_makes_by_itself() {
     let engine = engine().await;
     let mut calling = weather(Choice::Free, true);
