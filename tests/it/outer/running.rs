@@ -20,8 +20,6 @@ const LOOK: Duration = Duration::from_millis(10);
 pub struct Running {
     child: Child,
     pub address: SocketAddr,
-    /// From the start of the process to the port file.
-    pub ready_after: Duration,
     client: Client,
     folder: TempDir,
 }
@@ -45,7 +43,6 @@ impl Running {
     fn start(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let port_file = folder.path().join("port");
-        let began = Instant::now();
         let mut child = command(folder.path(), settings)
             .args(["--listen", "127.0.0.1:0", "--port-file"])
             .arg(&port_file)
@@ -56,9 +53,8 @@ impl Running {
             assert!(child.try_wait().unwrap().is_none(), "it ended: {}", stderr(folder.path()));
             std::fs::read_to_string(&port_file).ok()
         });
-        let ready_after = began.elapsed();
         let client = Client::builder().no_proxy().build().unwrap();
-        Self { child, address: address.trim().parse().unwrap(), ready_after, client, folder }
+        Self { child, address: address.trim().parse().unwrap(), client, folder }
     }
 
     pub fn pid(&self) -> u32 {
