@@ -76,6 +76,8 @@ pub struct Gateway {
     started_unix_s: u64,
     /// What an earlier process left is queued, and new tasks may come behind it.
     open: AtomicBool,
+    /// What it left for models that no pool serves; `None` once nobody waits for those any more. Held to push or to take all.
+    aside: Mutex<Option<Vec<recover::Aside>>>,
 }
 
 /// What a [`Gateway`] is built from.
@@ -142,6 +144,7 @@ impl Gateway {
             metrics,
             started_unix_s,
             open: AtomicBool::new(false),
+            aside: Mutex::new(Some(Vec::new())),
         }
     }
 

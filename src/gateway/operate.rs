@@ -80,6 +80,7 @@ impl Gateway {
         self.lifecycle.spawn("reload", OnPanic::Continue, async move {
             // How it went the pool's health says.
             let _ = reloading.run(|pool| gateway.hand_on(pool)).await;
+            gateway.queue_what_was_aside().await;
         });
         Ok(pool_view(pool))
     }

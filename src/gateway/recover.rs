@@ -1,13 +1,15 @@
 //! What an earlier process left: tasks that were accepted, and the keys they were sent with.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
 use super::Gateway;
 use crate::admission::interrupted;
 use crate::ids::PoolId;
+use crate::lifecycle::OnPanic;
 use crate::store::KeyRow;
 use crate::tasks::{Ended, Home, Kept, Observer, Registry, Stage, Task};
 
@@ -17,6 +19,12 @@ pub struct Waiting {
     pub(super) request: TaskRequest,
     pub(super) weight: u32,
 }
+
+/// A task whose model no pool serves, with what it is told in the end.
+pub(super) type Aside = (Waiting, ErrorEnvelope);
+
+/// How long a task waits for a pool that serves its model, from the start of the process.
+const ASIDE_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Hears of the end of a task that is in no pool.
 struct Nobody;
@@ -62,8 +70,8 @@ impl Gateway {
         }
     }
 
-    /// Queues tasks of an earlier process, in this order, and then lets new ones in. One that no pool takes any more ends
-    /// with the reason.
+    /// Queues tasks of an earlier process, in this order, and then lets new ones in. Those whose model no pool serves are put
+    /// aside until one does, for an hour at most; those that no pool takes for another reason end with it.
     pub async fn queue_again(self: &Arc<Self>, waiting: Vec<Waiting>) {
         for waiting in waiting {
             if waiting.task.log.is_sealed() {
@@ -73,6 +81,44 @@ impl Gateway {
             self.queue_one(waiting).await;
         }
         self.open.store(true, Ordering::Release);
+        let gateway = Arc::clone(self);
+        self.lifecycle.spawn("tasks put aside", OnPanic::Continue, async move {
+            let patience = tokio::time::sleep(ASIDE_FOR);
+            if gateway.lifecycle.draining().clone().run_until_cancelled(patience).await.is_some() {
+                let left = gateway.aside().take();
+                for (waiting, error) in left.unwrap_or_default() {
+                    gateway.refuse(&waiting.task, error);
+                }
+            }
+        });
+    }
+
+    /// Queues what was put aside and is served by now.
+    pub(super) async fn queue_what_was_aside(self: &Arc<Self>) {
+        let aside = self.aside().as_mut().map(std::mem::take);
+        for (waiting, _) in aside.unwrap_or_default() {
+            if !waiting.task.log.is_sealed() {
+                self.queue_one(waiting).await;
+            }
+        }
+    }
+
+    /// Keeps a task of an earlier process whose model no pool serves, for a reload that brings it.
+    fn put_aside(&self, waiting: Waiting, error: ErrorEnvelope) -> Result<(), ErrorEnvelope> {
+        let lost = matches!(error.code, ErrorCode::PoolUnavailable | ErrorCode::NotFound);
+        match self.aside().as_mut().filter(|_| lost && waiting.task.is_kept()) {
+            None => Err(error),
+            Some(aside) => {
+                let why = error.message.as_str();
+                tracing::warn!(task_id = %waiting.task.spec.id, why, "a task waits for a reload that brings its model");
+                aside.push((waiting, error));
+                Ok(())
+            }
+        }
+    }
+
+    fn aside(&self) -> MutexGuard<'_, Option<Vec<Aside>>> {
+        self.aside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts a task that was accepted into the queue of a pool, or lets it wait until one has its model.
@@ -87,7 +133,7 @@ impl Gateway {
             }
             Err(error) => match self.provisionable(&waiting.request.model_ref, error).await {
                 Ok(entry) => self.wait_again(entry, waiting).await,
-                Err(error) => Err(error),
+                Err(error) => self.put_aside(waiting, error),
             },
         };
         if let Err(error) = queued {

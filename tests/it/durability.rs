@@ -104,25 +104,55 @@ async fn a_key_gives_the_first_answer_in_the_next_process_too() {
     second.finish().await;
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_task_whose_model_is_gone_ends_with_an_error_that_says_so() {
-    let folder = TempDir::new().unwrap();
+/// Over the database in `folder`, with a pool of this model out of two.
+async fn serving(folder: &Path, model: &str, script: Script) -> Gate {
+    let pools = format!(r#"[{{id = "default", engine = "scripted", model = "{model}"}}]"#);
     let named = r#"[{id = "old", source = "hf:a/b"}]"#;
-    let pools = |model: &str| format!(r#"[{{id = "default", engine = "scripted", model = "{model}"}}]"#);
-    let settings = |model: &str| [("SLUICEGATE_CATALOG__MODELS", named.to_owned()), ("SLUICEGATE_POOLS", pools(model))];
-    let with = async |model: &str, script: Script| {
-        let settings = settings(model);
-        let settings: Vec<_> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        gate(folder.path(), script, &settings).await
-    };
-    let first = with("old", endless()).await;
+    gate(folder, script, &[("SLUICEGATE_CATALOG__MODELS", named), ("SLUICEGATE_POOLS", &pools)]).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_model_no_pool_serves_waits_for_one_that_does() {
+    let folder = TempDir::new().unwrap();
+    let first = serving(folder.path(), "old", endless()).await;
+    let task = TASK.replace("builtin", "old");
+    let _running = first.submit(&task).await;
+    let waited = [first.submit(&task).await, first.submit(&task).await];
+    let urgent = first.submit(&task.replace('{', r#"{"deadline_ms": 900000, "#)).await;
+    let canceled = first.submit(&task).await;
+    first.crash().await;
+
+    let second = serving(folder.path(), "builtin", says(&["done"])).await;
+    assert_eq!(second.get(&format!("/v2/tasks/{}", waited[0])).await.json()["state"], "queued");
+    second.post(&format!("/v2/tasks/{canceled}/cancel"), "").await;
+    assert_eq!(second.get(&format!("/v2/tasks/{canceled}")).await.json()["state"], "canceled");
+    assert!(second.events(&urgent).await.contains(r#""finish_reason":"deadline""#));
+    // A reload with another model brings them nothing.
+    for model in ["builtin", "old"] {
+        assert_eq!(second.get(&format!("/v2/tasks/{}", waited[0])).await.json()["state"], "queued");
+        second.post("/v2/pools/default/reload", &json!({"new_model_ref": model}).to_string()).await;
+        second.until("/v2/pools/default/health", |health| health["reloading"] == false).await;
+    }
+    for id in &waited {
+        assert!(second.events(id).await.contains(r#""finish_reason":"stop""#));
+        assert_eq!(second.get(&format!("/v2/tasks/{id}")).await.json()["output"], "done");
+    }
+    second.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_whose_model_stays_gone_ends_after_an_hour_with_an_error_that_says_so() {
+    let folder = TempDir::new().unwrap();
+    let first = serving(folder.path(), "old", endless()).await;
     let task = TASK.replace("builtin", "old");
     let _running = first.submit(&task).await;
     let waited = first.submit(&task).await;
     first.crash().await;
 
-    let second = with("builtin", says(&["done"])).await;
+    let began = tokio::time::Instant::now();
+    let second = serving(folder.path(), "builtin", says(&["done"])).await;
     second.events(&waited).await;
+    assert_eq!(began.elapsed().as_secs() / 60, 60);
     let error = second.get(&format!("/v2/tasks/{waited}")).await.json()["error"].clone();
     assert_eq!(
         (&error["code"], &error["message"]),
