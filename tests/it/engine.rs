@@ -223,7 +223,8 @@ async fn a_cancelled_generation_returns_when_the_engine_has_let_go() {
     struct CancelAfter(CancellationToken, usize);
     impl Sink for CancelAfter {
         fn token(&mut self, _: Piece) -> ControlFlow<()> {
-            self.1 -= 1;
+            // More may come with the one that it stops at.
+            self.1 = self.1.saturating_sub(1);
             if self.1 == 0 {
                 self.0.cancel();
             }
