@@ -164,12 +164,12 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 fn tagged(digest: &[u8]) -> String {
-    use std::fmt::Write as _;
-    digest.iter().fold(String::from("sha256:"), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("sha256:{}", hex(digest))
+}
+
+/// In lower-case hex.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

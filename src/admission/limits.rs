@@ -110,7 +110,6 @@ struct State {
 pub struct Limiter {
     state: Mutex<State>,
     began: Instant,
-    limits: RateLimits,
 }
 
 /// What a task has taken of the rates. Given back on drop, unless it was let in.
@@ -134,11 +133,17 @@ impl Limiter {
             most_at_once: limits.concurrency,
             at_once: 0,
         };
-        Self { state: Mutex::new(state), began: Instant::now(), limits }
+        Self { state: Mutex::new(state), began: Instant::now() }
     }
 
     pub fn limits(&self) -> RateLimits {
-        self.limits
+        let state = self.lock();
+        let per_minute = |bucket: &Option<Bucket>| bucket.as_ref().map(|bucket| bucket.per_minute);
+        RateLimits {
+            requests_per_minute: per_minute(&state.requests),
+            tokens_per_minute: per_minute(&state.tokens),
+            concurrency: state.most_at_once,
+        }
     }
 
     /// How the rates of requests and of tokens stand.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use sluicegate_compat::native::{ErrorEnvelope, Event, Priority, TaskRequest};
 use sluicegate_compat::openai::chat::{self, Answer, ChatContext, ChunkEncoder, ChunkMeta};
 use sluicegate_compat::openai::{Model, ModelFacts, ModelList};
@@ -45,19 +46,33 @@ pub async fn chat_completions(
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let Owned { task, owner } = submitted.map_err(|error| Failure::from(context.rename(error)).with_budget(budget))?;
     let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, api.gateway.fingerprint(&task));
-    let mut response = if context.stream {
+    let response = if context.stream {
         event_stream(EventStream::new(task.log.reader(0), ChunkEncoder::new(&context, meta), owner))
     } else {
         let answer = whole(&task, &context, meta, owner).await;
         answer.unwrap_or_else(|error| Failure::from(error).into_response())
     };
-    response.headers_mut().extend(told(&task, &context.ignored));
+    Ok(about(response, &task, &context.ignored, budget))
+}
+
+/// An answer about a task with what its head says of that.
+fn about(mut response: Response, task: &Task, ignored: &[String], budget: impl FnOnce() -> HeaderMap) -> Response {
+    response.headers_mut().extend(told(task, ignored));
     if response.status().is_success() {
         // Of an answer that is whole, after it was charged.
         response.headers_mut().extend(budget());
     }
     response.extensions_mut().insert(About(task.spec.id));
-    Ok(response)
+    response
+}
+
+/// The body of an answer to a task that has waited so long, in ms.
+fn whole_body(body: impl Serialize, queue_ms: Option<u64>) -> Response {
+    let mut response = axum::Json(body).into_response();
+    if let Some(queue_ms) = queue_ms {
+        response.headers_mut().insert(QUEUE_WAIT, HeaderValue::from(queue_ms));
+    }
+    response
 }
 
 /// What headers say that the body may say as well, in its `sluicegate` object: the headers win, since whoever stands
@@ -90,11 +105,7 @@ async fn whole(
 ) -> Result<Response, ErrorEnvelope> {
     let mut answer = Answer::new(context, meta);
     let queue_ms = follow(task, |event| answer.push(event)).await;
-    let mut response = axum::Json(answer.finish().map_err(|error| context.rename(error))?).into_response();
-    if let Some(queue_ms) = queue_ms {
-        response.headers_mut().insert(QUEUE_WAIT, HeaderValue::from(queue_ms));
-    }
-    Ok(response)
+    Ok(whole_body(answer.finish().map_err(|error| context.rename(error))?, queue_ms))
 }
 
 /// Looks at every event of a task up to its last, and returns how long the task waited, in ms.

@@ -26,7 +26,7 @@ use super::download::{Download, Pace, RemoteFile, Snapshot};
 use super::files::{is_plain, is_weights};
 use super::problem::{FetchProblem, disk};
 use super::record::Record;
-use super::{Progress, Storage};
+use super::{Progress, Storage, hex};
 
 /// How web servers are reached.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,8 +101,7 @@ pub(super) fn home(address: &str, data_dir: &Path) -> PathBuf {
     // Of IPv6 addresses the brackets and colons.
     let host: String =
         host.chars().map(|c| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' }).collect();
-    let hash: String = Sha256::digest(address).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    data_dir.join("web").join(format!("{host}--{hash}"))
+    data_dir.join("web").join(format!("{host}--{}", hex(&Sha256::digest(address)[..16])))
 }
 
 /// An address in the one spelling that it has.

@@ -45,8 +45,6 @@ pub struct Evaluation {
 pub struct Evaluated {
     /// As many vectors or numbers as there are inputs; `None` where it was cancelled.
     pub result: Option<TaskResult>,
-    /// Tokens of the batch as the engine counts them, where it says so and admission knew an upper bound only.
-    pub tokens_in: Option<u64>,
     pub took: Duration,
 }
 

@@ -247,12 +247,6 @@ impl Task {
         Ok(())
     }
 
-    /// Its prompt has no more than so many tokens, as its engine counts, where only an upper bound was known.
-    pub fn counted(&self, prompt_tokens: u64) {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        limits.prompt_tokens = limits.prompt_tokens.min(u32::try_from(prompt_tokens).unwrap_or(u32::MAX));
-    }
-
     /// Notes the replica that runs it.
     pub fn runs_on(&self, replica: ReplicaId) {
         *self.replica.lock().unwrap_or_else(PoisonError::into_inner) = Some(replica);

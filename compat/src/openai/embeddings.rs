@@ -8,8 +8,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::extension::{self, Extension};
-use super::inputs::{InputUsage, Outcome};
+use super::extension::Extension;
+use super::inputs::{self, InputUsage, Outcome};
 use crate::json::{self, Object, missing, one_of};
 use crate::native::{End, ErrorCode, ErrorEnvelope, Input, TaskRequest, TaskResult, Workload};
 
@@ -80,15 +80,8 @@ pub fn parse(body: &[u8]) -> Result<(TaskRequest, EmbeddingsContext), ErrorEnvel
 impl EmbeddingsContext {
     /// `envelope` with its `param` in the client's words: `inputs[2]` is `input[2]`, or `input` where there is one only.
     #[must_use]
-    pub fn rename(&self, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
-        let renamed = |native: String| match native.strip_prefix("inputs") {
-            Some(place) => format!("input{}", if self.one { "" } else { place }),
-            None if matches!(native.as_str(), "model_ref" | "workload") => "model".to_owned(),
-            None if native == "priority" => "sluicegate.priority".to_owned(),
-            None => extension::param(&native).unwrap_or(native),
-        };
-        envelope.param = envelope.param.map(renamed);
-        envelope
+    pub fn rename(&self, envelope: ErrorEnvelope) -> ErrorEnvelope {
+        inputs::rename(envelope, |place| format!("input{}", if self.one { "" } else { place }))
     }
 
     /// The body of the answer to a task that came to this.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::canceled;
+use super::{canceled, extension};
 use crate::native::{End, ErrorCode, ErrorEnvelope, Event, FinishReason, PolicyLabel, TaskResult};
 
 /// Collects the events of one task.
@@ -45,6 +45,19 @@ impl Outcome {
             }
         }
     }
+}
+
+/// `envelope` with its `param` in the client's words; `inputs` says what stands for `inputs` with this place behind it.
+#[must_use]
+pub fn rename(mut envelope: ErrorEnvelope, inputs: impl FnOnce(&str) -> String) -> ErrorEnvelope {
+    let renamed = |native: String| match native.strip_prefix("inputs") {
+        Some(place) => inputs(place),
+        None if matches!(native.as_str(), "model_ref" | "workload") => "model".to_owned(),
+        None if native == "priority" => "sluicegate.priority".to_owned(),
+        None => extension::param(&native).unwrap_or(native),
+    };
+    envelope.param = envelope.param.map(renamed);
+    envelope
 }
 
 /// The `usage` of an answer without output. All in tokens.

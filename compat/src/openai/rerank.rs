@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::extension::{self, Extension};
-use super::inputs::{InputUsage, Outcome};
+use super::extension::Extension;
+use super::inputs::{self, InputUsage, Outcome};
 use crate::json::{self, Object, StringOrObject, invalid, missing};
 use crate::native::{ErrorCode, ErrorEnvelope, Input, TaskRequest, TaskResult, Workload};
 
@@ -74,15 +74,8 @@ pub fn parse(body: &[u8]) -> Result<(TaskRequest, RerankContext), ErrorEnvelope>
 impl RerankContext {
     /// `envelope` with its `param` in the client's words: `inputs[2]` is `documents[2]`.
     #[must_use]
-    pub fn rename(&self, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
-        let renamed = |native: String| match native.strip_prefix("inputs") {
-            Some(place) => format!("documents{place}"),
-            None if matches!(native.as_str(), "model_ref" | "workload") => "model".to_owned(),
-            None if native == "priority" => "sluicegate.priority".to_owned(),
-            None => extension::param(&native).unwrap_or(native),
-        };
-        envelope.param = envelope.param.map(renamed);
-        envelope
+    pub fn rename(&self, envelope: ErrorEnvelope) -> ErrorEnvelope {
+        inputs::rename(envelope, |place| format!("documents{place}"))
     }
 
     /// The body of the answer to a task that came to this.

@@ -1,17 +1,16 @@
 //! Embeddings and rerank: one task for a request, and one answer when it has ended.
 
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sluicegate_compat::native::{ErrorEnvelope, TaskRequest};
 use sluicegate_compat::openai::{Outcome, embeddings, rerank};
 use uuid::Uuid;
 
-use super::{QUEUE_WAIT, follow, told, wishes};
+use super::{about, follow, whole_body, wishes};
 use crate::admission::Caller;
 use crate::api::Api;
-use crate::api::access::About;
 use crate::api::body::Json;
 use crate::api::budget;
 use crate::api::errors::Failure;
@@ -76,18 +75,10 @@ impl Asked {
         let queue_ms = follow(&task, |event| outcome.push(event)).await;
         // Held until here: dropped before, it would have cancelled the task.
         drop(owner);
-        let mut response = match answer(task.spec.id.0, outcome) {
-            Ok(body) => axum::Json(body).into_response(),
+        let response = match answer(task.spec.id.0, outcome) {
+            Ok(body) => whole_body(body, queue_ms),
             Err(error) => Failure::from(rename(error)).with_budget(budget).into_response(),
         };
-        if let Some(queue_ms) = queue_ms {
-            response.headers_mut().insert(QUEUE_WAIT, HeaderValue::from(queue_ms));
-        }
-        response.headers_mut().extend(told(&task, ignored));
-        if response.status().is_success() {
-            response.headers_mut().extend(budget());
-        }
-        response.extensions_mut().insert(About(task.spec.id));
-        Ok(response)
+        Ok(about(response, &task, ignored, budget))
     }
 }

@@ -236,8 +236,10 @@ impl AnswerReader {
             return false;
         };
         let format = *format;
+        // Calls of Llama are parted by it.
+        let parts = format == CallFormat::Llama && self.calls > 0;
+        let between = |character: char| character.is_whitespace() || parts && character == ';';
         if fresh && format == CallFormat::Llama {
-            let between = |character: char| character.is_whitespace() || self.calls > 0 && character == ';';
             let rest = self.pending.trim_start_matches(between);
             if rest.starts_with('{') {
                 let blank = self.pending.len() - rest.len();
@@ -250,12 +252,7 @@ impl AnswerReader {
         }
         let opening = format.opening();
         if let Some(at) = self.pending.find(opening) {
-            let between = |character: char| character.is_whitespace() || self.calls > 0 && character == ';';
-            let before = match format {
-                CallFormat::Llama => self.pending[..at].trim_end_matches(between),
-                _ => self.pending[..at].trim_end(),
-            };
-            let before = before.len();
+            let before = self.pending[..at].trim_end_matches(between).len();
             self.tell(before, Class::Text);
             let opened = at - before + opening.len();
             self.phase = Phase::Call(Call::new(format, opened, opened));
@@ -273,9 +270,10 @@ impl AnswerReader {
 
     fn call(&mut self) -> bool {
         let (Phase::Call(call), Some((calling, format))) = (&mut self.phase, &self.calling) else { return false };
+        let (parallel, format) = (calling.parallel, *format);
         let step = call.scan(&self.pending, calling);
         let announced = call.announced;
-        let delta = call.delta(self.calls, *format);
+        let delta = call.delta(self.calls, format);
         let (length, opening) = (std::mem::take(&mut call.seen), std::mem::take(&mut call.opening));
         self.calls += u32::from(call.announced && !announced);
         let class = match delta {
@@ -296,8 +294,7 @@ impl AnswerReader {
         if step == Step::More {
             return false;
         }
-        let (calling, format) = self.calling.as_ref().expect("calls are read");
-        self.over = !calling.parallel;
+        self.over = !parallel;
         self.phase = match (step, format) {
             (Step::ClosedInList, _) => Phase::List,
             (Step::Closed, CallFormat::Hermes | CallFormat::QwenCoder) => Phase::Tail,

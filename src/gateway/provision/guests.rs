@@ -8,7 +8,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
 use tokio::time::Instant;
 
 use super::{Gateway, RETRY_AFTER_MS, untrusted};
-use crate::catalog::{Entry, ModelRef, ModelSource, Refusal, Storage, cache_folder, delete_cache};
+use crate::catalog::{Entry, ModelRef, ModelSource, Refusal, Storage, cache_folder, delete_cache, hex};
 
 impl Gateway {
     /// The entry that a reference would get; `None` where it says of no place, or no such models are taken.
@@ -43,9 +43,7 @@ impl Gateway {
         if self.catalog.resolve(&id).is_err() {
             return id;
         }
-        let hash = Sha256::digest(source.to_string());
-        let hash: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        format!("{id}-{hash}")
+        format!("{id}-{}", hex(&Sha256::digest(source.to_string())[..8]))
     }
 
     /// Puts the entry of a guest into the catalog, where it is not there, and makes room for it.

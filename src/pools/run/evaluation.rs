@@ -22,10 +22,7 @@ impl Pool {
         match self.caught(seat.engine.evaluate(evaluation, &mut done)).await {
             Err(error) => Attempt::Failed(error),
             Ok(Evaluated { result: None, .. }) => Attempt::Evaluated(None),
-            Ok(Evaluated { result: Some(result), tokens_in, took }) => {
-                if let Some(tokens_in) = tokens_in {
-                    job.task.counted(tokens_in);
-                }
+            Ok(Evaluated { result: Some(result), took }) => {
                 let tokens_in = job.task.limits().prompt_tokens;
                 let measured =
                     |occupancy| Measured { tokens_in, tokens_out: 0, prefill: took, decode: Duration::ZERO, occupancy };
