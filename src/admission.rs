@@ -324,7 +324,7 @@ impl Admission {
         // All pools of a model have its tokenizer and its context, but that servers elsewhere may run it with a shorter one.
         let fitted = prepare(&asked, &engine, &self.lifecycle).await?;
         if engine.info().engine.is(EngineName::Remote) {
-            let needed = u64::from(fitted.limits.prompt_tokens) + u64::from(fitted.limits.max_tokens);
+            let needed = fitted.context();
             let fits = |pool: &Arc<Pool>| pool.info().is_some_and(|info| needed <= u64::from(info.context_length));
             tiers.iter_mut().for_each(|tier| tier.retain(fits));
         }

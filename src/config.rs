@@ -151,6 +151,8 @@ pub struct Remote {
     pub engine: RemoteEngine,
     /// Tokens of prompt and output together.
     pub context_length: u32,
+    /// What the server is used for; at least one.
+    pub workloads: Vec<Workload>,
     pub limits: Limits,
 }
 

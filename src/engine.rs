@@ -65,8 +65,8 @@ pub trait Engine: Send + Sync + 'static {
         sink: &'a mut dyn Sink,
     ) -> BoxFuture<'a, Result<Finished, EngineError>>;
 
-    /// Embeds the inputs of a batch, or scores them against its query: one after the other, and calls `done` after each, to
-    /// show that it goes on. Holds one slot, and lets go of it as [`generate`](Self::generate) does.
+    /// Embeds the inputs of a batch, or scores them against its query, and calls `done` after each or after some, to show
+    /// that it goes on. Holds one slot, and lets go of it as [`generate`](Self::generate) does.
     ///
     /// # Errors
     ///
@@ -426,6 +426,9 @@ pub enum EngineError {
     /// The server elsewhere takes chats and no plain prompts.
     #[error("the server takes no plain prompts")]
     NoPrompts,
+    /// The server elsewhere does not have what its pool says that it serves.
+    #[error("the server does not serve this workload")]
+    NoWorkload,
     /// The grammar cannot be compiled; the message names the place for the caller.
     #[error("the JSON schema cannot be enforced")]
     Grammar,

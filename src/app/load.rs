@@ -55,6 +55,7 @@ pub(super) fn loader(
                 tokenizer: remote.tokenizer.clone(),
                 context_length: remote.context_length,
                 slots: pool.slots.unwrap_or(REMOTE_SLOTS),
+                workloads: remote.workloads.clone(),
                 limits: remote.limits,
             },
             lifecycle: lifecycle.clone(),

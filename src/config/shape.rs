@@ -137,6 +137,8 @@ pub(super) struct Remote {
     #[serde(default)]
     pub context_length: Option<u32>,
     #[serde(default)]
+    pub workloads: Option<Vec<Workload>>,
+    #[serde(default)]
     pub connect_ms: Option<u64>,
     #[serde(default)]
     pub first_byte_ms: Option<u64>,

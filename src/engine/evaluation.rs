@@ -22,6 +22,11 @@ impl Batch {
         self.inputs.iter().chain(&self.query).map(Prepared::len).sum()
     }
 
+    /// Tokens of the longest text, or an upper bound of them.
+    pub fn longest(&self) -> usize {
+        self.inputs.iter().chain(&self.query).map(Prepared::len).max().unwrap_or(0)
+    }
+
     /// What vectors amount to, the query's first where there is one: themselves, or how near the others are to it.
     pub fn result(&self, vectors: Vec<Vec<f32>>) -> TaskResult {
         match (vectors.split_first(), &self.query) {
@@ -37,6 +42,9 @@ impl Batch {
 #[derive(Debug, Clone)]
 pub struct Evaluation {
     pub batch: Arc<Batch>,
+    /// Numbers of each vector that are wanted. Only for an engine that knows better what to leave out: whoever asks for them
+    /// shortens what is longer.
+    pub dimensions: Option<u32>,
     pub cancel: CancellationToken,
 }
 
@@ -46,6 +54,8 @@ pub struct Evaluated {
     /// As many vectors or numbers as there are inputs; `None` where it was cancelled.
     pub result: Option<TaskResult>,
     pub took: Duration,
+    /// Tokens of all of it, where the batch has only an upper bound of them and the engine knows better.
+    pub tokens_in: Option<u32>,
 }
 
 /// How a model's makers want texts to be introduced where they are compared with each other. Empty where they say nothing.

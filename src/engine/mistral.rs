@@ -242,7 +242,8 @@ impl Engine for MistralEngine {
                 return self.generate(generation, &mut Nowhere).await;
             }
             let batch = Arc::new(Batch { query: None, inputs: vec![generation.prompt] });
-            let evaluated = self.evaluate(Evaluation { batch, cancel: generation.cancel }, &mut || ()).await?;
+            let evaluation = Evaluation { batch, dimensions: None, cancel: generation.cancel };
+            let evaluated = self.evaluate(evaluation, &mut || ()).await?;
             let (finish, prefill, decode) = (Finish::Length, evaluated.took, Duration::ZERO);
             Ok(Finished { finish, tokens_out: 0, cached_tokens: 0, prefill, decode })
         }

@@ -4,13 +4,17 @@
 //! always streamed. It is counted here with the server's tokenizer where that is given, else by an upper bound, so that
 //! admission never lets in what cannot fit.
 //!
+//! Inputs are embedded by `/embeddings` and scored by `/rerank`, where the server is said to do that.
+//!
 //! What comes back is not trusted: an event and a stream have a limit in bytes, a sequence ends at `max_tokens` whatever
 //! the server goes on to say, usage is held against what was seen, redirects are not followed. Each failure is
 //! [`EngineError::Reset`], but for a 4xx that blames the request. What the server says of it is logged, cut short.
 
 mod body;
 mod chunk;
+mod evaluate;
 mod events;
+mod exchange;
 mod prompt;
 mod run;
 
@@ -29,13 +33,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
 use super::{
-    Chat, Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, Instructions, LoadError, Nowhere,
-    Prepared, Prompt, PromptError, Reading, Sampling, Sink, Stated,
+    Batch, Chat, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
+    Instructions, LoadError, Nowhere, Prepared, Prompt, PromptError, Reading, Sampling, Sink, Stated,
 };
 use prompt::Counter;
 
 /// Output tokens of a probe.
 const PROBE_TOKENS: u32 = 2;
+
+/// Tokens that a probe of a server that embeds has at most: many such models have short contexts.
+const PROBE_INPUT: u32 = 128;
 
 /// A probe waits no longer than this for the end of a server's `Retry-After`.
 const LONGEST_REST: Duration = Duration::from_secs(20);
@@ -56,6 +63,8 @@ pub struct RemoteSpec {
     pub context_length: u32,
     /// Sequences at once.
     pub slots: u32,
+    /// What it is said to serve; at least one.
+    pub workloads: Vec<Workload>,
     pub limits: Limits,
 }
 
@@ -164,7 +173,7 @@ impl RemoteEngine {
             vocab_size: counter.vocab_size(),
             sampling: Sampling::default(),
             unsupported: body::unsupported(spec.engine),
-            workloads: vec![Workload::Completion],
+            workloads: spec.workloads.clone(),
             dimensions: None,
             instructions: Instructions::default(),
         };
@@ -187,7 +196,7 @@ impl RemoteEngine {
             segments.pop_if_empty().extend(path.split('/'));
         }
         let request = self.client.post(url);
-        let request = request.header("content-type", "application/json").header("accept", "text/event-stream");
+        let request = request.header("content-type", "application/json");
         let request = match &self.spec.api_key {
             Some(Secret(key)) => request.bearer_auth(key),
             None => request,
@@ -212,10 +221,14 @@ impl RemoteEngine {
         }
     }
 
+    /// Tokens of a prompt to try the server with. What it counts may be more: its template comes on top.
+    fn trial_tokens(&self, wanted: u32) -> u32 {
+        wanted.clamp(1, (self.info.context_length / 2).max(1))
+    }
+
     /// A few tokens after a prompt of about so many.
     fn trial(&self, prompt_tokens: u32) -> Generation {
-        // What the server counts may be more: its template comes on top.
-        let tokens = prompt_tokens.clamp(1, (self.info.context_length / 2).max(1));
+        let tokens = self.trial_tokens(prompt_tokens);
         let stated = Stated { temperature: true, ..Stated::default() };
         let messages = vec![Message::text(Role::User, "a ".repeat(tokens as usize))];
         Generation {
@@ -229,6 +242,22 @@ impl RemoteEngine {
             cold: false,
             cancel: CancellationToken::new(),
         }
+    }
+
+    /// An input of about so many tokens to embed; to score where that is all that the server does.
+    fn trial_batch(&self, prompt_tokens: u32) -> Evaluation {
+        let tokens = self.trial_tokens(prompt_tokens.min(PROBE_INPUT));
+        let text = |tokens: u32| {
+            let prompt = Arc::new(Prompt::Text("a ".repeat(tokens as usize).trim_end().to_owned()));
+            Prepared::Content { prompt, tokens }
+        };
+        let query = (!self.serves(Workload::Embedding)).then(|| text(1));
+        let batch = Arc::new(Batch { query, inputs: vec![text(tokens)] });
+        Evaluation { batch, dimensions: None, cancel: CancellationToken::new() }
+    }
+
+    fn serves(&self, workload: Workload) -> bool {
+        self.info.workloads.contains(&workload)
     }
 }
 
@@ -250,6 +279,14 @@ impl Engine for RemoteEngine {
         run::run(self, generation, sink).boxed()
     }
 
+    fn evaluate<'a>(
+        &'a self,
+        evaluation: Evaluation,
+        done: &'a mut (dyn FnMut() + Send),
+    ) -> BoxFuture<'a, Result<Evaluated, EngineError>> {
+        evaluate::run(self, evaluation, done).boxed()
+    }
+
     fn stats(&self) -> EngineStats {
         EngineStats { slots: self.info.slots, ..self.meter.stats() }
     }
@@ -261,7 +298,15 @@ impl Engine for RemoteEngine {
     fn probe(&self, prompt_tokens: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
         async move {
             self.rested().await;
-            self.generate(self.trial(prompt_tokens), &mut Nowhere).await
+            if self.serves(Workload::Completion) {
+                return self.generate(self.trial(prompt_tokens), &mut Nowhere).await;
+            }
+            let trial = self.trial_batch(prompt_tokens);
+            // It may be shorter than it was to be.
+            let missing = prompt_tokens.saturating_sub(u32::try_from(trial.batch.tokens()).unwrap_or(u32::MAX));
+            let Evaluated { took: prefill, .. } = self.evaluate(trial, &mut || ()).await?;
+            let (finish, decode) = (Finish::Length, Duration::ZERO);
+            Ok(Finished { finish, tokens_out: 0, cached_tokens: missing, prefill, decode })
         }
         .boxed()
     }

@@ -199,7 +199,7 @@ impl ScriptedEngine {
         let began = Instant::now();
         let vectors = self.vectors(&evaluation, done).await?;
         let result = vectors.map(|vectors| evaluation.batch.result(vectors));
-        Ok(Evaluated { result, took: began.elapsed() })
+        Ok(Evaluated { result, took: began.elapsed(), tokens_in: None })
     }
 
     async fn run(&self, generation: Generation, sink: &mut dyn Sink) -> Result<Finished, EngineError> {

@@ -39,6 +39,16 @@ pub struct Fitted {
     pub limits: Limits,
 }
 
+impl Fitted {
+    /// Tokens of context that it needs: each input has its own.
+    pub fn context(&self) -> u64 {
+        match &self.material {
+            Material::Prompt(_) => u64::from(self.limits.prompt_tokens) + u64::from(self.limits.max_tokens),
+            Material::Batch(batch) => batch.longest() as u64,
+        }
+    }
+}
+
 /// Follows a recipe, off the reactor where that takes long.
 ///
 /// # Errors

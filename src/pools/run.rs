@@ -354,6 +354,10 @@ fn engine_error(error: EngineError) -> ErrorEnvelope {
                 "the server of this pool has no /completions for this model, so it takes `messages` and no `prompt`";
             ErrorEnvelope::invalid("prompt", message).with_detail(detail::UNSUPPORTED_PARAMETER)
         }
+        EngineError::NoWorkload => {
+            let message = "the server of this pool does not serve this workload with its model";
+            ErrorEnvelope::invalid("workload", message).with_detail(detail::UNSUPPORTED_VALUE)
+        }
         EngineError::Rejected => {
             ErrorEnvelope::new(ErrorCode::InvalidParams, "the engine does not accept this request")
         }

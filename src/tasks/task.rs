@@ -38,7 +38,7 @@ pub struct TaskSpec {
 /// What a task may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Exact, by the model's own tokenizer.
+    /// Exact, by the model's own tokenizer; an upper bound where that is elsewhere.
     pub prompt_tokens: u32,
     /// Per choice.
     pub max_tokens: u32,
@@ -245,6 +245,12 @@ impl Task {
         let max = max.ok_or(PolicyLabel::BudgetTokens)?;
         (limits.prompt_tokens, limits.max_tokens) = (prompt_tokens, max);
         Ok(())
+    }
+
+    /// Its prompt has so many tokens, as who ran it has counted; no more than were reserved for it.
+    pub fn counted(&self, prompt_tokens: u32) {
+        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        limits.prompt_tokens = limits.prompt_tokens.min(prompt_tokens);
     }
 
     /// Notes the replica that runs it.

@@ -353,6 +353,7 @@ tokenizer = "tokenizer.json"
 engine = "ollama"
 context_length = 0
 idle_ms = 0
+workloads = ["rerank", "rerank"]
 "#;
     let known = text.replace("\"ollama\"", "\"vllm\"");
     assert_snapshot!(file(&known).mistakes(), @r#"
@@ -363,6 +364,7 @@ idle_ms = 0
     :11: pools[1].remote.tokenizer: file: and the absolute path of a tokenizer.json
     :13: pools[1].remote.context_length: at least 2 tokens
     :14: pools[1].remote.idle_ms: 1 to 31536000000 ms
+    :15: pools[1].remote.workloads: at least one of "completion", "embedding", "rerank", each once
     "#);
     assert!(file(text).mistakes().contains("pools[1].remote.engine: \"ollama\" is none of"));
     let stray = "[[pools]]\nremote = { base_url = \"http://h/v1\", model = \"m\" }";

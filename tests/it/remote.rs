@@ -1,5 +1,6 @@
 //! What clients see when the server behind a remote engine misbehaves, and that the pool goes on.
 
+mod evaluating;
 mod workers;
 
 use std::net::SocketAddr;
@@ -66,7 +67,10 @@ impl Server {
             }
         }
         // What a client that has hung up does not read is lost.
-        let _ = misbehave(&mut stream, deed).await;
+        let _ = match evaluating::answer(&request, deed) {
+            Some(answer) => stream.write_all(answer.as_bytes()).await,
+            None => misbehave(&mut stream, deed).await,
+        };
     }
 
     /// How often it was asked for a deed.
@@ -152,8 +156,16 @@ async fn gate() -> Gate {
 
 /// A gateway before this server.
 async fn before(server: &Arc<Server>) -> Gate {
+    before_for(server, "completion").await
+}
+
+/// A gateway that uses this server for some workload.
+async fn before_for(server: &Arc<Server>, workload: &str) -> Gate {
     let limits = "connect_ms = 1000, first_byte_ms = 300, idle_ms = 300";
-    let remote = format!(r#"{{ base_url = "http://{}/v1", model = "m", {limits} }}"#, server.start().await);
+    let remote = format!(
+        r#"{{ base_url = "http://{}/v1", model = "m", workloads = ["{workload}"], {limits} }}"#,
+        server.start().await
+    );
     let pools = format!(r#"[{{ id = "default", engine = "remote", slots = 4, remote = {remote} }}]"#);
     Gate::configured(&[("SLUICEGATE_POOLS", &pools)]).await
 }

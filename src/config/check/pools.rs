@@ -107,8 +107,10 @@ impl Check<'_> {
         }
     }
 
-    fn workloads(&mut self, key: &str, workloads: &[shape::Workload]) -> Vec<Workload> {
-        self.ensure(!workloads.is_empty(), key, "at least one of \"completion\", \"embedding\", \"rerank\"");
+    pub(super) fn workloads(&mut self, key: &str, workloads: &[shape::Workload]) -> Vec<Workload> {
+        let once = workloads.iter().enumerate().all(|(at, workload)| !workloads[..at].contains(workload));
+        let sound = once && !workloads.is_empty();
+        self.ensure(sound, key, "at least one of \"completion\", \"embedding\", \"rerank\", each once");
         let native = |workload: &shape::Workload| match workload {
             shape::Workload::Completion => Workload::Completion,
             shape::Workload::Embedding => Workload::Embedding,

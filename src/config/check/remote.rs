@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use sluicegate_compat::native::Workload;
+
 use super::Check;
 use crate::config::{Remote, RemoteEngine, shape};
 use crate::engine::remote::{Limits, Secret, base_url};
@@ -34,6 +36,10 @@ impl Check<'_> {
             tokenizer: self.tokenizer(&at("tokenizer"), remote.tokenizer.as_deref()),
             engine: remote.engine.unwrap_or(RemoteEngine::Remote),
             context_length,
+            workloads: match &remote.workloads {
+                None => vec![Workload::Completion],
+                Some(workloads) => self.workloads(&at("workloads"), workloads),
+            },
             limits: Limits {
                 connect: self.ms(&at("connect_ms"), remote.connect_ms.unwrap_or(CONNECT_MS), 1),
                 first_byte: self.ms(&at("first_byte_ms"), remote.first_byte_ms.unwrap_or(FIRST_BYTE_MS), 1),

@@ -45,12 +45,12 @@ pub async fn run(
             None => None,
         };
         let Some(vector) = vector else {
-            return Ok(Evaluated { result: None, took: began.elapsed() });
+            return Ok(Evaluated { result: None, took: began.elapsed(), tokens_in: None });
         };
         vectors.push(vector);
         done();
     }
-    Ok(Evaluated { result: Some(batch.result(vectors)), took: began.elapsed() })
+    Ok(Evaluated { result: Some(batch.result(vectors)), took: began.elapsed(), tokens_in: None })
 }
 
 /// The vector of one input; `None` where it was cancelled. Returns once the engine has let go of it.

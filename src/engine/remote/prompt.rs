@@ -42,6 +42,11 @@ impl Counter {
         }
     }
 
+    /// Whether texts are counted as the server counts them.
+    pub fn is_exact(&self) -> bool {
+        matches!(self, Self::Exact { .. })
+    }
+
     /// Tokens of a prompt.
     ///
     /// # Errors

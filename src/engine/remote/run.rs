@@ -3,22 +3,17 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout};
 
 use super::RemoteEngine;
 use super::body::request;
 use super::chunk::{Chunk, Usage};
 use super::events::Events;
-use crate::causes::causes;
 use crate::engine::{EngineError, Finish, Finished, Generation, Sink};
 
 /// Bytes of a stream at most: so many for each token, with its log-probabilities, and so many for all else.
 const BYTES_PER_TOKEN: usize = 8 << 10;
 const BYTES_BESIDE: usize = 1 << 20;
-
-/// Bytes of a refusal that are read for the log.
-const REFUSAL_BYTES: usize = 512;
 
 /// How long the end of a stream may take once the sequence has ended, for its usage.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -67,13 +62,11 @@ impl<'a> Sequence<'a> {
     async fn drain(&mut self, generation: &Generation, sink: &mut dyn Sink) -> Result<Finish, EngineError> {
         let spec = &self.engine.spec;
         let request = request(spec.engine, &spec.model, generation).ok_or(EngineError::Rejected)?;
-        let sent = timeout(spec.limits.first_byte, self.engine.post(request.path, request.body).send()).await;
-        let response = match sent {
-            Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Err(self.failed(&causes(&error.without_url()))),
-            Err(_) => return Err(self.failed(&"no answer in time")),
-        };
-        let mut response = self.accepted(response, request.path).await?;
+        let mut response = self.engine.ask(request.path, "text/event-stream", request.body).await?;
+        let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
+        if !kind.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream")) {
+            return Err(self.failed(&"the answer is no event stream"));
+        }
         let mut finish = None;
         loop {
             // The end is known; what may still come is the usage.
@@ -151,39 +144,8 @@ impl<'a> Sequence<'a> {
         Ok(cut)
     }
 
-    /// The answer, if it is one and streams.
-    async fn accepted(&self, response: Response, path: &str) -> Result<Response, EngineError> {
-        let status = response.status();
-        if status == StatusCode::OK {
-            let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
-            let streams = kind.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream"));
-            return if streams { Ok(response) } else { Err(self.failed(&"the answer is no event stream")) };
-        }
-        let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        if let Some(seconds) = seconds {
-            self.engine.rest(seconds);
-        }
-        let said = refusal(response, self.engine.spec.limits.idle).await;
-        tracing::warn!(upstream = %self.engine.spec.base_url, status = status.as_u16(), %said, "the server refuses");
-        let hint = match status.as_u16() {
-            401 | 403 => ": it does not take the key".to_owned(),
-            404 => format!(": it has no /{path}, or no model {:?}", self.engine.spec.model),
-            _ => String::new(),
-        };
-        // Not what it said: the log has that, and others may see this.
-        self.engine.note(Some(format!("{} answers {status}{hint}", self.engine.spec.base_url)));
-        Err(match status.as_u16() {
-            404 | 405 if path == "completions" => EngineError::NoPrompts,
-            400 | 404 | 405 | 413 | 415 | 422 => EngineError::Rejected,
-            _ => EngineError::Reset,
-        })
-    }
-
-    /// Logs a failure.
     fn failed(&self, what: &dyn std::fmt::Display) -> EngineError {
-        tracing::warn!(upstream = %self.engine.spec.base_url, error = %what, seen = self.seen, "the server failed");
-        self.engine.note(Some(format!("{}: {what}", self.engine.spec.base_url)));
-        EngineError::Reset
+        self.engine.failed(what, self.seen as usize)
     }
 
     /// Usage is the server's, as far as it fits what was seen and what was allowed.
@@ -201,17 +163,4 @@ impl<'a> Sequence<'a> {
             decode: self.last.map_or(Duration::ZERO, |last| last - first),
         }
     }
-}
-
-/// The beginning of what a server says to a request that it refuses, in one line.
-async fn refusal(mut response: Response, patience: Duration) -> String {
-    let mut said = Vec::new();
-    while said.len() < REFUSAL_BYTES {
-        match timeout(patience, response.chunk()).await {
-            Ok(Ok(Some(bytes))) => said.extend_from_slice(&bytes[..bytes.len().min(REFUSAL_BYTES)]),
-            _ => break,
-        }
-    }
-    said.truncate(REFUSAL_BYTES);
-    String::from_utf8_lossy(&said).escape_default().collect()
 }

@@ -17,16 +17,20 @@ impl Pool {
     /// Has all of a task's inputs embedded or scored.
     pub(super) async fn evaluation(&self, seat: &Seat, job: &Job, batch: &Arc<Batch>) -> Attempt {
         let since = self.lock().replicas[seat.replica].moment(Instant::now());
-        let evaluation = Evaluation { batch: Arc::clone(batch), cancel: job.task.stop.child_token() };
+        let (dimensions, cancel) = (job.dimensions, job.task.stop.child_token());
+        let evaluation = Evaluation { batch: Arc::clone(batch), dimensions, cancel };
         let mut done = || job.task.log.touch(Instant::now());
         match self.caught(seat.engine.evaluate(evaluation, &mut done)).await {
             Err(error) => Attempt::Failed(error),
             Ok(Evaluated { result: None, .. }) => Attempt::Evaluated(None),
-            Ok(Evaluated { result: Some(result), took }) => {
+            Ok(Evaluated { result: Some(result), took, tokens_in: counted }) => {
                 let tokens_in = job.task.limits().prompt_tokens;
                 let measured =
                     |occupancy| Measured { tokens_in, tokens_out: 0, prefill: took, decode: Duration::ZERO, occupancy };
                 self.measure_speed(seat, since, measured);
+                if let Some(tokens) = counted {
+                    job.task.counted(tokens);
+                }
                 self.checked(result, batch.inputs.len(), job.dimensions)
                     .map_or_else(Attempt::Failed, |result| Attempt::Evaluated(Some(result)))
             }
@@ -51,7 +55,8 @@ impl Pool {
             if vectors.iter().any(|vector| vector.len() < dimensions) {
                 return Err(EngineError::Dimensions);
             }
-            vectors.iter_mut().for_each(|vector| shorten(vector, dimensions));
+            let longer = vectors.iter_mut().filter(|vector| vector.len() > dimensions);
+            longer.for_each(|vector| shorten(vector, dimensions));
         }
         Ok(TaskResult::Embeddings(vectors))
     }

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::running::Running;
 
-async fn result(gateway: &Running, task: Value) -> Value {
+/// The data of the `result` event of a task.
+pub async fn result(gateway: &Running, task: Value) -> Value {
     let accepted: Value = gateway.post("/v2/tasks", &task).await.json().await.unwrap();
     let id = accepted["task_id"].as_str().unwrap_or_else(|| panic!("{accepted}"));
     let stream = gateway.get(&format!("/v2/tasks/{id}/events")).await.text().await.unwrap();

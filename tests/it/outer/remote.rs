@@ -1,6 +1,6 @@
 //! A gateway in front of another one, whose engine is the real one.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::running::Running;
 
@@ -49,6 +49,59 @@ async fn cancelling_in_front_cancels_behind() {
     front.state_is(task, "running").await;
     front.post(&format!("/v2/tasks/{task}/cancel"), &json!({})).await;
     front.state_is(task, "canceled").await;
+    front.idle().await;
+    upstream.idle().await;
+}
+
+/// The settings of a gateway that has `upstream` embed and score, with a pool that knows the tokenizer and one that does not.
+fn embedding_pools(upstream: &Running) -> [(&'static str, String); 2] {
+    let tokenizer = concat!("file:", env!("CARGO_MANIFEST_DIR"), "/examples/builtin-embedding/model/tokenizer.json");
+    let address = upstream.address;
+    let remote = format!(
+        r#"base_url = "http://{address}/v1", model = "builtin-embedding", workloads = ["embedding", "rerank"], context_length = 2048"#
+    );
+    let pool = |id: &str, more: &str| {
+        format!(r#"{{ id = "{id}", model = "{id}", engine = "remote", remote = {{ {remote}{more} }} }}"#)
+    };
+    let models = r#"[{ id = "counted", source = "hf:a/b" }, { id = "bounded", source = "hf:a/c" }]"#;
+    let counted = pool("counted", &format!(r#", tokenizer = "{tokenizer}""#));
+    [("POOLS", format!("[{counted}, {}]", pool("bounded", ""))), ("CATALOG__MODELS", models.to_owned())]
+}
+
+#[tokio::test]
+async fn vectors_and_scores_are_those_of_the_server_behind_bit_for_bit() {
+    let upstream = Running::real(&[]);
+    let settings = embedding_pools(&upstream);
+    let front = Running::real(&settings.each_ref().map(|(name, value)| (*name, value.as_str())));
+    let texts: Vec<_> = (0..40).map(|number| format!("What does {number} pools cost, and why?")).collect();
+    let requests = [
+        ("/v1/embeddings", json!({"input": texts})),
+        ("/v1/embeddings", json!({"input": texts[0], "dimensions": 17, "encoding_format": "base64"})),
+        ("/v1/rerank", json!({"query": "Tell me what a pool is", "documents": texts, "top_n": 5})),
+    ];
+    for (path, body) in requests {
+        let asked = async |gateway: &Running, model: &str| -> Value {
+            let mut body = body.clone();
+            body["model"] = model.into();
+            let mut answer: Value = gateway.post(path, &body).await.json().await.unwrap();
+            answer.as_object_mut().unwrap().retain(|name, _| name != "model" && name != "id");
+            answer
+        };
+        let direct = asked(&upstream, "builtin-embedding").await;
+        assert!(direct["usage"]["prompt_tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{path}: {direct}");
+        for model in ["counted", "bounded"] {
+            assert_eq!(asked(&front, model).await, direct, "{path} of {model}");
+        }
+    }
+    let native = async |gateway: &Running, model: &str, change: Value| -> Value {
+        let mut task = json!({"model_ref": model, "inputs": texts[..3]});
+        task.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        super::embedding::result(gateway, task).await
+    };
+    for change in [json!({"workload": "embedding"}), json!({"workload": "rerank", "query": texts[3]})] {
+        let direct = native(&upstream, "builtin-embedding", change.clone()).await;
+        assert_eq!(native(&front, "counted", change.clone()).await, direct, "{change}");
+    }
     front.idle().await;
     upstream.idle().await;
 }

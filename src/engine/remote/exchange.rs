@@ -1,0 +1,96 @@
+//! A request to a server, the head of its answer, and what becomes of those that fail.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use reqwest::{Response, StatusCode};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+
+use super::RemoteEngine;
+use crate::causes::causes;
+use crate::engine::EngineError;
+
+/// Bytes of a refusal that are read for the log.
+const REFUSAL_BYTES: usize = 512;
+
+impl RemoteEngine {
+    /// Posts a body, and returns the answer once its head is there and says that all is well.
+    pub(super) async fn ask(&self, path: &str, accept: &str, body: Vec<u8>) -> Result<Response, EngineError> {
+        let limits = self.spec.limits;
+        let request = self.post(path, body).header("accept", accept);
+        let response = match timeout(limits.first_byte, request.send()).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Err(self.failed(&causes(&error.without_url()), 0)),
+            Err(_) => return Err(self.failed(&"no answer in time", 0)),
+        };
+        if response.status() == StatusCode::OK { Ok(response) } else { Err(self.refused(response, path).await) }
+    }
+
+    /// A whole answer of no more than so many bytes.
+    pub(super) async fn whole<T: DeserializeOwned>(
+        &self,
+        mut response: Response,
+        most: usize,
+    ) -> Result<T, EngineError> {
+        let mut bytes = Vec::new();
+        loop {
+            match timeout(self.spec.limits.idle, response.chunk()).await {
+                Ok(Ok(Some(more))) if more.len() <= most - bytes.len() => bytes.extend_from_slice(&more),
+                Ok(Ok(Some(_))) => return Err(self.failed(&"the answer is longer than it may be", bytes.len())),
+                Ok(Ok(None)) => break,
+                Ok(Err(error)) => return Err(self.failed(&causes(&error.without_url()), bytes.len())),
+                Err(_) => return Err(self.failed(&"the answer stalls", bytes.len())),
+            }
+        }
+        // Not the error itself, which quotes what the server said.
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let (kind, column) = (error.classify(), error.column());
+            self.failed(&format_args!("the answer is not what was asked for: {kind:?} at {column}"), bytes.len())
+        })
+    }
+
+    /// What a refusal means for the task, and for the server.
+    async fn refused(&self, response: Response, path: &str) -> EngineError {
+        let status = response.status();
+        let seconds = response.headers().get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        if let Some(seconds) = seconds {
+            self.rest(seconds);
+        }
+        let said = beginning(response, self.spec.limits.idle).await;
+        tracing::warn!(upstream = %self.spec.base_url, status = status.as_u16(), %said, "the server refuses");
+        let hint = match status.as_u16() {
+            401 | 403 => ": it does not take the key".to_owned(),
+            404 => format!(": it has no /{path}, or no model {:?}", self.spec.model),
+            _ => String::new(),
+        };
+        // Not what it said: the log has that, and others may see this.
+        self.note(Some(format!("{} answers {status}{hint}", self.spec.base_url)));
+        match (status.as_u16(), path) {
+            (404 | 405, "completions") => EngineError::NoPrompts,
+            (404 | 405, "embeddings" | "rerank") => EngineError::NoWorkload,
+            (400 | 404 | 405 | 413 | 415 | 422, _) => EngineError::Rejected,
+            _ => EngineError::Reset,
+        }
+    }
+
+    /// Logs a failure, after so many tokens or bytes of an answer.
+    pub(super) fn failed(&self, what: &dyn Display, seen: usize) -> EngineError {
+        tracing::warn!(upstream = %self.spec.base_url, error = %what, seen, "the server failed");
+        self.note(Some(format!("{}: {what}", self.spec.base_url)));
+        EngineError::Reset
+    }
+}
+
+/// The beginning of what a server says to a request that it refuses, in one line.
+async fn beginning(mut response: Response, patience: Duration) -> String {
+    let mut said = Vec::new();
+    while said.len() < REFUSAL_BYTES {
+        match timeout(patience, response.chunk()).await {
+            Ok(Ok(Some(bytes))) => said.extend_from_slice(&bytes[..bytes.len().min(REFUSAL_BYTES)]),
+            _ => break,
+        }
+    }
+    said.truncate(REFUSAL_BYTES);
+    String::from_utf8_lossy(&said).escape_default().collect()
+}
