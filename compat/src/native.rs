@@ -31,6 +31,7 @@ pub use event::{
 };
 pub use pool::{
     DrainRequest, PoolFigures, PoolList, PoolView, PurgeRequest, PurgeView, ReloadRequest, ReloadView, ReplicaView,
+    WhenDrained,
 };
 pub use preparation::{Preparation, PreparationStep, StepKind, StepProgress, StepStatus, StepsProgress};
 pub use request::{

@@ -26,8 +26,8 @@ pub async fn health(State(api): State<Api>, Parameter(id): Parameter) -> Result<
 pub async fn drain(State(api): State<Api>, Parameter(id): Parameter, Json(body): Json) -> Result<Response, Failure> {
     // An unknown pool is said first, whatever the body.
     api.gateway.pool(&id)?;
-    let DrainRequest { deadline_ms } = DrainRequest::parse(&body)?;
-    let pool = api.gateway.drain(&id, Duration::from_millis(deadline_ms))?;
+    let DrainRequest { deadline_ms, waiting } = DrainRequest::parse(&body)?;
+    let pool = api.gateway.drain(&id, Duration::from_millis(deadline_ms), waiting)?;
     Ok((StatusCode::ACCEPTED, axum::Json(pool)).into_response())
 }
 

@@ -110,6 +110,9 @@ enum PoolCommand {
         /// When what is left is cancelled, in ms from now
         #[arg(long, value_name = "MS", default_value_t = 30_000)]
         deadline_ms: u64,
+        /// Fail what waits and finds no place in another pool, instead of serving it until the deadline
+        #[arg(long)]
+        fail_waiting: bool,
         /// Wait until nothing runs or waits in it
         #[arg(long)]
         wait: bool,
@@ -196,8 +199,9 @@ pub(super) async fn pool(target: Target, PoolArguments { command }: PoolArgument
             let list = gateway.get(&["v2", "pools"], &[]).await?;
             return target.show(&list, |list| pools(&list["pools"]));
         }
-        PoolCommand::Drain { id, deadline_ms, wait } => {
-            let body = json!({ "deadline_ms": deadline_ms });
+        PoolCommand::Drain { id, deadline_ms, fail_waiting, wait } => {
+            let waiting = if fail_waiting { "fail" } else { "serve" };
+            let body = json!({ "deadline_ms": deadline_ms, "waiting": waiting });
             let view = gateway.post(&["v2", "pools", &id, "drain"], Some(&body)).await?;
             if wait { drained(&gateway, &id, view).await? } else { view }
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_compat::native::{
-    ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, PurgeView, ReloadRequest, ReloadView,
+    ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, PurgeView, ReloadRequest, ReloadView, WhenDrained,
 };
 
 use super::Gateway;
@@ -29,15 +29,19 @@ impl Gateway {
     }
 
     /// Stops admitting to a pool. What waits there goes to other pools of its model that take tasks, as far as they have
-    /// room; the rest is served until the deadline, and then cancelled.
+    /// room; the rest fails, or is served like what runs until the deadline, and then cancelled.
     ///
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub fn drain(&self, id: &str, deadline: Duration) -> Result<PoolView, ErrorEnvelope> {
+    pub fn drain(&self, id: &str, deadline: Duration, waiting: WhenDrained) -> Result<PoolView, ErrorEnvelope> {
         let pool = self.pool_named(id)?;
         pool.drain(deadline);
         self.hand_on(pool);
+        match waiting {
+            WhenDrained::Serve => {}
+            WhenDrained::Fail => pool.turn_away(),
+        }
         Ok(pool_view(pool))
     }
 

@@ -1,7 +1,7 @@
 //! Taking a pool out of service and back.
 //!
-//! A pool that drains takes no new tasks. What waits may be handed on to another pool; what is left is served as before
-//! until the deadline, and then cancelled. A reload that was under way when it began goes on until then, too.
+//! A pool that drains takes no new tasks. What waits may be handed on to another pool; what is left fails at once where the
+//! operator wants that, or is served as before until the deadline, and then cancelled. A reload that was under way when it began goes on until then, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::Pool;
-use super::state::Draining;
+use super::state::{Draining, Refused};
 use crate::lifecycle::OnPanic;
 
 impl Pool {
@@ -56,6 +56,20 @@ impl Pool {
             while self.hand_one_on(other) {}
         }
         self.metrics.queue_changed(self);
+    }
+
+    /// Fails what waits, so that its clients look for another place at once. Does nothing where the drain was undone.
+    pub fn turn_away(self: &Arc<Self>) {
+        let (retry_after_ms, jobs) = {
+            let mut state = self.lock();
+            let Err(Refused::Draining { retry_after_ms }) = state.open() else { return };
+            (retry_after_ms, state.leave_all())
+        };
+        self.metrics.queue_changed(self);
+        for job in jobs {
+            let error = ErrorEnvelope::new(ErrorCode::PoolUnready, "the pool drains, and no other one took the task");
+            job.task.fail(error.with_pool(self.spec.id.as_str()).with_retry_after_ms(retry_after_ms));
+        }
     }
 
     /// Moves one task, under both locks: it is never in no queue.

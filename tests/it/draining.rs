@@ -74,6 +74,33 @@ async fn the_deadline_of_a_drain_cancels_what_is_left_with_a_last_event() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_drain_may_fail_what_waits_at_once() {
+    let pools = r#"[{ id = "a", engine = "scripted" }, { id = "b", engine = "scripted", queue = { capacity = 1 } }]"#;
+    let gate = Gate::with(long(), &[("SLUICEGATE_POOLS", pools)]).await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        let to_a = TASK.replace('}', r#", "placement": {"mode": "prefer", "prefer_pools": ["a"]}}"#);
+        ids.push(gate.submit(&to_a).await);
+    }
+    let unknown = gate.post("/v2/pools/a/drain", r#"{"deadline_ms": 60000, "waiting": "vanish"}"#).await;
+    assert_eq!((unknown.status, &unknown.json()["param"]), (StatusCode::BAD_REQUEST, &"waiting".into()));
+    let drained = gate.post("/v2/pools/a/drain", r#"{"deadline_ms": 60000, "waiting": "fail"}"#).await;
+    assert_eq!(drained.status, StatusCode::ACCEPTED, "{}", drained.body);
+    // One runs where it was, two found a place in the other pool: one in its slot, one in its queue.
+    let events = gate.events(&ids[3]).await;
+    assert_eq!((events.contains("event: started"), events.matches("event: error").count()), (false, 1), "{events}");
+    let failed = view(&gate, &ids[3]).await;
+    assert_eq!((&failed["state"], &failed["error"]["code"]), (&"failed".into(), &"POOL_UNREADY".into()), "{failed}");
+    assert_eq!((&failed["error"]["retriable"], &failed["error"]["pool_id"]), (&true.into(), &"a".into()));
+    assert_eq!(failed["error"]["retry_after_ms"], 60_000);
+    for id in &ids[..3] {
+        gate.events(id).await;
+        assert_eq!(view(&gate, id).await["finish_reason"], "length");
+    }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn waiting_tasks_go_to_another_pool_of_their_model() {
     let pools = r#"[{ id = "a", engine = "scripted" }, { id = "b", engine = "scripted", queue = { capacity = 2 } }]"#;
     let gate = Gate::with(long(), &[("SLUICEGATE_POOLS", pools)]).await;

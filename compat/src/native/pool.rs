@@ -162,6 +162,20 @@ impl ReloadRequest {
 pub struct DrainRequest {
     /// From now, in ms; then what is left is cancelled.
     pub deadline_ms: u64,
+    /// What becomes of waiting tasks that no other pool takes.
+    #[serde(default)]
+    pub waiting: WhenDrained,
+}
+
+/// What a drain does with the waiting tasks that no other pool takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenDrained {
+    /// They are served as before, until the deadline.
+    #[default]
+    Serve,
+    /// They fail at once, and their clients may try elsewhere.
+    Fail,
 }
 
 impl DrainRequest {
