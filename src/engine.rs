@@ -24,13 +24,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sluicegate_compat::native::{
-    EngineName, FunctionDefinition, Message, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload,
-};
+use sluicegate_compat::native::{EngineName, Message, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload};
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
 mod evaluation;
+mod form;
 mod meter;
 pub mod mistral;
 pub mod remote;
@@ -38,6 +37,7 @@ pub mod scripted;
 pub mod text;
 
 pub use evaluation::{Batch, Evaluated, Evaluation, Instructions, cosine, normalize, shorten};
+pub use form::{Calling, Choice, Grammar, Reading, Unheld};
 
 /// How long [`Engine::generate`] waits for the engine to let go of a cancelled sequence before it returns all the same.
 pub const LET_GO_DEADLINE: Duration = Duration::from_secs(10);
@@ -53,6 +53,16 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// [`PromptError`], which is the caller's fault and says so in words meant for the caller.
     fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError>;
+
+    /// Whether an answer can be held to what a request asks for. Makes the grammar, which takes some ms, and more for a large
+    /// schema.
+    ///
+    /// # Errors
+    ///
+    /// [`Unheld`], where the engine makes grammars and can make none of this.
+    fn hold(&self, _: Option<&Grammar>, _: &Reading) -> Result<(), Unheld> {
+        Ok(())
+    }
 
     /// Runs one sequence to its end, handing each sampled token to `sink` as soon as it is known.
     ///
@@ -223,55 +233,10 @@ pub struct Generation {
     pub cancel: CancellationToken,
 }
 
-/// How the text of a sequence is to be read.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub enum Reading {
-    /// All of it is text.
-    #[default]
-    Plain,
-    /// As the answer in a conversation: reasoning stands apart, and so do calls where some may be made.
-    Answer(Option<Arc<Calling>>),
-}
-
-/// Which tools an answer may call.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Calling {
-    pub tools: Vec<Tool>,
-    /// More than once in one answer.
-    pub parallel: bool,
-    pub choice: Choice,
-}
-
-/// Whether a tool has to be called.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Choice {
-    #[default]
-    Free,
-    /// Any of them.
-    Required,
-    /// This one.
-    Named(String),
-}
-
-impl Calling {
-    /// The function of this name, if it is offered.
-    pub fn function(&self, name: &str) -> Option<&FunctionDefinition> {
-        self.tools.iter().map(|tool| &tool.function).find(|function| function.name == name)
-    }
-
-    /// Whether a function's arguments have to keep to its schema.
-    pub fn is_strict(&self) -> bool {
-        self.tools.iter().any(|tool| tool.function.strict == Some(true))
-    }
-}
-
 impl Generation {
     /// Whether the engine is to keep the text to a grammar.
     pub fn is_constrained(&self) -> bool {
-        let calls = match &self.reading {
-            Reading::Answer(Some(calling)) => calling.choice != Choice::Free || calling.is_strict(),
-            Reading::Answer(None) | Reading::Plain => false,
-        };
+        let calls = matches!(&self.reading, Reading::Answer(Some(calling)) if calling.is_held());
         self.grammar.is_some() || calls
     }
 }
@@ -322,15 +287,6 @@ impl Default for Sampling {
             stated: Stated::default(),
         }
     }
-}
-
-/// What the text must look like.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Grammar {
-    /// Any JSON object.
-    JsonObject,
-    /// JSON that fits this schema.
-    JsonSchema(serde_json::Value),
 }
 
 /// Where the tokens of one sequence go.

@@ -9,6 +9,7 @@ mod event;
 mod pool;
 mod preparation;
 mod request;
+mod schema;
 mod session;
 mod tools;
 mod view;

@@ -3,16 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_compat::native::{Determinism, ErrorEnvelope, KvHint, Message, TaskRequest, Tool, ToolChoice, Workload};
+use sluicegate_compat::native::{
+    Determinism, ErrorEnvelope, KvHint, Message, OutputMode, TaskRequest, Tool, ToolChoice, Workload,
+};
 use tokio::time::Instant;
 
 use super::batch::{Inputs, too_many_tokens};
-use crate::engine::{Calling, Chat, Choice, Engine, EngineInfo, Material, Prepared, Prompt, Reading, Sampling, Stated};
+use crate::engine::{
+    Calling, Chat, Choice, Engine, EngineInfo, Grammar, Material, Prepared, Prompt, Reading, Sampling, Stated,
+};
 use crate::pools::{Fitted, Recipe};
 use crate::tasks::Limits;
 
 /// A token has at most so many bytes on average, for refusing absurd prompts before they are tokenized.
 pub(super) const MOST_BYTES_PER_TOKEN: usize = 64;
+
+/// A byte of a schema takes as long as so many bytes of a prompt.
+const WORK_PER_SCHEMA_BYTE: usize = 16;
 
 /// As many as a token usually has, for reserving budgets before a model is there to count with.
 const BYTES_PER_TOKEN: usize = 4;
@@ -31,8 +38,12 @@ pub(super) struct Asked {
     texts: Texts,
     /// How its answer is to be read.
     pub reading: Reading,
+    /// What its answer must look like.
+    pub grammar: Option<Grammar>,
     /// Of the texts.
     bytes: usize,
+    /// Of the schemas that the answer is held to.
+    held: usize,
     /// Output tokens where the request names none.
     default_max_tokens: u32,
 }
@@ -51,7 +62,9 @@ impl Asked {
                 (Texts::Inputs(inputs), bytes)
             }
         };
-        Self { request, texts, reading, bytes, default_max_tokens }
+        let grammar = grammar(&request);
+        let held = held_bytes(&grammar, &reading);
+        Self { request, texts, reading, grammar, bytes, held, default_max_tokens }
     }
 
     /// What the task may use before its prompt can be counted: a guess of the prompt's tokens, and no more output than asked
@@ -136,7 +149,7 @@ impl Asked {
 
 impl Recipe for Asked {
     fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + WORK_PER_SCHEMA_BYTE * self.held
     }
 
     fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
@@ -147,6 +160,8 @@ impl Recipe for Asked {
             Texts::Prompt(prompt, param) => {
                 let prompt = self.count(engine, prompt, param)?;
                 let limits = self.limits(context, prompt.len(), param)?;
+                let held = engine.hold(self.grammar.as_ref(), &self.reading);
+                held.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
                 (Material::Prompt(prompt), limits)
             }
             Texts::Inputs(inputs) => {
@@ -180,6 +195,26 @@ fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
         + kwargs.values().map(|value| value.to_string().len()).sum::<usize>()
         + tools.iter().map(bytes_of_tool).sum::<usize>();
     (Prompt::Chat(Chat { messages, tools, kwargs }), "messages", bytes)
+}
+
+/// What the answer to a request must look like.
+fn grammar(request: &TaskRequest) -> Option<Grammar> {
+    match (request.output_mode, &request.json_schema) {
+        (OutputMode::Text, _) => None,
+        (OutputMode::Json, None) => Some(Grammar::JsonObject),
+        (OutputMode::Json, Some(schema)) => Some(Grammar::JsonSchema(schema.clone())),
+    }
+}
+
+/// Bytes of the schemas that a grammar is made of.
+fn held_bytes(grammar: &Option<Grammar>, reading: &Reading) -> usize {
+    let answer = if let Some(Grammar::JsonSchema(schema)) = grammar { schema.to_string().len() } else { 0 };
+    match reading {
+        Reading::Answer(Some(calling)) if calling.is_held() => {
+            answer + calling.tools.iter().map(bytes_of_tool).sum::<usize>()
+        }
+        _ => answer,
+    }
 }
 
 /// How the answer to a request is to be read.
@@ -248,7 +283,11 @@ pub(super) fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(
 /// Whether a request asks for something by a field that not every engine can follow.
 fn asks_for(request: &TaskRequest, param: &str) -> bool {
     match param {
-        "tools" => request.tools.as_ref().is_some_and(|tools| !tools.is_empty()),
+        // A model that is not to call any does not have to know how.
+        "tools" => {
+            let hidden = request.tool_choice == Some(ToolChoice::None);
+            request.tools.as_ref().is_some_and(|tools| !tools.is_empty()) && !hidden
+        }
         "determinism" => request.determinism == Determinism::Strict,
         "kv_hint" => request.kv_hint == Some(KvHint::Cold),
         "top_k" => request.top_k.is_some(),

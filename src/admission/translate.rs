@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use sluicegate_compat::native::{Determinism, KvHint, OutputMode, TaskRequest};
+use sluicegate_compat::native::{Determinism, KvHint, TaskRequest};
 
 use super::Caller;
 use super::recipe::Asked;
-use crate::engine::Grammar;
 use crate::ids::TaskId;
 use crate::pools::{Fitted, Job, Recipe};
 use crate::tasks::{Limits, Task, TaskSpec};
@@ -31,11 +30,6 @@ pub(super) fn spec(request: &TaskRequest, caller: &Caller, limits: Limits) -> Ta
 pub(super) fn job(asked: &Arc<Asked>, task: &Arc<Task>, caller: &Caller, fitted: Fitted) -> Job {
     let request = &asked.request;
     let strict = request.determinism == Determinism::Strict;
-    let grammar = match (request.output_mode, &request.json_schema) {
-        (OutputMode::Text, _) => None,
-        (OutputMode::Json, None) => Some(Grammar::JsonObject),
-        (OutputMode::Json, Some(schema)) => Some(Grammar::JsonSchema(schema.clone())),
-    };
     Job {
         task: Arc::clone(task),
         allowed: None,
@@ -45,7 +39,7 @@ pub(super) fn job(asked: &Arc<Asked>, task: &Arc<Task>, caller: &Caller, fitted:
         recipe: Arc::clone(asked) as Arc<dyn Recipe>,
         stop: request.stop.clone(),
         top_logprobs: request.logprobs.then(|| request.top_logprobs.unwrap_or(0)),
-        grammar,
+        grammar: asked.grammar.clone(),
         dimensions: request.dimensions,
         reading: asked.reading.clone(),
         cold: strict || request.kv_hint == Some(KvHint::Cold),

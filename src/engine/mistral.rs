@@ -49,8 +49,8 @@ use tokio_util::sync::CancellationToken;
 use super::meter::Meter;
 use super::text::TextModel;
 use super::{
-    Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
-    LET_GO_DEADLINE, LoadError, Nowhere, Prepared, Prompt, PromptError, Reading, Sampling, Sink,
+    Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation, Grammar,
+    LET_GO_DEADLINE, LoadError, Nowhere, Prepared, Prompt, PromptError, Reading, Sampling, Sink, Unheld,
 };
 use gpu::Gpu;
 use lanes::Lanes;
@@ -111,6 +111,8 @@ pub struct MistralEngine {
     /// Tokens that end a text, as the engine sees it too.
     ends: Arc<[u32]>,
     answers: Arc<Answers>,
+    /// The engine's own compiler of grammars; none where its tokenizer allows none.
+    grammars: Option<Arc<mistralrs::llguidance::ParserFactory>>,
     meter: Arc<Meter>,
     lanes: Arc<Lanes>,
     /// The model gives vectors and no text.
@@ -137,6 +139,7 @@ impl MistralEngine {
             text: loaded.text,
             ends: loaded.ends,
             answers: Arc::default(),
+            grammars: loaded.grammars,
             meter: Arc::new(Meter::new()),
             lanes: loaded.lanes,
             #[cfg(test)]
@@ -167,6 +170,13 @@ impl MistralEngine {
     fn accepts_input(&self, ids: &[u32]) -> bool {
         let lengths = LEAST_TO_EMBED..=self.info.context_length as usize;
         self.embeds && lengths.contains(&ids.len()) && ids.iter().all(|&id| id < self.info.vocab_size)
+    }
+
+    /// What keeps the text of a generation to its grammar.
+    fn constraint(&self, generation: &Generation) -> mistralrs::Constraint {
+        let (grammar, reading) = (generation.grammar.as_ref(), &generation.reading);
+        let thinking = self.text.is_thinking(reading, generation.prompt.ids());
+        grammar::constraint(&self.text, &self.ends, grammar, reading, thinking)
     }
 
     /// A few tokens, to see whether the engine works.
@@ -213,6 +223,10 @@ impl Engine for MistralEngine {
             return Err(PromptError { param: "prompt", message });
         }
         Ok(Prepared::Ids(ids))
+    }
+
+    fn hold(&self, grammar: Option<&Grammar>, reading: &Reading) -> Result<(), Unheld> {
+        self.grammars.as_ref().map_or(Ok(()), |factory| grammar::check(factory, &self.text, grammar, reading))
     }
 
     fn generate<'a>(

@@ -18,7 +18,7 @@ mod template;
 pub use answer::{AnswerReader, Class, Segment};
 pub use bytes::TokenBytes;
 pub use decode::Utf8Decoder;
-pub use markup::{CallFormat, Markup};
+pub use markup::{CallFormat, END_OF_THINKING, Markup, THINK};
 pub use output::Output;
 pub use prompt::TextModel;
 #[cfg(test)]

@@ -34,5 +34,6 @@ mod reloading;
 mod remote;
 mod replicas;
 mod sessions;
+mod structured;
 mod tidy;
 mod tools;

@@ -178,6 +178,9 @@ async fn each_model_calls_in_its_own_format() {
     let refused = gate.post("/v1/chat/completions", &chat(&json!({}))).await;
     assert_eq!(refused.status, StatusCode::BAD_REQUEST);
     assert_snapshot!(refused.body, @r#"{"error":{"message":"`tools` cannot be followed by the engine that serves this model","type":"invalid_request_error","param":"tools","code":"unsupported_parameter"}}"#);
+    // Where none is to be called, nobody has to know how.
+    let answer = gate.post("/v1/chat/completions", &chat(&json!({"tool_choice": "none", "max_tokens": 2}))).await;
+    assert_eq!(answer.json()["choices"][0]["message"]["content"], call.concat(), "{}", answer.body);
     gate.finish().await;
 }
 
@@ -207,7 +210,7 @@ async fn tools_that_are_none_are_refused_by_name() {
     "tools[0].function" | "missing_required_parameter" | "Missing required parameter: 'tools[0].function'."
     "tool_choice" | "invalid_value" | "`tool_choice`: no tool has this name"
     "tool_choice" | "invalid_value" | "`tool_choice`: `tool_choice` goes with `tools`"
-    "functions[0].name" | "invalid_value" | "`tools[0].function.name`: 1 to 64 letters, digits, underscores and hyphens"
+    "functions[0].name" | "invalid_value" | "`functions[0].name`: 1 to 64 letters, digits, underscores and hyphens"
     "#);
     gate.finish().await;
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ErrorEnvelope, Input, Message, Tool, ToolChoice, Workload, tools, workload};
+use super::{ErrorEnvelope, Input, Message, Tool, ToolChoice, Workload, schema, tools, workload};
 
 /// The body of `POST /v2/tasks`. Every other dialect is translated to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -239,7 +239,8 @@ impl TaskRequest {
         let json = self.output_mode == OutputMode::Json;
         ensure(self.json_schema.is_none() || json, "json_schema", "goes with `output_mode: \"json\"`")?;
         let object = self.json_schema.as_ref().is_none_or(serde_json::Value::is_object);
-        ensure(object, "json_schema", "a JSON schema is an object")
+        ensure(object, "json_schema", "a JSON schema is an object")?;
+        self.json_schema.as_ref().map_or(Ok(()), |schema| schema::check(schema, "json_schema"))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::request::Violation;
-use super::{Tool, ToolChoice};
+use super::{Tool, ToolChoice, schema};
 
 /// Tools of one request, as in the OpenAI API.
 const MOST: usize = 128;
@@ -22,8 +22,12 @@ pub fn check(tools: &[Tool], choice: Option<&ToolChoice>) -> Result<(), Violatio
     if tools.len() > MOST {
         return violation("tools", "at most 128 tools");
     }
+    // Whose arguments a grammar holds to their schemas: of all, as soon as it is made for one.
+    let forced = matches!(choice, Some(ToolChoice::Required | ToolChoice::Function(_)));
+    let held = choice != Some(&ToolChoice::None) && (forced || tools.iter().any(is_strict));
     let mut names = BTreeSet::new();
-    for (index, Tool { function, .. }) in tools.iter().enumerate() {
+    for (index, tool) in tools.iter().enumerate() {
+        let function = &tool.function;
         let wrong = if !is_name(&function.name) {
             Some(("name", "1 to 64 letters, digits, underscores and hyphens"))
         } else if !names.insert(function.name.as_str()) {
@@ -38,6 +42,10 @@ pub fn check(tools: &[Tool], choice: Option<&ToolChoice>) -> Result<(), Violatio
         if let Some((field, message)) = wrong {
             return Err(Violation { param: format!("tools[{index}].function.{field}").into(), message });
         }
+        if let Some(schema) = function.parameters.as_ref().filter(|_| held) {
+            let place = format!("tools[{index}].function.parameters");
+            if is_strict(tool) { schema::check(schema, &place) } else { schema::check_loosely(schema, &place) }?;
+        }
     }
     match choice {
         Some(ToolChoice::Function(name)) if !names.contains(name.as_str()) => {
@@ -45,6 +53,10 @@ pub fn check(tools: &[Tool], choice: Option<&ToolChoice>) -> Result<(), Violatio
         }
         _ => Ok(()),
     }
+}
+
+fn is_strict(tool: &Tool) -> bool {
+    tool.function.strict == Some(true)
 }
 
 fn is_name(name: &str) -> bool {
@@ -78,6 +90,22 @@ mod tests {
         for (functions, param) in cases {
             assert_eq!(check(&tools(&functions), None).unwrap_err().param, param);
         }
+    }
+
+    #[test]
+    fn schemas_are_looked_at_where_they_are_held() {
+        let odd = json!({"properties": {"x": {"not": {}}}});
+        let of = |strict: bool| tools(&json!([{"name": "a", "strict": strict, "parameters": odd}]));
+        let place = "tools[0].function.parameters.properties.x.not";
+        assert_eq!(check(&of(true), None).unwrap_err().param, place);
+        check(&of(true), Some(&ToolChoice::None)).unwrap();
+        check(&of(false), Some(&ToolChoice::Required)).unwrap();
+        let endless = tools(&json!([{"name": "a", "parameters": {"$ref": "#"}}]));
+        check(&endless, None).unwrap();
+        assert_eq!(
+            check(&endless, Some(&ToolChoice::Required)).unwrap_err().param,
+            "tools[0].function.parameters.$ref"
+        );
     }
 
     #[test]

@@ -4,34 +4,45 @@
 //! grammar in the dialect of Lark that the engine knows: the calls as this model writes them, their arguments by schema.
 
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use mistralrs::Constraint;
+use mistralrs::llguidance::ParserFactory;
+use mistralrs::llguidance::api::TopLevelGrammar;
 use serde_json::{Map, Value, json};
 use sluicegate_compat::native::FunctionDefinition;
 
-use crate::engine::text::{CallFormat, TextModel};
-use crate::engine::{Calling, Choice, Generation, Grammar, Reading};
+use crate::engine::text::{CallFormat, END_OF_THINKING, THINK, TextModel};
+use crate::engine::{Calling, Choice, Grammar, Reading, Unheld};
 
 /// White space that may stand between two parts of a JSON text: without a bound, an unsure model writes it for ever.
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,16}";
 
+/// Characters of what the grammar compiler says.
+const LONGEST_REASON: usize = 200;
+
 /// Calls in one answer.
 const MOST_CALLS: u32 = 16;
 
-/// The engine's constraint for a sequence; `ends` are the tokens that end one.
-pub fn constraint(text: &TextModel, ends: &[u32], generation: &Generation) -> Constraint {
-    let schema = generation.grammar.as_ref().map(|grammar| match grammar {
-        Grammar::JsonObject => bounded(json!({"type": "object"})),
-        Grammar::JsonSchema(schema) => bounded(schema.clone()),
+/// The engine's constraint for an answer; `ends` are the tokens that end one, `thinking` whether it begins with reasoning.
+pub fn constraint(
+    text: &TextModel,
+    ends: &[u32],
+    grammar: Option<&Grammar>,
+    reading: &Reading,
+    thinking: bool,
+) -> Constraint {
+    let schema = grammar.map(|grammar| match grammar {
+        Grammar::JsonObject => bounded(json!({"type": "object"}), false),
+        Grammar::JsonSchema(schema) => bounded(schema.clone(), false),
     });
-    let thinking = text.is_thinking(&generation.reading, generation.prompt.ids());
-    let calls = match (&generation.reading, text.markup().calls) {
+    let calls = match (reading, text.markup().calls) {
         (Reading::Answer(Some(calling)), Some(format)) => Some((calling, format)),
         _ => None,
     };
     match (calls, schema) {
         (None, None) => Constraint::None,
-        (None, Some(schema)) if !thinking => Constraint::JsonSchema(schema),
+        (None, Some(schema)) if !text.markup().reasoning => Constraint::JsonSchema(schema),
         (None, Some(schema)) => Rules::new(text, thinking).json(&schema),
         (Some((calling, format)), schema) => match (&calling.choice, schema) {
             (Choice::Free, Some(schema)) => Rules::new(text, thinking).calls_or_json(calling, format, ends, &schema),
@@ -42,14 +53,68 @@ pub fn constraint(text: &TextModel, ends: &[u32], generation: &Generation) -> Co
     }
 }
 
+/// Whether the engine can make a grammar of what an answer is held to.
+///
+/// # Errors
+///
+/// The schema that it can make none of.
+pub fn check(
+    factory: &ParserFactory,
+    text: &TextModel,
+    grammar: Option<&Grammar>,
+    reading: &Reading,
+) -> Result<(), Unheld> {
+    let whole = match constraint(text, &[], grammar, reading, false) {
+        Constraint::Lark(rules) => compile(factory, TopLevelGrammar::from_lark(rules)),
+        Constraint::JsonSchema(schema) => compile(factory, TopLevelGrammar::from_json_schema(schema)),
+        _ => return Ok(()),
+    };
+    let Err(reason) = whole else { return Ok(()) };
+    let unheld = |param: String, reason: String| {
+        let message = format!("`{param}`: an answer cannot be held to this schema: {reason}");
+        Unheld { param, message }
+    };
+    let alone = |schema: Value| compile(factory, TopLevelGrammar::from_json_schema(schema)).err();
+    if let Some(Grammar::JsonSchema(schema)) = grammar
+        && let Some(reason) = alone(bounded(schema.clone(), false))
+    {
+        return Err(unheld("json_schema".to_owned(), reason));
+    }
+    let tools = if let Reading::Answer(Some(calling)) = reading { calling.tools.as_slice() } else { &[] };
+    for (index, tool) in tools.iter().enumerate() {
+        if let Some(reason) = alone(arguments(&tool.function)) {
+            return Err(unheld(format!("tools[{index}].function.parameters"), reason));
+        }
+    }
+    let param = if tools.is_empty() { "json_schema" } else { "tools" };
+    Err(unheld(param.to_owned(), reason))
+}
+
+/// What the compiler says is in its own words, of which the beginning is enough.
+fn compile(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<(), String> {
+    let made = catch_unwind(AssertUnwindSafe(|| factory.create_parser(grammar).map(drop)));
+    let said = match made {
+        Ok(Ok(())) => return Ok(()),
+        Ok(Err(error)) => error.to_string(),
+        Err(_panicked) => "it is too complex".to_owned(),
+    };
+    Err(said.lines().next().unwrap_or_default().chars().take(LONGEST_REASON).collect())
+}
+
+/// The schema of a function's arguments; of one that is not strict, as far as it can be held.
+fn arguments(function: &FunctionDefinition) -> Value {
+    let schema = function.parameters.clone().unwrap_or_else(|| json!({"type": "object"}));
+    bounded(schema, function.strict != Some(true))
+}
+
 /// The schema with the options of the grammar compiler, which are ours and not the caller's.
-fn bounded(schema: Value) -> Value {
+fn bounded(schema: Value, lenient: bool) -> Value {
     let mut fields = match schema {
         Value::Object(fields) => fields,
         Value::Bool(true) => Map::new(),
         other => Map::from_iter([("allOf".to_owned(), json!([other]))]),
     };
-    fields.insert("x-guidance".into(), json!({"whitespace_pattern": WHITE_SPACE}));
+    fields.insert("x-guidance".into(), json!({"whitespace_pattern": WHITE_SPACE, "lenient": lenient}));
     fields.into()
 }
 
@@ -63,18 +128,21 @@ fn end(ends: &[u32]) -> String {
 struct Rules<'a> {
     text: &'a TextModel,
     rules: String,
-    /// What an answer begins with: the rest of the reasoning, where the prompt has begun it.
+    /// What an answer begins with: the rest of the reasoning where the prompt has begun it; else the reasoning, as the model
+    /// likes.
     lead: &'static str,
 }
 
 impl<'a> Rules<'a> {
     fn new(text: &'a TextModel, thinking: bool) -> Self {
         let mut rules = Self { text, rules: String::new(), lead: "" };
-        if thinking {
-            rules.rule("TEXT", r"/(\n|.)*/");
-            rules.text_up_to("thoughts", "</think>");
+        rules.rule("TEXT", r"/(\n|.)*/");
+        if text.markup().reasoning {
+            rules.text_up_to("thoughts", END_OF_THINKING);
+            let open = rules.mark(THINK);
+            rules.rule("reasoning", &format!("{open} thoughts"));
             rules.rule("gap", r#""\n\n" | """#);
-            rules.lead = "thoughts gap ";
+            rules.lead = if thinking { "thoughts gap " } else { "(reasoning gap)? " };
         }
         rules
     }
@@ -105,9 +173,6 @@ impl<'a> Rules<'a> {
         if format == CallFormat::Llama {
             self.rule("answer", &format!(r"calls | /[^{{\s](\n|.)*/{end}"));
             return self.start("answer");
-        }
-        if self.lead.is_empty() {
-            self.rule("TEXT", r"/(\n|.)*/");
         }
         self.text_up_to("before", format.opening());
         self.rule("after", &format!("TEXT{end}"));
@@ -152,8 +217,7 @@ impl<'a> Rules<'a> {
     }
 
     fn object(&mut self, index: usize, function: &FunctionDefinition, format: CallFormat) {
-        let arguments = function.parameters.clone().unwrap_or_else(|| json!({"type": "object"}));
-        self.rule(&format!("arguments{index}"), &format!("%json {}", bounded(arguments)));
+        self.rule(&format!("arguments{index}"), &format!("%json {}", arguments(function)));
         let name = Value::from(function.name.as_str());
         let (before, after) = match format {
             CallFormat::Llama => (quoted(&format!("{{\"name\": {name}, \"parameters\": ")), quoted("}")),
@@ -188,7 +252,10 @@ impl<'a> Rules<'a> {
                 // What a reference means is known in the whole schema alone.
                 let refers = property.to_string().contains("\"$ref\"");
                 let property = if refers { json!({}) } else { property.clone() };
-                self.rule(&format!("json{index}_{at}"), &format!("%json {}", bounded(property)));
+                self.rule(
+                    &format!("json{index}_{at}"),
+                    &format!("%json {}", bounded(property, function.strict != Some(true))),
+                );
                 self.rule(&name, &format!("json{index}_{at} {}", quoted(end)));
             }
             let optional = if required(key) { "" } else { "?" };

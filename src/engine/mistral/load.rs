@@ -46,6 +46,7 @@ pub struct Loaded {
     pub text: TextModel,
     pub ends: Arc<[u32]>,
     pub lanes: Arc<Lanes>,
+    pub grammars: Option<Arc<mistralrs::llguidance::ParserFactory>>,
 }
 
 /// Loads what `spec` says. Panics of the engine come out as errors.
@@ -110,7 +111,8 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         dimensions,
         instructions,
     };
-    Ok(Loaded { info, text, ends: metadata.eos_tok.as_slice().into(), lanes: Lanes::new(all, places) })
+    let (ends, grammars) = (metadata.eos_tok.as_slice().into(), metadata.llg_factory.clone());
+    Ok(Loaded { info, text, ends, lanes: Lanes::new(all, places), grammars })
 }
 
 /// How many copies of the model an engine keeps in the machine's memory; `None` where it runs on a GPU.

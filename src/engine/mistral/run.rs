@@ -8,12 +8,12 @@ use mistralrs::{NormalRequest, Request, RequestMessage, SamplingParams};
 use sluicegate_compat::native::{TokenLogprobs, TopLogprob};
 use tokio::sync::watch;
 
+use super::MistralEngine;
 use super::embed::vector_in;
 use super::lanes::Place;
 use super::processor::Processor;
 use super::replies::{Replies, Word};
 use super::tap::{Record, Tap};
-use super::{MistralEngine, grammar};
 use crate::engine::text::{Output, Sampler, TextModel};
 use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, Nowhere, Reading, Sink};
 
@@ -137,7 +137,7 @@ impl Sequence {
             None,
         );
         request.is_streaming = true;
-        request.constraint = grammar::constraint(&engine.text, &engine.ends, generation);
+        request.constraint = engine.constraint(generation);
         request.logits_processors = Some(vec![Arc::new(processor)]);
         #[cfg(test)]
         engine.inject_fault(&mut request);

@@ -2,6 +2,9 @@
 
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import OpenAI from 'openai';
+import { zodFunction, zodResponseFormat } from 'openai/helpers/zod';
+import { z } from 'zod';
 import { chunksOf, client } from './gateways.mjs';
 
 const ASK = [{ role: 'user', content: 'What is the weather in Berlin?' }];
@@ -64,4 +67,35 @@ test('parse reads strict arguments and structured answers', async () => {
   const format = { type: 'json_schema', json_schema: { name: 'forecast', schema, strict: true } };
   const said = await client('real').chat.completions.create({ ...base, response_format: format });
   assert.equal(typeof JSON.parse(said.choices[0].message.content).days, 'number');
+});
+
+const Step = z.object({
+  text: z.string().max(8),
+  kind: z.enum(['rain', 'sun']),
+  note: z.string().max(4).nullable(),
+  degrees: z.union([z.number().int().min(-9).max(9), z.literal('none')]),
+});
+const Forecast = z.object({ steps: z.array(Step).max(2), sure: z.boolean() });
+
+test("zod's schemas are kept to", async () => {
+  const format = zodResponseFormat(Forecast, 'forecast');
+  const said = await client('real').chat.completions.parse({ ...base, response_format: format });
+  assert.ok(Forecast.parse(said.choices[0].message.parsed));
+  const tools = [zodFunction({ name: 'forecast', parameters: Forecast })];
+  const called = await client('real').chat.completions.parse({ ...base, tools, tool_choice: 'required' });
+  assert.ok(Forecast.parse(called.choices[0].message.tool_calls[0].function.parsed_arguments));
+});
+
+test('a schema that no answer can be held to is a typed error with its place', async () => {
+  const tried = async (property) => {
+    const schema = { type: 'object', properties: { code: property } };
+    const format = { type: 'json_schema', json_schema: { name: 'odd', schema, strict: true } };
+    const error = await client('real')
+      .chat.completions.create({ ...base, response_format: format })
+      .then(assert.fail, (error) => error);
+    assert.ok(error instanceof OpenAI.BadRequestError, error);
+    return error.param;
+  };
+  assert.equal(await tried({ not: {} }), 'response_format.json_schema.schema.properties.code.not');
+  assert.equal(await tried({ type: 'string', pattern: '(?<=a)b' }), 'response_format.json_schema.schema');
 });

@@ -89,9 +89,13 @@ impl ChatContext {
         format!("{field}{rest}")
     }
 
-    /// `envelope` with its `param` in the client's words.
+    /// `envelope` with its `param` in the client's words, also in its message.
     pub fn rename(&self, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
-        envelope.param = envelope.param.map(|native| self.param(&native));
+        if let Some(native) = envelope.param.take() {
+            let own = self.param(&native);
+            envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
+            envelope.param = Some(own);
+        }
         envelope
     }
 

@@ -2,14 +2,11 @@
 
 use std::sync::Arc;
 
-use mistralrs::llguidance::api::TopLevelGrammar;
+use mistralrs::llguidance::Matcher;
 use mistralrs::llguidance::toktrie::ApproximateTokEnv;
-use mistralrs::llguidance::{Matcher, ParserFactory};
 use sluicegate_compat::native::Tool;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::engine::Sampling;
 use crate::engine::text::{ChatTemplate, byte_level};
 
 const HERMES: &str = "{{ tools }}<tool_call></think>";
@@ -32,24 +29,15 @@ fn calling(choice: Choice, parallel: bool, strict: bool) -> Calling {
 
 /// Whether an answer is whole under the grammar; `None` where no answer can begin so.
 fn verdict(text: &TextModel, calling: Calling, grammar: Option<Grammar>, prompt: &str, answer: &str) -> Option<bool> {
-    let generation = Generation {
-        prompt: text.tokenize(&crate::engine::Prompt::Text(prompt.into())).expect("tokenizes").into(),
-        max_tokens: 1,
-        sampling: Sampling::default(),
-        stop: Vec::new(),
-        top_logprobs: None,
-        grammar,
-        reading: Reading::Answer(Some(Arc::new(calling))),
-        cold: false,
-        cancel: CancellationToken::new(),
-    };
-    let grammar = match constraint(text, &[], &generation) {
+    let prompt = text.tokenize(&crate::engine::Prompt::Text(prompt.into())).expect("tokenizes");
+    let reading = Reading::Answer(Some(Arc::new(calling)));
+    let thinking = text.is_thinking(&reading, &prompt);
+    let grammar = match constraint(text, &[], grammar.as_ref(), &reading, thinking) {
         Constraint::Lark(lark) => TopLevelGrammar::from_lark(lark),
         Constraint::JsonSchema(schema) => TopLevelGrammar::from_json_schema(schema),
         _ => return Some(true),
     };
-    let factory = ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env()).expect("a factory");
-    let mut matcher = Matcher::new(factory.create_parser(grammar));
+    let mut matcher = Matcher::new(factory().create_parser(grammar));
     assert_eq!(matcher.get_error(), None);
     let tokens: Vec<u32> = answer.bytes().map(u32::from).collect();
     let taken = matcher.try_consume_tokens(&tokens).unwrap_or(0);
@@ -142,7 +130,39 @@ fn reasoning_that_the_prompt_has_begun_comes_first() {
     };
     assert_eq!(judged("x<think>\n", call), Some(true));
     assert_eq!(judged("x", call), None);
+    assert_eq!(judged("x", &format!("<think>{call}")), Some(true));
     let free = calling(Choice::Free, true, false);
     let json = verdict(&model(HERMES), free, Some(Grammar::JsonObject), "x<think>", "Hm</think>{\"a\": 1}");
     assert_eq!(json, Some(true));
+}
+
+fn factory() -> ParserFactory {
+    ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env()).expect("a factory")
+}
+
+#[test]
+fn a_schema_that_no_grammar_is_made_of_is_named() {
+    let text = model(HERMES);
+    let checked = |grammar: Option<Grammar>, calling: Option<Calling>| {
+        check(&factory(), &text, grammar.as_ref(), &Reading::Answer(calling.map(Arc::new)))
+            .err()
+            .map(|unheld| unheld.param)
+    };
+    assert_eq!(checked(Some(Grammar::JsonObject), None), None);
+    let odd = json!({"type": "string", "pattern": "(?=a)b"});
+    assert_eq!(checked(Some(Grammar::JsonSchema(odd.clone())), None).as_deref(), Some("json_schema"));
+    let mut tools = calling(Choice::Required, true, true);
+    assert_eq!(checked(None, Some(tools.clone())), None);
+    tools.tools[1].function.parameters = Some(json!({"properties": {"x": odd}}));
+    assert_eq!(checked(None, Some(tools.clone())).as_deref(), Some("tools[1].function.parameters"));
+    assert_eq!(checked(None, Some(Calling { choice: Choice::Free, ..calling(Choice::Free, true, false) })), None);
+}
+
+#[test]
+fn what_is_not_strict_is_held_as_far_as_it_can_be() {
+    let text = model(HERMES);
+    let mut tools = calling(Choice::Required, true, false);
+    tools.tools[1].function.parameters = Some(json!({"type": "object", "not": {"required": ["a"]}}));
+    let reading = Reading::Answer(Some(Arc::new(tools)));
+    check(&factory(), &text, None, &reading).unwrap();
 }
