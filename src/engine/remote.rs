@@ -11,6 +11,7 @@
 //! [`EngineError::Reset`], but for a 4xx that blames the request. What the server says of it is logged, cut short.
 
 mod body;
+mod calls;
 mod chunk;
 mod evaluate;
 mod events;

@@ -1,5 +1,6 @@
 //! What clients see when the server behind a remote engine misbehaves, and that the pool goes on.
 
+mod calling;
 mod evaluating;
 mod workers;
 
@@ -67,7 +68,7 @@ impl Server {
             }
         }
         // What a client that has hung up does not read is lost.
-        let _ = match evaluating::answer(&request, deed) {
+        let _ = match calling::answer(&request, deed).or_else(|| evaluating::answer(&request, deed)) {
             Some(answer) => stream.write_all(answer.as_bytes()).await,
             None => misbehave(&mut stream, deed).await,
         };

@@ -3,10 +3,14 @@
 use std::sync::Arc;
 
 use serde::Deserialize;
-use sluicegate_compat::native::{TokenKind, TokenLogprobs, ToolDelta, TopLogprob};
+use sluicegate_compat::native::{TokenKind, TokenLogprobs, TopLogprob};
 use smol_str::SmolStr;
 
+use super::calls::{Call, Calls, Function, Taken};
 use crate::engine::{Finish, Piece};
+
+/// What OpenAI's API has for the log of a probability that is as good as none; JSON has no infinity.
+const UNLIKELY: f32 = -9999.0;
 
 /// One chunk. Fields that are not known are passed over; those that are known must have their type.
 #[derive(Debug, Deserialize)]
@@ -22,7 +26,8 @@ pub struct Chunk {
 
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub struct Usage {
-    pub completion_tokens: u64,
+    #[serde(default)]
+    pub completion_tokens: Option<u64>,
     #[serde(default)]
     pub prompt_tokens_details: Option<PromptDetails>,
 }
@@ -35,6 +40,9 @@ pub struct PromptDetails {
 
 #[derive(Debug, Deserialize)]
 struct Choice {
+    /// One is all that was asked for.
+    #[serde(default)]
+    index: u32,
     #[serde(default)]
     delta: Option<Delta>,
     /// Of `/completions`.
@@ -56,28 +64,14 @@ struct Delta {
     /// Newer versions of vLLM.
     #[serde(default)]
     reasoning: Option<String>,
+    /// What a model says that does not want to answer.
+    #[serde(default)]
+    refusal: Option<String>,
     #[serde(default)]
     tool_calls: Option<Vec<Call>>,
-}
-
-/// What a chunk adds to a call.
-#[derive(Debug, Deserialize)]
-struct Call {
-    /// Left out by servers that give each call whole.
+    /// Of the older API.
     #[serde(default)]
-    index: Option<u32>,
-    #[serde(default)]
-    id: Option<String>,
-    #[serde(default)]
-    function: Option<Function>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-struct Function {
-    #[serde(default)]
-    name: Option<String>,
-    #[serde(default)]
-    arguments: Option<String>,
+    function_call: Option<Function>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -97,19 +91,30 @@ struct Logprobs {
 #[derive(Debug, Deserialize)]
 struct Entry {
     token: String,
-    logprob: f32,
+    #[serde(default)]
+    logprob: Option<f32>,
     #[serde(default)]
     bytes: Option<Vec<u8>>,
     #[serde(default)]
-    top_logprobs: Vec<Top>,
+    top_logprobs: Option<Vec<Top>>,
 }
 
 #[derive(Debug, Deserialize)]
 struct Top {
     token: String,
-    logprob: f32,
+    #[serde(default)]
+    logprob: Option<f32>,
     #[serde(default)]
     bytes: Option<Vec<u8>>,
+}
+
+/// How a sequence ends with a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The server says so; its usage may follow.
+    Told(Finish),
+    /// It has all that is wanted, whatever the server goes on to say.
+    Enough(Finish),
 }
 
 impl Chunk {
@@ -118,58 +123,79 @@ impl Chunk {
     /// # Errors
     ///
     /// A reason to end that has no meaning here.
-    pub fn pieces(self, mut take: impl FnMut(Piece)) -> Result<Option<Finish>, String> {
-        let Some(choice) = self.choices.into_iter().next() else { return Ok(None) };
+    pub fn pieces(self, calls: &mut Calls, mut take: impl FnMut(Piece)) -> Result<Option<End>, String> {
+        let Some(choice) = self.choices.into_iter().find(|choice| choice.index == 0) else { return Ok(None) };
         let delta = choice.delta.unwrap_or_default();
-        let mut plain = |text: Option<String>, kind| {
-            if let Some(text) = text.filter(|text| !text.is_empty()) {
-                take(Piece { text: SmolStr::from(text), kind, logprobs: None, tool: None });
+        let reasoning = delta.reasoning_content.or(delta.reasoning).unwrap_or_default();
+        let text: String = [delta.content.or(choice.text), delta.refusal].into_iter().flatten().collect();
+        let mut of_reasoning = choice.logprobs.map(Logprobs::tokens).unwrap_or_default();
+        let all = text.is_empty() && !reasoning.is_empty();
+        let at = if all { of_reasoning.len() } else { leading(&reasoning, &of_reasoning) };
+        let mut of_text = of_reasoning.split_off(at);
+        let called = delta.function_call.map(|function| Call { function: Some(function), ..Call::default() });
+        let mut called = delta.tool_calls.unwrap_or_default().into_iter().chain(called).peekable();
+        let ends = choice.finish_reason.is_some();
+        // What is no text is part of a call, or the token at the end.
+        let mut of_call = None;
+        if text.is_empty() && (ends || called.peek().is_some()) {
+            of_call = of_text.drain(..).next().map(|(_, logprobs)| Arc::new(logprobs));
+        }
+        for (part, kind, tokens) in [(reasoning, TokenKind::Reasoning, of_reasoning), (text, TokenKind::Text, of_text)]
+        {
+            pieces(&part, kind, tokens).for_each(&mut take);
+        }
+        for call in called {
+            match calls.take(call) {
+                Taken::Nothing => {}
+                Taken::TooMany => return Ok(Some(End::Enough(Finish::ToolCalls))),
+                Taken::Delta(delta) => take(Piece {
+                    text: SmolStr::default(),
+                    kind: TokenKind::Tool,
+                    logprobs: of_call.take(),
+                    tool: Some(Arc::new(delta)),
+                }),
             }
+        }
+        let finish = match choice.finish_reason.as_deref() {
+            None => return Ok(None),
+            // Servers say this of some calls too. A filter that withholds the rest has ended the answer.
+            Some("stop" | "eos_token" | "stop_sequence" | "content_filter" | "tool_calls" | "function_call") => {
+                if calls.any() { Finish::ToolCalls } else { Finish::Stop }
+            }
+            Some("length") => Finish::Length,
+            Some(other) => return Err(other.chars().take(64).collect()),
         };
-        plain(delta.reasoning_content.or(delta.reasoning), TokenKind::Reasoning);
-        let text = delta.content.or(choice.text).unwrap_or_default();
-        let tokens = choice.logprobs.map(Logprobs::tokens).unwrap_or_default();
-        if tokens.is_empty() {
-            plain(Some(text), TokenKind::Text);
-        } else {
-            for (text, logprobs) in shared_out(&text, tokens) {
-                let logprobs = Some(Arc::new(logprobs));
-                take(Piece { text, kind: TokenKind::Text, logprobs, tool: None });
-            }
-        }
-        for (place, call) in delta.tool_calls.unwrap_or_default().into_iter().enumerate() {
-            take(call.piece(place));
-        }
-        match choice.finish_reason.as_deref() {
-            None => Ok(None),
-            // A filter that withholds the rest has ended the answer too.
-            Some("stop" | "eos_token" | "stop_sequence" | "content_filter") => Ok(Some(Finish::Stop)),
-            Some("length") => Ok(Some(Finish::Length)),
-            Some("tool_calls" | "function_call") => Ok(Some(Finish::ToolCalls)),
-            Some(other) => Err(other.chars().take(64).collect()),
-        }
+        Ok(Some(End::Told(finish)))
     }
 }
 
-impl Call {
-    fn piece(self, place: usize) -> Piece {
-        let function = self.function.unwrap_or_default();
-        let said = |text: Option<String>| text.filter(|text| !text.is_empty());
-        let delta = ToolDelta {
-            index: self.index.unwrap_or_else(|| u32::try_from(place).unwrap_or(u32::MAX)),
-            id: said(self.id),
-            name: said(function.name),
-            arguments: function.arguments.unwrap_or_default(),
-        };
-        Piece { text: SmolStr::default(), kind: TokenKind::Tool, logprobs: None, tool: Some(Arc::new(delta)) }
+type Token = (String, TokenLogprobs);
+
+/// The pieces of a text: one for each token where its tokens are known.
+fn pieces(text: &str, kind: TokenKind, tokens: Vec<Token>) -> impl Iterator<Item = Piece> {
+    let plain = (tokens.is_empty() && !text.is_empty()).then(|| (SmolStr::from(text), None));
+    let told = shared_out(text, tokens).into_iter().map(|(text, logprobs)| (text, Some(Arc::new(logprobs))));
+    plain.into_iter().chain(told).map(move |(text, logprobs)| Piece { text, kind, logprobs, tool: None })
+}
+
+/// How many of the tokens make up this text, which others follow; 0 where none do.
+fn leading(text: &str, tokens: &[Token]) -> usize {
+    let mut rest = text;
+    for (at, (token, _)) in tokens.iter().enumerate() {
+        match rest.strip_prefix(token.as_str()) {
+            _ if rest.is_empty() => return at,
+            Some(more) => rest = more,
+            None => return 0,
+        }
     }
+    0
 }
 
 /// Each token with its part of the text. Where the tokens do not add up to the text, all of it comes with the first.
-fn shared_out(text: &str, tokens: Vec<(String, TokenLogprobs)>) -> Vec<(SmolStr, TokenLogprobs)> {
+fn shared_out(text: &str, tokens: Vec<Token>) -> Vec<(SmolStr, TokenLogprobs)> {
     let rest = tokens.iter().try_fold(text, |rest, (token, _)| rest.strip_prefix(token.as_str()));
     let whole = rest.is_some_and(str::is_empty);
-    let part = |(at, (token, logprobs)): (usize, (String, TokenLogprobs))| match (whole, at) {
+    let part = |(at, (token, logprobs)): (usize, Token)| match (whole, at) {
         (true, _) => (SmolStr::from(token), logprobs),
         (false, 0) => (SmolStr::from(text), logprobs),
         (false, _) => (SmolStr::default(), logprobs),
@@ -178,7 +204,7 @@ fn shared_out(text: &str, tokens: Vec<(String, TokenLogprobs)>) -> Vec<(SmolStr,
 }
 
 impl Logprobs {
-    fn tokens(self) -> Vec<(String, TokenLogprobs)> {
+    fn tokens(self) -> Vec<Token> {
         if let Some(content) = self.content {
             return content.into_iter().map(Entry::token).collect();
         }
@@ -188,22 +214,26 @@ impl Logprobs {
             let top = tops.next().flatten().unwrap_or_default();
             let mut top: Vec<_> = top
                 .into_iter()
-                .map(|(token, logprob)| TopLogprob { bytes: token.into_bytes().into(), logprob })
+                .map(|(token, logprob)| TopLogprob { bytes: token.into_bytes().into(), logprob: likely(Some(logprob)) })
                 .collect();
             top.sort_by(|a, b| b.logprob.total_cmp(&a.logprob));
             let bytes = token.as_bytes().into();
-            (token, TokenLogprobs { logprob: logprob.unwrap_or(0.0), bytes, top: top.into() })
+            (token, TokenLogprobs { logprob: likely(logprob), bytes, top: top.into() })
         };
         tokens.map(token).collect()
     }
 }
 
 impl Entry {
-    fn token(self) -> (String, TokenLogprobs) {
+    fn token(self) -> Token {
         let bytes = |token: &str, bytes: Option<Vec<u8>>| bytes.unwrap_or_else(|| token.as_bytes().to_vec()).into();
-        let top = self.top_logprobs.into_iter();
-        let top = top.map(|top| TopLogprob { bytes: bytes(&top.token, top.bytes), logprob: top.logprob }).collect();
+        let alternative = |top: Top| TopLogprob { bytes: bytes(&top.token, top.bytes), logprob: likely(top.logprob) };
+        let top = self.top_logprobs.unwrap_or_default().into_iter().map(alternative).collect();
         let own = bytes(&self.token, self.bytes);
-        (self.token, TokenLogprobs { logprob: self.logprob, bytes: own, top })
+        (self.token, TokenLogprobs { logprob: likely(self.logprob), bytes: own, top })
     }
+}
+
+fn likely(logprob: Option<f32>) -> f32 {
+    logprob.filter(|logprob| logprob.is_finite()).unwrap_or(UNLIKELY)
 }

@@ -43,11 +43,13 @@ impl RemoteEngine {
                 Err(_) => return Err(self.failed(&"the answer stalls", bytes.len())),
             }
         }
-        // Not the error itself, which quotes what the server said.
-        serde_json::from_slice(&bytes).map_err(|error| {
-            let (kind, column) = (error.classify(), error.column());
-            self.failed(&format_args!("the answer is not what was asked for: {kind:?} at {column}"), bytes.len())
-        })
+        serde_json::from_slice(&bytes).map_err(|error| self.unreadable(&error, bytes.len()))
+    }
+
+    /// Logs that an answer, or a part of it of so many bytes, cannot be read. Not with the error, which quotes what was said.
+    pub(super) fn unreadable(&self, error: &serde_json::Error, bytes: usize) -> EngineError {
+        let (kind, column) = (error.classify(), error.column());
+        self.failed(&format_args!("the answer is not what was asked for: {kind:?} at {column}"), bytes)
     }
 
     /// What a refusal means for the task, and for the server.

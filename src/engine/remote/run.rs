@@ -7,9 +7,11 @@ use tokio::time::{Instant, timeout};
 
 use super::RemoteEngine;
 use super::body::request;
-use super::chunk::{Chunk, Usage};
+use super::calls::Calls;
+use super::chunk::{Chunk, End, Usage};
 use super::events::Events;
-use crate::engine::{EngineError, Finish, Finished, Generation, Sink};
+use crate::engine::{EngineError, Finish, Finished, Generation, Piece, Sink};
+use sluicegate_compat::native::TokenKind;
 
 /// Bytes of a stream at most: so many for each token, with its log-probabilities, and so many for all else.
 const BYTES_PER_TOKEN: usize = 8 << 10;
@@ -36,7 +38,7 @@ pub async fn run(engine: &RemoteEngine, generation: Generation, sink: &mut dyn S
     }
     let finished = sequence.finished(finish, &generation);
     // Those that came without a piece of their own.
-    engine.meter.count(finished.tokens_out.saturating_sub(sequence.seen));
+    engine.meter.count(finished.tokens_out.saturating_sub(sequence.seen.tokens));
     Ok(finished)
 }
 
@@ -46,17 +48,41 @@ struct Sequence<'a> {
     began: Instant,
     first: Option<Instant>,
     last: Option<Instant>,
-    /// Pieces handed over.
-    seen: u32,
+    /// Of what was handed over.
+    seen: Seen,
+    calls: Calls,
     usage: Option<Usage>,
     events: Events,
+}
+
+/// Counts tokens by their pieces. A token that ends one part of an answer and begins another one comes as a piece of each.
+#[derive(Debug, Default)]
+struct Seen {
+    tokens: u32,
+    /// Which part the last piece belongs to: its kind, its call, and whether it begins that.
+    part: Option<(TokenKind, Option<u32>, bool)>,
+    /// Whether the last piece and the one before are taken for one token.
+    shared: bool,
+}
+
+impl Seen {
+    /// Whether the piece is taken for a token of its own.
+    fn add(&mut self, piece: &Piece) -> bool {
+        let call = piece.tool.as_deref();
+        let part = (piece.kind, call.map(|call| call.index), call.is_some_and(|call| call.id.is_some()));
+        let before = self.part.replace(part);
+        self.shared = !self.shared && before.is_some_and(|before| before != part);
+        self.tokens = self.tokens.saturating_add(u32::from(!self.shared));
+        !self.shared
+    }
 }
 
 impl<'a> Sequence<'a> {
     fn new(engine: &'a RemoteEngine, generation: &Generation) -> Self {
         let most = (generation.max_tokens as usize).saturating_mul(BYTES_PER_TOKEN).saturating_add(BYTES_BESIDE);
         let (began, events) = (Instant::now(), Events::new(most));
-        Self { engine, began, first: None, last: None, seen: 0, usage: None, events }
+        let (seen, calls) = (Seen::default(), Calls::of(&generation.reading));
+        Self { engine, began, first: None, last: None, seen, calls, usage: None, events }
     }
 
     async fn drain(&mut self, generation: &Generation, sink: &mut dyn Sink) -> Result<Finish, EngineError> {
@@ -100,7 +126,8 @@ impl<'a> Sequence<'a> {
                 let ended = finish.ok_or_else(|| self.failed(&"the stream ended before the answer did"))?;
                 return Ok(ControlFlow::Break(ended));
             }
-            let chunk: Chunk = serde_json::from_slice(&data).map_err(|error| self.failed(&error))?;
+            let chunk: Chunk =
+                serde_json::from_slice(&data).map_err(|error| self.engine.unreadable(&error, data.len()))?;
             if chunk.error.is_some() {
                 return Err(self.failed(&"the server reports an error in its stream"));
             }
@@ -123,36 +150,43 @@ impl<'a> Sequence<'a> {
         let now = Instant::now();
         let mut cut = None;
         let after_the_end = finish.is_some();
-        let ended = chunk.pieces(|piece| {
+        let Self { engine, first, last, seen, calls, .. } = self;
+        let ended = chunk.pieces(calls, |piece| {
             if cut.is_some() || after_the_end {
                 return;
             }
-            if self.seen >= max_tokens {
+            let counts = seen.add(&piece);
+            if seen.tokens > max_tokens {
+                seen.tokens = max_tokens;
                 cut = Some(Finish::Length);
                 return;
             }
-            self.first.get_or_insert(now);
-            self.last = Some(now);
-            self.seen += 1;
-            self.engine.meter.count(1);
+            first.get_or_insert(now);
+            *last = Some(now);
+            engine.meter.count(u32::from(counts));
             if sink.token(piece).is_break() {
                 cut = Some(Finish::Canceled);
             }
         });
-        let ended = ended.map_err(|reason| self.failed(&format_args!("it ended with {reason:?}")))?;
-        *finish = finish.or(ended);
+        match ended.map_err(|reason| self.failed(&format_args!("it ended with {reason:?}")))? {
+            Some(End::Enough(enough)) if !after_the_end => cut = cut.or(Some(enough)),
+            Some(End::Told(told)) => *finish = finish.or(Some(told)),
+            _ => {}
+        }
         Ok(cut)
     }
 
     fn failed(&self, what: &dyn std::fmt::Display) -> EngineError {
-        self.engine.failed(what, self.seen as usize)
+        self.engine.failed(what, self.seen.tokens as usize)
     }
 
     /// Usage is the server's, as far as it fits what was seen and what was allowed.
     fn finished(&self, finish: Finish, generation: &Generation) -> Finished {
         let max_tokens = generation.max_tokens;
-        let told = self.usage.map(|usage| u32::try_from(usage.completion_tokens).unwrap_or(u32::MAX));
-        let tokens_out = told.unwrap_or(self.seen).clamp(self.seen.min(max_tokens), max_tokens);
+        let told = self.usage.and_then(|usage| usage.completion_tokens);
+        let told = told.map(|tokens| u32::try_from(tokens).unwrap_or(u32::MAX));
+        let seen = self.seen.tokens.min(max_tokens);
+        let tokens_out = told.unwrap_or(seen).clamp(seen, max_tokens);
         let cached = self.usage.and_then(|usage| usage.prompt_tokens_details?.cached_tokens).unwrap_or(0);
         let first = self.first.unwrap_or_else(Instant::now);
         Finished {

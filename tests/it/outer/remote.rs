@@ -39,6 +39,52 @@ async fn answers_are_those_of_the_server_behind() {
     upstream.idle().await;
 }
 
+/// A message without the ids of its calls, which are new each time.
+fn nameless(mut choice: Value) -> Value {
+    for call in choice["message"]["tool_calls"].as_array_mut().into_iter().flatten() {
+        let id = call.as_object_mut().unwrap().remove("id");
+        assert!(id.is_some_and(|id| id.as_str().is_some_and(|id| id.starts_with("call_"))), "{call}");
+    }
+    choice
+}
+
+#[tokio::test]
+async fn calls_of_tools_are_those_of_the_server_behind() {
+    let upstream = Running::real(&[]);
+    let front = Running::real(&[("POOLS", &pools(&upstream))]);
+    let parameters = json!({"type": "object", "required": ["city"], "additionalProperties": false,
+        "properties": {"city": {"type": "string", "maxLength": 12}}});
+    let tool = |name: &str, parameters: &Value| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+    let none = json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let tools = [tool("get_weather", &parameters), tool("now", &none)];
+    let named = json!({"type": "function", "function": {"name": "get_weather"}});
+    let wishes = [
+        json!({"tool_choice": "required", "temperature": 0}),
+        json!({"tool_choice": "required", "seed": 5, "max_tokens": 60}),
+        json!({"tool_choice": named, "seed": 3, "parallel_tool_calls": false}),
+        json!({"tool_choice": named, "seed": 4, "n": 2, "max_tokens": 40}),
+        json!({"temperature": 0, "logprobs": true}),
+        // In the middle of a call.
+        json!({"tool_choice": "required", "temperature": 0, "max_tokens": 16}),
+    ];
+    for wish in wishes {
+        let mut body = json!({"model": "builtin", "max_tokens": 200, "tools": tools,
+            "messages": [{"role": "user", "content": "What is the weather in Berlin?"}]});
+        body.as_object_mut().unwrap().extend(wish.as_object().unwrap().clone());
+        let [direct, through] = [&upstream, &front].map(|gateway| gateway.post("/v1/chat/completions", &body));
+        let direct: Value = direct.await.json().await.unwrap();
+        let through: Value = through.await.json().await.unwrap();
+        let choices = |answer: &Value| -> Vec<_> {
+            answer["choices"].as_array().unwrap().iter().cloned().map(nameless).collect()
+        };
+        assert_eq!(choices(&through), choices(&direct), "{wish}");
+        assert!(direct["choices"][0]["message"]["tool_calls"][0].is_object(), "{wish}: {direct}");
+        assert_eq!(through["usage"]["completion_tokens"], direct["usage"]["completion_tokens"], "{wish}");
+    }
+    front.idle().await;
+    upstream.idle().await;
+}
+
 #[tokio::test]
 async fn cancelling_in_front_cancels_behind() {
     let upstream = Running::scripted(&[("POOLS__0__SCRIPTED__TOKEN_MS", "50")]);
