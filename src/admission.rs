@@ -220,14 +220,18 @@ impl Admission {
         Ok(task)
     }
 
-    /// Files a task that outlives the process.
+    /// Files a task that outlives the process; of one that does not, what it has reserved in its session.
     fn file(&self, task: &Task, caller: &Caller, life: Life) -> Option<Durable> {
-        match (life, self.registry.journal()) {
-            (Life::Kept { body, key }, Some(journal)) => {
-                Some(journal.accept(task, &body, caller.share.weight.get(), key))
+        let journal = self.registry.journal()?;
+        self.sessions.filing(task, |session| match (life, session) {
+            (Life::Kept { body, key }, session) => {
+                Some(journal.accept(task, &body, caller.share.weight.get(), key, session))
             }
-            _ => None,
-        }
+            (Life::Process, session) => {
+                journal.reserve(task, session?);
+                None
+            }
+        })
     }
 
     fn withdraw(&self, task: &Task) {
@@ -306,7 +310,7 @@ impl Admission {
             Ok((granted.amounts, granted))
         });
         let (reservation, Grant { max_tokens, terms, .. }) = reserved.map_err(over_budget)?;
-        let spending = Spending::new(reservation, terms);
+        let spending = Spending::new(reservation, terms, turn.session());
         Ok((Limits { max_tokens, ..limits }, Ties { held: vec![Box::new(turn)], spending: Some(spending) }))
     }
 

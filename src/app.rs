@@ -165,16 +165,16 @@ impl App {
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
         };
         let tasks = Registry::with_journal(retention, journal);
-        let left = take_in(&tasks, kept);
-        let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
-        let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
         let budgets = Budgets::new();
         let sessions = sessions::Settings {
             ttl: config.sessions.ttl,
             most_idle: MOST_IDLE_SESSIONS,
             budget: config.sessions.budget,
         };
-        let sessions = Sessions::new(sessions, budgets.clone(), session_metrics);
+        let (sessions, holds) = Sessions::open(sessions, budgets.clone(), session_metrics, store.clone()).await?;
+        let left = take_in(&tasks, &sessions, kept, holds);
+        let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
+        let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
         let admission = Admission {
             registry: Arc::clone(&tasks),
             sessions: Arc::clone(&sessions),

@@ -25,9 +25,9 @@ impl Budgets {
         Self::default()
     }
 
-    /// A new account that may use so much; nothing is spent.
-    pub fn open(&self, limits: Left) -> AccountId {
-        self.lock().open(limits)
+    /// A new account that may use so much in all, of which so much is spent.
+    pub fn open(&self, limits: Left, spent: Amounts) -> AccountId {
+        self.lock().open(limits, spent)
     }
 
     /// Forgets an account. What is still reserved there goes with it.
@@ -38,6 +38,11 @@ impl Budgets {
     /// Changes what an account may use in all, what is spent included. Running tasks keep what they have reserved.
     pub fn limit(&self, account: AccountId, limits: Left) {
         self.lock().limit(account, limits);
+    }
+
+    /// What is spent of an account; nothing where it is closed.
+    pub fn spent(&self, account: AccountId) -> Amounts {
+        self.lock().used(account).unwrap_or_default().0
     }
 
     /// What all of `accounts` leave: of each unit the least.
@@ -61,6 +66,16 @@ impl Budgets {
         ledger.reserve(&accounts, held)?;
         drop(ledger);
         Ok((Reservation { budgets: self.clone(), accounts, held }, said))
+    }
+
+    /// Reserves what `plan` makes of what `accounts` leave, whether or not that covers it: for a task that had reserved it
+    /// before an earlier process ended.
+    pub fn reserve_again(&self, accounts: Vec<AccountId>, plan: impl FnOnce(&Left) -> Amounts) -> Reservation {
+        let mut ledger = self.lock();
+        let held = plan(&ledger.left(&accounts));
+        ledger.reserve_again(&accounts, held);
+        drop(ledger);
+        Reservation { budgets: self.clone(), accounts, held }
     }
 
     /// Whether nothing is reserved in any account: so it is whenever no task is left that has not ended.
@@ -106,10 +121,10 @@ impl Reservation {
         Ok(())
     }
 
-    /// Charges what was used, at most what is held, and gives back the rest.
-    pub fn settle(mut self, used: Amounts) {
+    /// Charges what was used, at most what is held, and gives back the rest; returns what it has charged.
+    pub fn settle(mut self, used: Amounts) -> Amounts {
         let held = std::mem::take(&mut self.held);
-        self.budgets.lock().settle(&self.accounts, held, used);
+        self.budgets.lock().settle(&self.accounts, held, used)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::ids::{ModelId, TaskId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Health, Pool, PoolMetrics};
 use crate::sessions::Sessions;
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::tasks::{Registry, Task};
 
 mod artifacts;
@@ -252,6 +252,19 @@ impl Serving {
 fn workloads_of(pools: &[Arc<Pool>]) -> Vec<Workload> {
     let has = |workload: &Workload| pools.iter().any(|pool| pool.workloads().contains(workload));
     Workload::ALL.into_iter().filter(has).collect()
+}
+
+/// Waits until a change of `what` is durable.
+///
+/// # Errors
+///
+/// INTERNAL: the change is in effect and does not outlive the process.
+async fn stored(what: &str, filed: impl Future<Output = Result<(), StoreError>>) -> Result<(), ErrorEnvelope> {
+    filed.await.map_err(|error| {
+        tracing::error!(what, %error, "a change does not outlive the process");
+        let message = "the change is in effect, and could not be stored: it is gone after a restart";
+        ErrorEnvelope::new(ErrorCode::Internal, message)
+    })
 }
 
 fn no_such_model(reference: &str) -> ErrorEnvelope {

@@ -39,7 +39,7 @@
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk, a hub or a web server, with digests; state, trust and verification |
 //! | 1 | [`placement`] | which pools may run a task, and in which order to try them; pure |
 //! | 2 | [`pools`] | fair queue, replicas and their slots, dispatcher, measured rates, predictions, drain, reload, purge, recovery, watchdog |
-//! | 2 | [`sessions`] | what tasks that belong together have in common: time to live, turns, the last good replica |
+//! | 2 | [`sessions`] | what tasks that belong together have in common: time to live, turns, the last good replica, budgets; also over a restart |
 //! | 3 | [`admission`] | the checks in order; from a request to a task in a queue |
 //! | 4 | [`gateway`] | the use cases |
 //! | 5 | [`api`] | HTTP: router, layers, extractors, event streams, rendering of errors |

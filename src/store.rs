@@ -7,6 +7,7 @@
 //! | `artifacts` | documents that are named by their content |
 //! | `catalog` | models that were added, and what is kept of all |
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
+//! | `sessions` | sessions, and what their tasks have reserved |
 //! | `migrations` | the tables, as numbered SQL files |
 //!
 //! # Adding tables
@@ -44,6 +45,7 @@ mod artifacts;
 mod catalog;
 mod journal;
 mod ownership;
+mod sessions;
 mod writer;
 
 pub use artifacts::{ArtifactRow, NewArtifact, Put};
@@ -51,6 +53,7 @@ pub use catalog::ModelRow;
 pub use journal::{EndedRow, KeyRow, TaskRow};
 pub use ownership::InUse;
 use ownership::Ownership;
+pub use sessions::{HoldRow, SessionRow, SpentRow};
 use writer::{Operation, Queue, Work};
 
 /// Where the database is.

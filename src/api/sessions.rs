@@ -31,9 +31,9 @@ pub async fn change(
 ) -> Result<StatusCode, Failure> {
     let (tenant, id) = (Caller::local(correlation).share.tenant, SessionId::parse(&id));
     if body.is_empty() {
-        api.gateway.extend_session(&tenant, id)?;
+        api.gateway.extend_session(&tenant, id).await?;
     } else {
-        api.gateway.put_session(&tenant, id, &SessionRequest::parse(&body)?)?;
+        api.gateway.put_session(&tenant, id, &SessionRequest::parse(&body)?).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }
@@ -44,6 +44,6 @@ pub async fn evict(
     correlation: CorrelationId,
     Parameter(id): Parameter,
 ) -> Result<StatusCode, Failure> {
-    api.gateway.evict_session(&Caller::local(correlation).share.tenant, SessionId::parse(&id))?;
+    api.gateway.evict_session(&Caller::local(correlation).share.tenant, SessionId::parse(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

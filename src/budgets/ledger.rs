@@ -4,12 +4,14 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 /// An account. Its number is never used twice, so what comes late for one that is closed cannot meet another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AccountId(u64);
 
 /// What budgets are counted in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Unit {
     Tokens,
     /// Of the engine, in ms.
@@ -19,7 +21,7 @@ pub enum Unit {
 }
 
 /// So much of each unit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Amounts {
     pub tokens: u64,
     pub time_ms: u64,
@@ -31,6 +33,18 @@ impl Amounts {
     /// The sum; it stays at the largest number instead of passing it.
     pub fn plus(self, other: Self) -> Self {
         self.each(other, u64::saturating_add)
+    }
+
+    /// Of each unit the smaller amount.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
+        self.each(other, u64::min)
+    }
+
+    /// Of each unit the larger amount.
+    #[must_use]
+    pub fn most(self, other: Self) -> Self {
+        self.each(other, u64::max)
     }
 
     fn minus(self, other: Self) -> Self {
@@ -73,6 +87,12 @@ impl Left {
             return Ok(());
         };
         Err(Exceeded(unit))
+    }
+
+    /// Of each unit what is left, and all there can be of one without limit.
+    pub fn whole(&self) -> Amounts {
+        let whole = |left: Option<u64>| left.unwrap_or(u64::MAX);
+        Amounts { tokens: whole(self.tokens), time_ms: whole(self.time_ms), cost: whole(self.cost) }
     }
 
     /// These limits, and those of `other` where there are none.
@@ -132,11 +152,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// A new account that may use so much; nothing is spent.
-    pub fn open(&mut self, limits: Left) -> AccountId {
+    /// A new account that may use so much in all, of which so much is spent.
+    pub fn open(&mut self, limits: Left, spent: Amounts) -> AccountId {
         let id = AccountId(self.next);
         self.next += 1;
-        self.accounts.insert(id, Account { limits, spent: Amounts::default(), reserved: Amounts::default() });
+        self.accounts.insert(id, Account { limits, spent, reserved: Amounts::default() });
         id
     }
 
@@ -170,17 +190,23 @@ impl Ledger {
     /// The unit of which one of them has too little; nothing has changed then.
     pub fn reserve(&mut self, accounts: &[AccountId], wanted: Amounts) -> Result<(), Exceeded> {
         self.left(accounts).covers(wanted)?;
-        self.each(accounts, |account| account.reserved = account.reserved.plus(wanted));
+        self.reserve_again(accounts, wanted);
         Ok(())
     }
 
-    /// Ends a reservation of `held` in each of `accounts`: what was used is spent, at most what was held.
-    pub fn settle(&mut self, accounts: &[AccountId], held: Amounts, used: Amounts) {
-        let charged = used.each(held, u64::min);
+    /// Reserves so much in each of `accounts`, whatever they leave.
+    pub fn reserve_again(&mut self, accounts: &[AccountId], held: Amounts) {
+        self.each(accounts, |account| account.reserved = account.reserved.plus(held));
+    }
+
+    /// Ends a reservation of `held` in each of `accounts`: what was used is spent, at most what was held; returns that.
+    pub fn settle(&mut self, accounts: &[AccountId], held: Amounts, used: Amounts) -> Amounts {
+        let charged = used.least(held);
         self.each(accounts, |account| {
             account.reserved = account.reserved.minus(held);
             account.spent = account.spent.plus(charged);
         });
+        charged
     }
 
     /// Whether nothing is reserved.

@@ -12,6 +12,10 @@ fn at_most(tokens: u64) -> Left {
     Left { tokens: Some(tokens), ..Left::default() }
 }
 
+fn open(budgets: &Budgets, limits: Left) -> AccountId {
+    budgets.open(limits, Amounts::default())
+}
+
 fn reserve(budgets: &Budgets, accounts: &[AccountId], wanted: Amounts) -> Result<Reservation, Exceeded> {
     budgets.reserve(accounts.to_vec(), |_| Ok((wanted, ()))).map(|(reservation, ())| reservation)
 }
@@ -19,7 +23,7 @@ fn reserve(budgets: &Budgets, accounts: &[AccountId], wanted: Amounts) -> Result
 #[test]
 fn what_is_not_used_is_given_back_and_what_is_used_is_not() {
     let budgets = Budgets::new();
-    let session = budgets.open(at_most(100));
+    let session = open(&budgets, at_most(100));
     let reservation = reserve(&budgets, &[session], tokens(80)).unwrap();
     assert_eq!(reserve(&budgets, &[session], tokens(21)).unwrap_err(), Exceeded(Unit::Tokens));
     reservation.settle(tokens(30));
@@ -32,7 +36,7 @@ fn what_is_not_used_is_given_back_and_what_is_used_is_not() {
 #[test]
 fn accounts_reserve_together_or_not_at_all() {
     let budgets = Budgets::new();
-    let (session, tenant) = (budgets.open(at_most(100)), budgets.open(at_most(10)));
+    let (session, tenant) = (open(&budgets, at_most(100)), open(&budgets, at_most(10)));
     assert!(reserve(&budgets, &[session, tenant], tokens(11)).is_err());
     assert_eq!(budgets.left(&[session]), at_most(100));
     let reservation = reserve(&budgets, &[session, tenant], tokens(10)).unwrap();
@@ -44,19 +48,19 @@ fn accounts_reserve_together_or_not_at_all() {
 #[test]
 fn a_closed_account_takes_nothing_and_hinders_nobody() {
     let budgets = Budgets::new();
-    let (closed, open) = (budgets.open(at_most(5)), budgets.open(at_most(50)));
-    let reservation = reserve(&budgets, &[closed, open], tokens(5)).unwrap();
+    let (closed, other) = (open(&budgets, at_most(5)), open(&budgets, at_most(50)));
+    let reservation = reserve(&budgets, &[closed, other], tokens(5)).unwrap();
     budgets.close(closed);
     assert_eq!(reservation.left(), at_most(45));
     reservation.settle(tokens(5));
-    assert_eq!(budgets.left(&[open]), at_most(45));
-    assert_ne!(budgets.open(at_most(5)), closed);
+    assert_eq!(budgets.left(&[other]), at_most(45));
+    assert_ne!(open(&budgets, at_most(5)), closed);
 }
 
 #[test]
 fn two_hundred_threads_never_take_more_than_there_is_for_fifty() {
     let budgets = Budgets::new();
-    let session = budgets.open(at_most(50 * 7));
+    let session = open(&budgets, at_most(50 * 7));
     let kept: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..200).map(|_| scope.spawn(|| reserve(&budgets, &[session], tokens(7)).ok())).collect();
         threads.into_iter().filter_map(|thread| thread.join().unwrap()).collect()
@@ -112,30 +116,30 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..60),
     ) {
         let budgets = Budgets::new();
-        let accounts: Vec<_> = limits.iter().map(|limits| budgets.open(*limits)).collect();
-        let mut open: Vec<Reservation> = Vec::new();
+        let accounts: Vec<_> = limits.iter().map(|limits| open(&budgets, *limits)).collect();
+        let mut reservations: Vec<Reservation> = Vec::new();
         for step in steps {
             match step {
                 Step::Reserve(who, much) => {
                     let who: Vec<_> = who.into_iter().map(|place| accounts[place]).collect();
-                    open.extend(reserve(&budgets, &who, much));
+                    reservations.extend(reserve(&budgets, &who, much));
                 }
                 Step::Renew(which, much) => {
-                    if let Some(reservation) = open.get_mut(which) {
+                    if let Some(reservation) = reservations.get_mut(which) {
                         let before = reservation.held();
                         let renewed = reservation.renew(|_| Ok(much));
                         prop_assert_eq!(reservation.held(), if renewed.is_ok() { before.plus(much) } else { before });
                     }
                 }
-                Step::Settle(which, used) if which < open.len() => open.swap_remove(which).settle(used),
-                Step::Drop(which) if which < open.len() => drop(open.swap_remove(which)),
+                Step::Settle(which, used) if which < reservations.len() => _ = reservations.swap_remove(which).settle(used),
+                Step::Drop(which) if which < reservations.len() => drop(reservations.swap_remove(which)),
                 Step::Settle(..) | Step::Drop(_) => {}
             }
             for (account, limits) in accounts.iter().zip(&limits) {
                 prop_assert!(lawful(&budgets, *account, *limits));
             }
         }
-        open.clear();
+        reservations.clear();
         prop_assert!(budgets.is_settled());
     }
 }

@@ -4,9 +4,9 @@
 use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, ModelState, ModelTrust};
+use sluicegate_compat::native::{ErrorEnvelope, ModelPrice, ModelState, ModelTrust};
 
-use super::Gateway;
+use super::{Gateway, stored};
 use crate::catalog::live::{Earlier, Verification};
 use crate::catalog::{Entry, LiveCatalog, Model, draft};
 use crate::lifecycle::Lifecycle;
@@ -84,11 +84,7 @@ impl Gateway {
                 Err(_gone) => self.store.forget_model(id.to_owned()),
             }
         };
-        filed.await.map_err(|error| {
-            tracing::error!(model = id, %error, "a change of the catalog does not outlive the process");
-            let message = "the change is in effect, and could not be stored: it is gone after a restart";
-            ErrorEnvelope::new(ErrorCode::Internal, message)
-        })
+        stored(id, filed).await
     }
 }
 

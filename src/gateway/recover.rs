@@ -10,6 +10,7 @@ use super::Gateway;
 use crate::admission::interrupted;
 use crate::ids::PoolId;
 use crate::lifecycle::OnPanic;
+use crate::sessions::{Holds, Sessions};
 use crate::store::KeyRow;
 use crate::tasks::{Ended, Home, Kept, Observer, Registry, Stage, Task};
 
@@ -33,10 +34,11 @@ impl Observer for Nobody {
     fn ended(&self, _task: &Task, _how: &Ended) {}
 }
 
-/// Takes in the tasks of an earlier process, in the order in which they were accepted. Those that ran end now, because
-/// their engine is gone; those that waited are returned.
-pub fn take_in(registry: &Arc<Registry>, mut kept: Vec<Kept>) -> Vec<Waiting> {
+/// Takes in the tasks of an earlier process, in the order in which they were accepted, with what they hold of their
+/// sessions. Those that ran end now, because their engine is gone; those that waited are returned.
+pub fn take_in(registry: &Arc<Registry>, sessions: &Arc<Sessions>, mut kept: Vec<Kept>, holds: Holds) -> Vec<Waiting> {
     let mut waiting = Vec::new();
+    let mut ties = registry.journal().map(|journal| sessions.resume(holds, &kept, journal)).unwrap_or_default();
     // The ones that ended go by the time of their end, because their retention does.
     kept.sort_by_key(|task| match &task.stage {
         Stage::Ended { ago, .. } => std::cmp::Reverse(Some(*ago)),
@@ -49,7 +51,8 @@ pub fn take_in(registry: &Arc<Registry>, mut kept: Vec<Kept>) -> Vec<Waiting> {
             _ => None,
         };
         let ran = matches!(task.stage, Stage::Started(_));
-        let Some(task) = registry.take_in(task, home) else { continue };
+        let ties = ties.remove(&task.spec.id).unwrap_or_default();
+        let Some(task) = registry.take_in(task, home, ties) else { continue };
         if ran {
             task.fail(interrupted());
         }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, SessionBudget, SessionRequest, SessionView};
 use uuid::Uuid;
 
-use super::Gateway;
+use super::{Gateway, stored};
 use crate::budgets::Left;
 use crate::ids::{SessionId, TenantId};
 use crate::sessions::Key;
+use crate::tasks::millis;
 
 impl Gateway {
     /// A session as clients see it.
@@ -20,7 +21,7 @@ impl Gateway {
         let look = self.sessions.look(&key(tenant, id)?).ok_or_else(no_such_session)?;
         let kv_warmth = look.last.map_or(0.0, |last| last.warmth);
         Ok(SessionView {
-            ttl_ms_remaining: u64::try_from(look.ttl_remaining.as_millis()).unwrap_or(u64::MAX),
+            ttl_ms_remaining: millis(look.ttl_remaining),
             turns: look.turns,
             // An engine does not say how much it keeps for whom; what is cold takes nothing.
             kv_bytes: (kv_warmth == 0.0).then_some(0),
@@ -37,21 +38,22 @@ impl Gateway {
         session.map_or_else(Left::default, |id| self.sessions.left(&key(id)))
     }
 
-    /// Starts the time to live of a session anew.
+    /// Starts the time to live of a session anew, and returns once that is durable.
     ///
     /// # Errors
     ///
-    /// NOT_FOUND.
-    pub fn extend_session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<(), ErrorEnvelope> {
-        if self.sessions.extend(&key(tenant, id)?) { Ok(()) } else { Err(no_such_session()) }
+    /// NOT_FOUND; INTERNAL where it does not outlive the process.
+    pub async fn extend_session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<(), ErrorEnvelope> {
+        let extended = self.sessions.extend(&key(tenant, id)?);
+        stored("a session", extended.ok_or_else(no_such_session)?).await
     }
 
-    /// Makes a session, or changes what the request names.
+    /// Makes a session, or changes what the request names, and returns once that is durable.
     ///
     /// # Errors
     ///
-    /// NOT_FOUND where the id can be no session's.
-    pub fn put_session(
+    /// NOT_FOUND where the id can be no session's; INTERNAL where the change does not outlive the process.
+    pub async fn put_session(
         &self,
         tenant: &TenantId,
         id: Option<SessionId>,
@@ -59,17 +61,17 @@ impl Gateway {
     ) -> Result<(), ErrorEnvelope> {
         let SessionBudget { tokens, time_ms, cost } = request.budget.unwrap_or_default();
         let ttl = request.ttl_ms.map(Duration::from_millis);
-        self.sessions.put(&key(tenant, id)?, ttl, Left { tokens, time_ms, cost });
-        Ok(())
+        stored("a session", self.sessions.put(&key(tenant, id)?, ttl, Left { tokens, time_ms, cost })).await
     }
 
-    /// Forgets a session. Its tasks go on.
+    /// Forgets a session, and returns once that is durable. Its tasks go on.
     ///
     /// # Errors
     ///
-    /// NOT_FOUND.
-    pub fn evict_session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<(), ErrorEnvelope> {
-        if self.sessions.evict(&key(tenant, id)?) { Ok(()) } else { Err(no_such_session()) }
+    /// NOT_FOUND; INTERNAL where the session may come back with the next process.
+    pub async fn evict_session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<(), ErrorEnvelope> {
+        let evicted = self.sessions.evict(&key(tenant, id)?);
+        stored("a session", evicted.ok_or_else(no_such_session)?).await
     }
 }
 

@@ -55,7 +55,7 @@ impl Pool {
             task.fail(error.with_pool(self.spec.id.as_str()));
         } else if let Ok(durable) = self.announce(&job, &slots.seat) {
             if let Some(Err(error)) = OptionFuture::from(durable).await {
-                // It would be run again after a crash, which is better than not at all.
+                // After a crash it would be run again, or not be charged, which is better than not at all.
                 tracing::error!(task_id = %task.spec.id, %error, "the start of a task could not be stored");
             }
             let mut attempt = self.attempt(&job, &slots.seat).await;

@@ -1,4 +1,4 @@
-//! The machine behind sessions. Time comes in from outside.
+//! The machine behind sessions. Time comes in from outside, and rows go in and out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Gone;
-use crate::budgets::{AccountId, Budgets, Left};
+use crate::budgets::{AccountId, Amounts, Budgets, Left};
 use crate::ids::{PoolId, ReplicaId, SessionId, TenantId};
+use crate::store::{SessionRow, signed};
+use crate::tasks::{Clock, millis};
 
 /// Whose session it is, and which of theirs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -60,6 +62,8 @@ struct Session {
     last: Option<Good>,
     account: AccountId,
     budget: Left,
+    /// Whether another process could find it.
+    filed: bool,
 }
 
 /// All sessions.
@@ -71,14 +75,23 @@ pub struct Book {
     sessions: HashMap<Key, Session>,
     /// Those without tasks, by when they go.
     idle: BTreeMap<(Instant, u64), Key>,
-    next: u64,
-    /// Why sessions have gone since somebody asked.
-    gone: Vec<Gone>,
+    /// The number of the last one that was made.
+    made: u64,
+    /// Which sessions have gone since somebody asked.
+    gone: Vec<Departed>,
+}
+
+/// A session that has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Departed {
+    pub why: Gone,
+    /// Of one that is filed.
+    pub number: Option<u64>,
 }
 
 impl Book {
     pub fn new(settings: Settings, budgets: Budgets) -> Self {
-        Self { settings, budgets, sessions: HashMap::new(), idle: BTreeMap::new(), next: 0, gone: Vec::new() }
+        Self { settings, budgets, sessions: HashMap::new(), idle: BTreeMap::new(), made: 0, gone: Vec::new() }
     }
 
     pub fn len(&self) -> usize {
@@ -89,8 +102,75 @@ impl Book {
         self.sessions.is_empty()
     }
 
-    /// Why sessions have gone since this was called last.
-    pub fn take_gone(&mut self) -> Vec<Gone> {
+    /// Takes in a session of an earlier process, as it was filed; where it is `used` its time to live starts anew.
+    ///
+    /// # Errors
+    ///
+    /// Its number, where it is over, and its row is to go.
+    pub fn restore(&mut self, row: &SessionRow, used: bool, now: Clock) -> Result<Key, i64> {
+        let number = row.number.cast_unsigned();
+        self.made = self.made.max(number);
+        let id = SessionId::parse(&row.id).ok_or(row.number)?;
+        let key = Key { tenant: TenantId::from(row.tenant.as_str()), id };
+        let ttl = Duration::from_millis(row.ttl_ms.cast_unsigned());
+        let ahead_ms = row.expires_at_ms.cast_unsigned().saturating_sub(now.unix_ms);
+        // Where the clock of the machine was turned back it lives no longer than a new one.
+        let rest = if used { ttl } else { Duration::from_millis(ahead_ms).min(ttl) };
+        if rest.is_zero() {
+            return Err(row.number);
+        }
+        // There is one only, unless deleting has failed; the rows come in the order of their numbers.
+        self.forget(&key, Gone::Expired);
+        let unsigned = |limit: Option<i64>| limit.map(i64::cast_unsigned);
+        let budget = Left {
+            tokens: unsigned(row.limit_tokens),
+            time_ms: unsigned(row.limit_time_ms),
+            cost: unsigned(row.limit_cost),
+        };
+        let spent = Amounts {
+            tokens: row.spent_tokens.cast_unsigned(),
+            time_ms: row.spent_time_ms.cast_unsigned(),
+            cost: row.spent_cost.cast_unsigned(),
+        };
+        let session = Session {
+            number,
+            ttl,
+            tasks: 0,
+            expires: now.instant + rest,
+            turns: row.turns.cast_unsigned(),
+            last: None,
+            account: self.budgets.open(budget, spent),
+            budget,
+            filed: true,
+        };
+        self.idle.insert((session.expires, number), key.clone());
+        self.sessions.insert(key.clone(), session);
+        Ok(key)
+    }
+
+    /// A session as it is to be filed now, where it is still the one with this number.
+    pub fn row(&mut self, key: &Key, number: u64, now: Clock) -> Option<SessionRow> {
+        let session = self.sessions.get_mut(key).filter(|session| session.number == number)?;
+        session.filed = true;
+        let spent = self.budgets.spent(session.account);
+        Some(SessionRow {
+            number: signed(number),
+            tenant: key.tenant.to_string(),
+            id: key.id.0.to_string(),
+            ttl_ms: signed(millis(session.ttl)),
+            expires_at_ms: signed(now.unix_ms_at(session.expires)),
+            turns: signed(session.turns),
+            limit_tokens: session.budget.tokens.map(signed),
+            limit_time_ms: session.budget.time_ms.map(signed),
+            limit_cost: session.budget.cost.map(signed),
+            spent_tokens: signed(spent.tokens),
+            spent_time_ms: signed(spent.time_ms),
+            spent_cost: signed(spent.cost),
+        })
+    }
+
+    /// Which sessions have gone since this was called last.
+    pub fn take_gone(&mut self) -> Vec<Departed> {
         std::mem::take(&mut self.gone)
     }
 
@@ -131,13 +211,10 @@ impl Book {
         (!ttl_remaining.is_zero()).then_some(look)
     }
 
-    /// Starts its time to live anew; whether there is one.
-    pub fn extend(&mut self, key: &Key, now: Instant) -> bool {
-        let found = self.look(key, now).is_some();
-        if found {
-            self.with(key, now, |_| ());
-        }
-        found
+    /// Starts its time to live anew; its number, where there is one.
+    pub fn extend(&mut self, key: &Key, now: Instant) -> Option<u64> {
+        self.look(key, now)?;
+        Some(self.with(key, now, |session| session.number))
     }
 
     /// What a task of the session could use; of one that is not there yet, what it will begin with.
@@ -145,14 +222,15 @@ impl Book {
         self.look(key, now).map_or(self.settings.budget, |look| look.left)
     }
 
-    /// Makes or changes a session, in what is named. Budgets are what it may use in all, what is spent included.
-    pub fn put(&mut self, key: &Key, ttl: Option<Duration>, budget: Left, now: Instant) {
-        let (account, limits) = self.with(key, now, |session| {
+    /// Makes or changes a session, in what is named; its number. Budgets are what it may use in all, what is spent included.
+    pub fn put(&mut self, key: &Key, ttl: Option<Duration>, budget: Left, now: Instant) -> u64 {
+        let (number, account, limits) = self.with(key, now, |session| {
             session.ttl = ttl.unwrap_or(session.ttl);
             session.budget = budget.or(session.budget);
-            (session.account, session.budget)
+            (session.number, session.account, session.budget)
         });
         self.budgets.limit(account, limits);
+        number
     }
 
     /// Forgets a session; whether there was one.
@@ -178,18 +256,19 @@ impl Book {
         if self.look(key, now).is_none() {
             self.forget(key, Gone::Expired);
         }
-        let (next, budgets, Settings { ttl, budget, .. }) = (&mut self.next, &self.budgets, self.settings);
+        let (made, budgets, Settings { ttl, budget, .. }) = (&mut self.made, &self.budgets, self.settings);
         let session = self.sessions.entry(key.clone()).or_insert_with(|| {
-            *next += 1;
+            *made += 1;
             Session {
-                number: *next,
+                number: *made,
                 ttl,
                 tasks: 0,
                 expires: now,
                 turns: 0,
                 last: None,
-                account: budgets.open(budget),
+                account: budgets.open(budget, Amounts::default()),
                 budget,
+                filed: false,
             }
         });
         self.idle.remove(&(session.expires, session.number));
@@ -215,7 +294,7 @@ impl Book {
             self.idle.remove(&(session.expires, session.number));
             // What its tasks still hold goes with the account.
             self.budgets.close(session.account);
-            self.gone.push(why);
+            self.gone.push(Departed { why, number: session.filed.then_some(session.number) });
         }
     }
 }
@@ -230,6 +309,10 @@ mod tests {
     fn book(most_idle: usize) -> (Book, Instant) {
         let settings = Settings { ttl: TTL, most_idle, budget: Left::default() };
         (Book::new(settings, Budgets::new()), Instant::now())
+    }
+
+    fn gone(book: &mut Book) -> Vec<Gone> {
+        book.take_gone().into_iter().map(|departed| departed.why).collect()
     }
 
     fn key(number: u128) -> Key {
@@ -249,14 +332,14 @@ mod tests {
         assert_eq!(book.look(&key(1), late).unwrap().ttl_remaining, TTL);
         book.leave(&key(1), number, late);
         assert_eq!(book.look(&key(1), late + TTL / 4).unwrap().ttl_remaining, TTL * 3 / 4);
-        assert!(book.extend(&key(1), late + TTL / 2));
+        assert!(book.extend(&key(1), late + TTL / 2).is_some());
         book.sweep(late + TTL);
         assert!(book.look(&key(1), late + TTL).is_some());
         assert_eq!(book.look(&key(1), late + TTL * 3 / 2), None, "also before it is swept");
-        assert!(!book.extend(&key(1), late + TTL * 2));
+        assert!(book.extend(&key(1), late + TTL * 2).is_none());
         book.sweep(late + TTL * 2);
         assert!(book.is_empty());
-        assert_eq!(book.take_gone(), [Gone::Expired]);
+        assert_eq!(gone(&mut book), [Gone::Expired]);
     }
 
     #[test]
@@ -273,7 +356,7 @@ mod tests {
         let look = book.look(&key(1), now).unwrap();
         assert_eq!((look.turns, look.last), (1, Some(good(0.5))));
         book.leave(&key(1), second, now);
-        assert_eq!(book.take_gone(), [Gone::Evicted]);
+        assert_eq!(gone(&mut book), [Gone::Evicted]);
     }
 
     #[test]
@@ -286,7 +369,7 @@ mod tests {
         assert_eq!([1, 2, 3, 4].map(|number| book.look(&key(number), now).is_some()), [true, false, true, true]);
         book.leave(&key(3), busy, now);
         assert_eq!([1, 3, 4].map(|number| book.look(&key(number), now).is_some()), [true, false, true]);
-        assert_eq!(book.take_gone(), [Gone::Crowded, Gone::Crowded]);
+        assert_eq!(gone(&mut book), [Gone::Crowded, Gone::Crowded]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 
-use super::Book;
+use super::Departed;
 
 /// Why a session has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +54,11 @@ impl SessionMetrics {
         Ok(Self { open, ended })
     }
 
-    /// Something in the book may have changed.
-    pub(super) fn changed(&self, book: &mut Book) {
-        for reason in book.take_gone() {
-            self.ended.with_label_values(&[reason.as_str()]).inc();
+    /// These have gone, and so many are there.
+    pub(super) fn changed(&self, gone: &[Departed], open: usize) {
+        for Departed { why, .. } in gone {
+            self.ended.with_label_values(&[why.as_str()]).inc();
         }
-        self.open.set(i64::try_from(book.len()).unwrap_or(i64::MAX));
+        self.open.set(i64::try_from(open).unwrap_or(i64::MAX));
     }
 }

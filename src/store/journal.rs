@@ -2,6 +2,7 @@
 
 use sqlx::{Connection as _, SqliteConnection};
 
+use super::sessions::{self, HoldRow, SessionRow, SpentRow};
 use super::{Scrub, Store, StoreError};
 
 /// A task that was answered with 202.
@@ -42,14 +43,16 @@ pub struct KeyRow {
 }
 
 impl Store {
-    /// Files a task that has not started, with the key of its request, and calls back once that is durable.
+    /// Files a task that has not started, with the key of its request, its session and what it has reserved there, and calls
+    /// back once that is durable.
     pub fn task_accepted(
         &self,
         row: TaskRow,
         key: Option<KeyRow>,
+        session: Option<(SessionRow, HoldRow)>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, |connection| Box::pin(insert_task(connection, row, key)), done);
+        self.enqueue(Scrub::No, |connection| Box::pin(insert_task(connection, row, key, session)), done);
     }
 
     /// Files the answer that a task's request got, for its key.
@@ -57,7 +60,7 @@ impl Store {
         self.enqueue(Scrub::No, |connection| Box::pin(set_answer(connection, id, answer)), |_| ());
     }
 
-    /// Forgets a task that was refused after it was filed, and the key of its request.
+    /// Forgets a task that was refused after it was filed, the key of its request, and what it has reserved.
     pub fn task_withdrawn(&self, id: String) {
         self.enqueue(Scrub::No, |connection| Box::pin(withdraw(connection, id)), |_| ());
     }
@@ -72,9 +75,15 @@ impl Store {
         self.enqueue(Scrub::No, move |connection| Box::pin(set_started(connection, id, started)), done);
     }
 
-    /// Notes the end of a task, deletes its request, and calls back once that is durable. The first end stays.
-    pub fn task_ended(&self, row: EndedRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.enqueue(Scrub::No, |connection| Box::pin(set_ended(connection, row)), done);
+    /// Notes the end of a task, deletes its request, charges its session, and calls back once all that is durable. The first
+    /// end stays.
+    pub fn task_ended(
+        &self,
+        row: EndedRow,
+        spent: Option<SpentRow>,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        self.enqueue(Scrub::No, |connection| Box::pin(set_ended(connection, row, spent)), done);
     }
 
     /// Deletes tasks so that nothing of them can be read from the file any more.
@@ -109,15 +118,23 @@ impl Store {
     }
 }
 
-async fn insert_task(connection: &mut SqliteConnection, row: TaskRow, key: Option<KeyRow>) -> sqlx::Result<()> {
-    let mut both_or_none = connection.begin().await?;
+async fn insert_task(
+    connection: &mut SqliteConnection,
+    row: TaskRow,
+    key: Option<KeyRow>,
+    session: Option<(SessionRow, HoldRow)>,
+) -> sqlx::Result<()> {
+    let mut all_or_none = connection.begin().await?;
     let insert = "INSERT INTO tasks (position, id, facts, request) VALUES ($1, $2, $3, $4)";
     let query = sqlx::query(insert).bind(row.position).bind(row.id).bind(row.facts).bind(row.request);
-    query.execute(&mut *both_or_none).await?;
+    query.execute(&mut *all_or_none).await?;
     if let Some(key) = key {
-        insert_key(&mut both_or_none, key).await?;
+        insert_key(&mut all_or_none, key).await?;
     }
-    both_or_none.commit().await
+    if let Some((session, hold)) = session {
+        sessions::insert(&mut all_or_none, session, hold).await?;
+    }
+    all_or_none.commit().await
 }
 
 async fn set_answer(connection: &mut SqliteConnection, id: String, answer: String) -> sqlx::Result<()> {
@@ -126,11 +143,15 @@ async fn set_answer(connection: &mut SqliteConnection, id: String, answer: Strin
 }
 
 async fn withdraw(connection: &mut SqliteConnection, id: String) -> sqlx::Result<()> {
-    let mut both_or_none = connection.begin().await?;
-    for delete in ["DELETE FROM tasks WHERE id = $1", "DELETE FROM idempotency_keys WHERE task_id = $1"] {
-        sqlx::query(delete).bind(&id).execute(&mut *both_or_none).await?;
+    let mut all_or_none = connection.begin().await?;
+    for delete in [
+        "DELETE FROM tasks WHERE id = $1",
+        "DELETE FROM idempotency_keys WHERE task_id = $1",
+        "DELETE FROM session_holds WHERE task_id = $1",
+    ] {
+        sqlx::query(delete).bind(&id).execute(&mut *all_or_none).await?;
     }
-    both_or_none.commit().await
+    all_or_none.commit().await
 }
 
 async fn insert_key(connection: &mut SqliteConnection, row: KeyRow) -> sqlx::Result<()> {
@@ -147,11 +168,15 @@ async fn set_started(connection: &mut SqliteConnection, id: String, started: Str
     sqlx::query(update).bind(id).bind(started).execute(connection).await.map(|_| ())
 }
 
-async fn set_ended(connection: &mut SqliteConnection, row: EndedRow) -> sqlx::Result<()> {
+async fn set_ended(connection: &mut SqliteConnection, row: EndedRow, spent: Option<SpentRow>) -> sqlx::Result<()> {
     let update =
         "UPDATE tasks SET ended_at_ms = $2, outcome = $3, request = NULL WHERE id = $1 AND ended_at_ms IS NULL";
     let query = sqlx::query(update).bind(row.id).bind(row.ended_at_ms).bind(row.outcome);
-    query.execute(connection).await.map(|_| ())
+    let Some(spent) = spent else { return query.execute(connection).await.map(|_| ()) };
+    let mut both_or_none = connection.begin().await?;
+    query.execute(&mut *both_or_none).await?;
+    sessions::settle(&mut both_or_none, spent).await?;
+    both_or_none.commit().await
 }
 
 async fn delete_tasks(connection: &mut SqliteConnection, ids: Vec<String>) -> sqlx::Result<()> {

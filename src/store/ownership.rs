@@ -22,9 +22,9 @@ pub struct InUse {
 /// The lock, while it is held.
 #[derive(Debug)]
 pub(super) struct Ownership {
-    _locked: File,
+    locked: File,
     /// Closing it would take away SQLite's own locks, so it is dropped after the connection.
-    _database: File,
+    database: File,
 }
 
 impl Ownership {
@@ -55,6 +55,17 @@ impl Ownership {
         }
         let write = |file: &mut File| file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
         write(&mut file).map_err(failed)?;
-        Ok(Self { _locked: file, _database: database })
+        Ok(Self { locked: file, database })
+    }
+}
+
+impl Drop for Ownership {
+    /// Not left to the closing of the files: a process that another thread is just starting has them open as well for a moment.
+    fn drop(&mut self) {
+        for file in [&self.locked, &self.database] {
+            if let Err(error) = file.unlock() {
+                tracing::warn!(%error, "the data folder is free once the process has ended");
+            }
+        }
     }
 }

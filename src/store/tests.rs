@@ -47,14 +47,14 @@ async fn what_was_committed_is_there_after_the_store_is_opened_again() {
     let store = opened(folder.path()).await;
     for number in 1..=3 {
         let (done, durable) = told();
-        store.task_accepted(task(number), None, done);
+        store.task_accepted(task(number), None, None, done);
         assert_eq!(durable.await, Ok(Ok(())));
     }
     store.task_started("task-1".into(), "{}".into(), |_| ());
     let (done, durable) = told();
-    store.task_ended(ended(1), done);
+    store.task_ended(ended(1), None, done);
     // The first end stays.
-    store.task_ended(EndedRow { outcome: "another".into(), ..ended(1) }, |_| ());
+    store.task_ended(EndedRow { outcome: "another".into(), ..ended(1) }, None, |_| ());
     assert_eq!(durable.await, Ok(Ok(())));
     store.task_withdrawn("task-3".into());
     store.close().await;
@@ -139,10 +139,10 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
 async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = opened(folder.path()).await;
-    (1..=20).for_each(|number| store.task_accepted(task(number), None, |_| ()));
+    (1..=20).for_each(|number| store.task_accepted(task(number), None, None, |_| ()));
     assert_eq!(store.tasks().await.expect("tasks").len(), 20);
     assert!(holds(folder.path(), "canary-in-a-prompt"));
-    (1..=20).for_each(|number| store.task_ended(ended(number), |_| ()));
+    (1..=20).for_each(|number| store.task_ended(ended(number), None, |_| ()));
     assert_eq!(store.tasks().await.expect("tasks").len(), 20);
     assert!(holds(folder.path(), "canary-in-an-output"));
     store.tasks_forgotten((1..=20).map(|number| format!("task-{number}")).collect());
@@ -156,9 +156,9 @@ async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
 async fn one_operation_that_fails_does_not_take_others_with_it() {
     let store = Store::open(&Location::Memory, &Lifecycle::new()).await.expect("a store");
     let ((first, one), (second, two), (third, three)) = (told(), told(), told());
-    store.task_accepted(task(1), None, first);
-    store.task_accepted(task(1), None, second);
-    store.task_accepted(task(2), None, third);
+    store.task_accepted(task(1), None, None, first);
+    store.task_accepted(task(1), None, None, second);
+    store.task_accepted(task(2), None, None, third);
     assert_eq!(one.await, Ok(Ok(())));
     assert!(matches!(two.await, Ok(Err(StoreError::Failed(_)))));
     assert_eq!(three.await, Ok(Ok(())));
@@ -170,7 +170,7 @@ async fn what_comes_after_the_end_is_told_so_at_once() {
     let store = Store::open(&Location::Memory, &Lifecycle::new()).await.expect("a store");
     store.close().await;
     let (done, durable) = told();
-    store.task_accepted(task(1), None, done);
+    store.task_accepted(task(1), None, None, done);
     assert_eq!(durable.await, Ok(Err(StoreError::Closed)));
     assert_eq!(store.tasks().await, Err(StoreError::Closed));
 }
@@ -182,7 +182,7 @@ async fn paused_time_stands_still_while_a_commit_is_waited_for() {
     let began = tokio::time::Instant::now();
     for number in 1..=20 {
         let (done, durable) = told();
-        store.task_accepted(task(number), None, done);
+        store.task_accepted(task(number), None, None, done);
         let told = tokio::time::timeout(Duration::from_millis(1), durable).await;
         assert_eq!(told.expect("in time"), Ok(Ok(())));
     }
@@ -201,7 +201,7 @@ async fn keys_are_forgotten_by_their_age_and_used_again_afterwards() {
         created_at_ms: number * 10,
     };
     for (name, number) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
-        store.task_accepted(task(number), Some(key(name, number)), |_| ());
+        store.task_accepted(task(number), Some(key(name, number)), None, |_| ());
     }
     store.task_answered("task-3".into(), "{}".into());
     store.task_withdrawn("task-4".into());
@@ -219,7 +219,7 @@ async fn many_that_wait_share_a_commit() {
     let committed = Arc::new(AtomicUsize::new(0));
     for number in 0..2000 {
         let committed = Arc::clone(&committed);
-        store.task_accepted(task(number), None, move |result| {
+        store.task_accepted(task(number), None, None, move |result| {
             assert_eq!(result, Ok(()));
             committed.fetch_add(1, Ordering::SeqCst);
         });

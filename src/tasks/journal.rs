@@ -18,11 +18,29 @@ use tokio::time::Instant;
 use super::log::EventLog;
 use super::task::millis;
 use super::{Clock, Limits, Progress, Task, TaskSpec};
+use crate::budgets::Amounts;
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
-use crate::store::{EndedRow, KeyRow, Store, StoreError, TaskRow, signed};
+use crate::store::{EndedRow, HoldRow, KeyRow, SessionRow, SpentRow, Store, StoreError, TaskRow, signed};
 
 /// Becomes `Ok` once what was filed is durable. Any number of parties may wait for it.
 pub type Durable = Shared<BoxFuture<'static, Result<(), StoreError>>>;
+
+/// What is filed of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Extent {
+    /// Everything: it outlives the process.
+    Task,
+    /// What it holds of its session's budgets: it ends with the process, and what it has used is charged all the same.
+    Spending,
+}
+
+/// What a task has used in the end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Spent {
+    pub amounts: Amounts,
+    /// Whether its session has a turn more.
+    pub turn: bool,
+}
 
 /// Files tasks. Cheap to clone.
 #[derive(Clone)]
@@ -132,9 +150,16 @@ impl Journal {
         Ok((journal, kept))
     }
 
-    /// Files a task that has not started, with the body of its request, which another process can read again, and its key;
-    /// from then on the journal hears what becomes of it.
-    pub fn accept(&self, task: &Task, body: &[u8], weight: u32, key: Option<Key>) -> Durable {
+    /// Files a task that has not started, with the body of its request, which another process can read again, its key, and
+    /// what it has reserved of its session's budgets; from then on the journal hears what becomes of it.
+    pub fn accept(
+        &self,
+        task: &Task,
+        body: &[u8],
+        weight: u32,
+        key: Option<Key>,
+        session: Option<SessionRow>,
+    ) -> Durable {
         let key = key.map(|key| KeyRow {
             tenant: task.spec.tenant_id.to_string(),
             name: key.name,
@@ -153,8 +178,17 @@ impl Journal {
             ended_at_ms: None,
             outcome: None,
         };
-        task.keep_in(self.clone());
-        durable(|told| self.store.task_accepted(row, key, told))
+        task.keep_in(self.clone(), Extent::Task);
+        let session = session.and_then(|session| hold(task, session));
+        durable(|told| self.store.task_accepted(row, key, session, told))
+    }
+
+    /// Files what a task has reserved of its session's budgets that ends with the process, and that the session is in use.
+    pub fn reserve(&self, task: &Task, session: SessionRow) {
+        if let Some((session, hold)) = hold(task, session) {
+            task.keep_in(self.clone(), Extent::Spending);
+            self.store.hold_taken(session, hold);
+        }
     }
 
     /// Files the answer that a task's request got, for the key that it was sent with.
@@ -172,8 +206,30 @@ impl Journal {
         durable(|told| self.store.task_started(id.to_string(), json(&Start { at_ms, event: event.clone() }), told))
     }
 
-    /// Files the end of a task, and calls back when it may be shown.
-    pub(super) fn ended(&self, task: &Task, progress: &Progress, show: impl FnOnce() + Send + 'static) {
+    /// Files the start of a task that ends with the process. From its first token on it has to be charged for what it uses,
+    /// so that waits for this.
+    pub(super) fn spending_started(&self, id: TaskId, at_ms: u64) -> Durable {
+        durable(|told| self.store.hold_started(id.to_string(), signed(at_ms), told))
+    }
+
+    /// Files what a task of an earlier process is charged for that ended with it.
+    pub fn settled(&self, id: TaskId, at_ms: u64, amounts: Amounts) {
+        self.spent(id, at_ms, Spent { amounts, turn: false }, || ());
+    }
+
+    /// Files what a task that ends with the process has used, and calls back when its end may be shown.
+    pub(super) fn spent(&self, id: TaskId, at_ms: u64, spent: Spent, show: impl FnOnce() + Send + 'static) {
+        self.store.hold_settled(spent_row(id, at_ms, spent), shown(id, show));
+    }
+
+    /// Files the end of a task and what it has used, and calls back when it may be shown.
+    pub(super) fn ended(
+        &self,
+        task: &Task,
+        progress: &Progress,
+        spent: Option<Spent>,
+        show: impl FnOnce() + Send + 'static,
+    ) {
         let Some((at, last)) = &progress.ended else { return show() };
         let at_ms = |instant: Instant| task.created.unix_ms_at(instant);
         let started = progress.started.as_ref();
@@ -190,15 +246,10 @@ impl Journal {
             outputs: task.outputs(),
             pool_id: task.pool_id().to_string(),
         };
-        let id = task.spec.id;
-        let row = EndedRow { id: id.to_string(), ended_at_ms: signed(at_ms(*at)), outcome: json(&outcome) };
-        self.store.task_ended(row, move |result| {
-            if let Err(error) = result {
-                // Nobody is helped by a stream that never ends.
-                tracing::error!(task_id = %id, %error, "the end of a task is shown and could not be stored");
-            }
-            show();
-        });
+        let (id, at_ms) = (task.spec.id, at_ms(*at));
+        let row = EndedRow { id: id.to_string(), ended_at_ms: signed(at_ms), outcome: json(&outcome) };
+        let spent = spent.map(|spent| spent_row(id, at_ms, spent));
+        self.store.task_ended(row, spent, shown(id, show));
     }
 
     /// Deletes tasks whose retention is over.
@@ -227,6 +278,35 @@ fn durable(hand_over: impl FnOnce(Box<dyn FnOnce(Result<(), StoreError>) + Send>
     // Nobody waits any more where sending fails.
     hand_over(Box::new(|result| _ = told.send(result)));
     async { result.await.unwrap_or(Err(StoreError::Closed)) }.boxed().shared()
+}
+
+/// Shows an end once it was tried to store it.
+fn shown(id: TaskId, show: impl FnOnce() + Send + 'static) -> impl FnOnce(Result<(), StoreError>) + Send + 'static {
+    move |result| {
+        if let Err(error) = result {
+            // Nobody is helped by a stream that never ends.
+            tracing::error!(task_id = %id, %error, "the end of a task is shown and could not be stored");
+        }
+        show();
+    }
+}
+
+/// What a task has reserved, beside its session; `None` where it counts for none.
+fn hold(task: &Task, session: SessionRow) -> Option<(SessionRow, HoldRow)> {
+    let held = json(&task.spending.as_ref()?.hold());
+    let (task_id, number) = (task.spec.id.to_string(), session.number);
+    Some((session, HoldRow { task_id, session: number, held, started_at_ms: None }))
+}
+
+fn spent_row(id: TaskId, at_ms: u64, Spent { amounts, turn }: Spent) -> SpentRow {
+    SpentRow {
+        task_id: id.to_string(),
+        tokens: signed(amounts.tokens),
+        time_ms: signed(amounts.time_ms),
+        cost: signed(amounts.cost),
+        turn,
+        ended_at_ms: signed(at_ms),
+    }
 }
 
 fn facts(task: &Task, weight: u32) -> Facts {

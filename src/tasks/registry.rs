@@ -61,9 +61,9 @@ impl Registry {
         self.journal.as_ref()
     }
 
-    /// Takes in a task of an earlier process; `None` where its retention is over, and it is forgotten. Those that had ended
-    /// are to come in the order in which they ended.
-    pub fn take_in(self: &Arc<Self>, kept: Kept, home: Home) -> Option<Arc<Task>> {
+    /// Takes in a task of an earlier process, with what it holds again; `None` where its retention is over, and it is
+    /// forgotten. Those that had ended are to come in the order in which they ended.
+    pub fn take_in(self: &Arc<Self>, kept: Kept, home: Home, ties: Ties) -> Option<Arc<Task>> {
         let journal = self.journal.clone()?;
         let ended = match &kept.stage {
             Stage::Ended { ago, .. } => Some(*ago),
@@ -75,7 +75,7 @@ impl Registry {
         }
         let mut state = self.lock();
         let number = state.next_number;
-        let task = Task::again(kept, number, home, Arc::downgrade(self), journal);
+        let task = Task::again(kept, number, home, ties, (Arc::downgrade(self), journal));
         state.next_number += 1;
         state.made.insert(number, task.spec.id);
         state.tasks.insert(task.spec.id, Arc::clone(&task));

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sluicegate_compat::native::{Metrics, ModelPrice, PolicyLabel};
 
 use super::Observer;
@@ -29,10 +30,21 @@ struct State {
     /// `None` once it is settled.
     reservation: Option<Reservation>,
     terms: Terms,
+    /// The number of the session whose budgets these are.
+    session: u64,
+    /// It is charged for all that it holds.
+    lost: bool,
+}
+
+/// What is filed of a task's reservation: enough to make it again in another process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub amounts: Amounts,
+    pub terms: Terms,
 }
 
 /// What was agreed with a task when it was let in. It holds also where its pool gets another model while it waits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     pub price: ModelPrice,
     /// The part of what is reserved that pays for tokens; the rest is for time.
@@ -66,8 +78,26 @@ pub fn slice(left: &Left, price: &ModelPrice) -> Result<Amounts, Exceeded> {
 }
 
 impl Spending {
-    pub fn new(reservation: Reservation, terms: Terms) -> Self {
-        Self(Mutex::new(State { reservation: Some(reservation), terms }))
+    /// Of the budgets of the session with this number.
+    pub fn new(reservation: Reservation, terms: Terms, session: u64) -> Self {
+        Self(Mutex::new(State { reservation: Some(reservation), terms, session, lost: false }))
+    }
+
+    /// Of a task whose process ended while it ran. Nobody knows what it has used, so it is charged for all that it holds.
+    pub fn lost(reservation: Reservation, terms: Terms, session: u64) -> Self {
+        Self(Mutex::new(State { reservation: Some(reservation), terms, session, lost: true }))
+    }
+
+    /// The number of the session whose budgets these are.
+    pub fn session(&self) -> u64 {
+        self.lock().session
+    }
+
+    /// What is to be filed of it.
+    pub(super) fn hold(&self) -> Hold {
+        let state = self.lock();
+        let amounts = state.reservation.as_ref().map(Reservation::held).unwrap_or_default();
+        Hold { amounts, terms: state.terms }
     }
 
     /// What its budgets leave to others; nothing is said once the task has ended.
@@ -112,19 +142,21 @@ impl Spending {
         Some(covered.min(wanted))
     }
 
-    /// Charges what was used and gives back the rest. What comes after that changes nothing.
-    pub(super) fn settle(&self, tokens: Tokens, time_ms: u64) {
+    /// Charges what was used and gives back the rest; returns what it has charged. What comes after that changes nothing.
+    pub fn settle(&self, tokens: Tokens, time_ms: u64) -> Option<Amounts> {
         let mut state = self.lock();
-        let price = state.terms.price;
+        let (price, lost) = (state.terms.price, state.lost);
         let reservation = state.reservation.take();
         drop(state);
-        if let Some(reservation) = reservation {
-            reservation.settle(Amounts {
-                tokens: tokens.input.saturating_add(tokens.output),
-                time_ms,
-                cost: tokens_cost(&price, tokens).saturating_add(time_cost(&price, time_ms)),
-            });
-        }
+        let used = Amounts {
+            tokens: tokens.input.saturating_add(tokens.output),
+            time_ms,
+            cost: tokens_cost(&price, tokens).saturating_add(time_cost(&price, time_ms)),
+        };
+        reservation.map(|reservation| {
+            let used = if lost { reservation.held() } else { used };
+            reservation.settle(used)
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -10,10 +10,11 @@ use sluicegate_compat::native::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::journal::{Extent, Spent};
 use super::spending::{label, told};
 use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Spending, Stage, Ties};
-use crate::budgets::Exceeded;
 use crate::budgets::price::Tokens;
+use crate::budgets::{Amounts, Exceeded};
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 
 mod view;
@@ -72,12 +73,13 @@ impl Clock {
         Self { instant: Instant::now(), unix_ms: millis(unix) }
     }
 
-    pub(super) fn unix_ms_at(&self, instant: Instant) -> u64 {
+    /// The Unix time in ms of an instant that is not before this one.
+    pub fn unix_ms_at(&self, instant: Instant) -> u64 {
         self.unix_ms.saturating_add(millis(instant.saturating_duration_since(self.instant)))
     }
 
     /// The instant of a Unix time in ms; of one that is too long ago to say, this one.
-    pub(super) fn instant_at(&self, unix_ms: u64) -> Instant {
+    pub fn instant_at(&self, unix_ms: u64) -> Instant {
         let (ago, ahead) = (self.unix_ms.saturating_sub(unix_ms), unix_ms.saturating_sub(self.unix_ms));
         let instant = self.instant.checked_sub(Duration::from_millis(ago)).unwrap_or(self.instant);
         instant + Duration::from_millis(ahead)
@@ -121,6 +123,15 @@ pub struct Ended {
     pub progress: Progress,
 }
 
+impl Ended {
+    /// Its `end` event, where nobody has ended it.
+    pub fn by_itself(&self) -> Option<&End> {
+        let Event::End(end) = &self.last else { return None };
+        let reasons = [FinishReason::Stop, FinishReason::Length, FinishReason::ToolCalls];
+        reasons.contains(&end.finish_reason).then_some(end)
+    }
+}
+
 impl std::fmt::Debug for Task {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Task").field("id", &self.spec.id).finish_non_exhaustive()
@@ -147,8 +158,8 @@ pub struct Task {
     abandoned: AtomicBool,
     /// Its model is being made ready: it is in no queue yet.
     preparing: AtomicBool,
-    /// Where it is kept; empty for a task that does not outlive the process.
-    journal: OnceLock<Journal>,
+    /// Where it is kept, and what of it; empty for a task that neither outlives the process nor counts for a session.
+    journal: OnceLock<(Journal, Extent)>,
     /// The text of each choice, of a task that ended in an earlier process.
     kept_outputs: Vec<String>,
     /// Change when the pool of a waiting task gets another model. As above.
@@ -184,26 +195,33 @@ impl Task {
     }
 
     /// A task of an earlier process.
-    pub(super) fn again(kept: Kept, number: u64, home: Home, registry: Weak<Registry>, journal: Journal) -> Arc<Self> {
+    pub(super) fn again(
+        kept: Kept,
+        number: u64,
+        home: Home,
+        ties: Ties,
+        (registry, journal): (Weak<Registry>, Journal),
+    ) -> Arc<Self> {
         let begun = Self::begun(kept.spec, number, home, registry, kept.created);
         let (log, kept_outputs) = match kept.stage {
             Stage::Waiting(_) => (EventLog::new(), Vec::new()),
             Stage::Started(log) => (log, Vec::new()),
             Stage::Ended { log, outputs, .. } => (log, outputs),
         };
-        let (replica, journal) = (Mutex::new(kept.replica_id), OnceLock::from(journal));
-        Arc::new(Self { log, kept_outputs, replica, journal, ..begun })
+        let (replica, journal) = (Mutex::new(kept.replica_id), OnceLock::from((journal, Extent::Task)));
+        let (held, spending) = (Mutex::new(ties.held), ties.spending);
+        Arc::new(Self { log, kept_outputs, replica, journal, held, spending, ..begun })
     }
 
-    /// From now on `journal` hears what becomes of it.
-    pub(super) fn keep_in(&self, journal: Journal) {
+    /// From now on `journal` hears what becomes of it, or of what it holds.
+    pub(super) fn keep_in(&self, journal: Journal, extent: Extent) {
         // It is filed once.
-        let _ = self.journal.set(journal);
+        let _ = self.journal.set((journal, extent));
     }
 
     /// Whether it outlives the process.
     pub fn is_kept(&self) -> bool {
-        self.journal.get().is_some()
+        matches!(self.journal.get(), Some((_, Extent::Task)))
     }
 
     /// Writes the `started` event. What is returned is to be waited for before there is a token.
@@ -213,7 +231,11 @@ impl Task {
     /// [`Sealed`] where the task has ended: it is not to be started.
     pub fn start(&self, started: Arc<Started>, now: Instant) -> Result<Option<Durable>, Sealed> {
         self.log.append(Event::Started(Arc::clone(&started)), now)?;
-        Ok(self.journal.get().map(|journal| journal.started(self.spec.id, self.created.unix_ms_at(now), &started)))
+        let (id, at_ms) = (self.spec.id, self.created.unix_ms_at(now));
+        Ok(self.journal.get().map(|(journal, extent)| match extent {
+            Extent::Task => journal.started(id, at_ms, &started),
+            Extent::Spending => journal.spending_started(id, at_ms),
+        }))
     }
 
     /// The pool that it is in.
@@ -395,7 +417,9 @@ impl Task {
         progress.ended = Some((now, last.clone()));
         // Before the event, so that whoever has seen the end finds the counters settled.
         let ended = Ended { last: last.clone(), progress };
-        self.settle(&ended, now);
+        let charged = self.settle(&ended, now);
+        let turn = ended.by_itself().is_some() && self.replica_id().is_some();
+        let spent = charged.map(|amounts| Spent { amounts, turn });
         self.home().observer.ended(self, &ended);
         let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
         held.iter().for_each(|held| held.ended(self, &ended));
@@ -407,25 +431,30 @@ impl Task {
                 registry.ended(id);
             }
         };
-        match self.journal.get() {
-            None => show(),
-            Some(journal) => journal.ended(self, &ended.progress, show),
+        // Together with what it has used, so that whoever has seen the end never finds that given back.
+        match (self.journal.get(), spent) {
+            (Some((journal, Extent::Task)), spent) => journal.ended(self, &ended.progress, spent, show),
+            (Some((journal, Extent::Spending)), Some(spent)) => {
+                journal.spent(id, self.created.unix_ms_at(now), spent, show);
+            }
+            _ => show(),
         }
     }
 
-    /// Charges its budgets for what it has used. A task that never started has used nothing.
-    fn settle(&self, how: &Ended, now: Instant) {
-        let Some(spending) = &self.spending else { return };
+    /// Charges its budgets for what it has used, and says how much that is. A task that never started has used nothing.
+    fn settle(&self, how: &Ended, now: Instant) -> Option<Amounts> {
+        let spending = self.spending.as_ref()?;
         let Some((started, _)) = how.progress.started.as_ref() else { return spending.settle(Tokens::default(), 0) };
         let (output, cached) = match &how.last {
             Event::End(end) => (end.tokens_out, end.cached_tokens),
             _ => (self.sampled(&how.progress), 0),
         };
         let input = u64::from(self.limits().prompt_tokens);
-        spending.settle(Tokens { input, cached, output }, millis(now.saturating_duration_since(*started)));
+        spending.settle(Tokens { input, cached, output }, millis(now.saturating_duration_since(*started)))
     }
 }
 
-pub(super) fn millis(duration: Duration) -> u64 {
+/// In ms.
+pub fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

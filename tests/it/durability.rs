@@ -10,6 +10,9 @@ use tempfile::TempDir;
 
 use super::harness::{Gate, masked, read, request, says};
 
+mod sessions;
+mod spending;
+
 /// Over the database in `folder`, with one slot.
 async fn gate(folder: &Path, script: Script, settings: &[(&str, &str)]) -> Gate {
     let url = format!("sqlite:{}/test.db", folder.display());

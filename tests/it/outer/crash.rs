@@ -1,6 +1,7 @@
 //! `kill -9` under load, again and again over one data folder: what was answered with 202 is not lost and ends once.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
@@ -87,4 +88,87 @@ async fn no_accepted_task_is_lost_and_none_ends_twice() {
     assert!(compared > 0);
     // Each process ran two tasks at most when it was killed.
     assert!(reset <= 2 * ROUNDS, "{reset}");
+}
+
+const SESSION: &str = "0192d3a0-0000-7000-8000-000000000001";
+/// Tokens of the session, of which a task takes one for its prompt and five for its output.
+const BUDGET: u64 = 3000;
+
+/// What the session's tasks have used, as far as a client has seen how they ended; and how many of them.
+#[derive(Default)]
+struct Used {
+    tokens: AtomicU64,
+    ended: AtomicUsize,
+}
+
+/// Sends tasks of the session one after the other, native ones or chats, until the process is gone or the budget is used up.
+async fn spend(client: reqwest::Client, address: std::net::SocketAddr, native: bool, used: Arc<Used>) {
+    let task = json!({"model_ref": "builtin", "prompt": "hi", "max_tokens": 5, "session_id": SESSION});
+    let chat = json!({"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5,
+                      "sluicegate": {"session_id": SESSION}});
+    let (path, body) = if native { ("/v2/tasks", task) } else { ("/v1/chat/completions", chat) };
+    loop {
+        let Ok(answer) = client.post(format!("http://{address}{path}")).json(&body).send().await else { return };
+        let status = answer.status().as_u16();
+        let Ok(answer) = answer.json::<Value>().await else { return };
+        if status == 429 {
+            let label = if native { &answer["policy_label"] } else { &answer["error"]["policy_label"] };
+            assert_eq!(label, "budget.tokens", "{answer}");
+            return;
+        }
+        let tokens = if native {
+            let path = format!("/v2/tasks/{}/events", answer["task_id"].as_str().unwrap());
+            let Ok(stream) = client.get(format!("http://{address}{path}")).send().await else { return };
+            let Ok(stream) = stream.text().await else { return };
+            let Some(last) = last_event(&stream) else { return };
+            let end: Value = serde_json::from_str(&last[last.find('{').unwrap()..]).unwrap();
+            end["tokens_in"].as_u64().unwrap() + end["tokens_out"].as_u64().unwrap()
+        } else {
+            answer["usage"]["total_tokens"].as_u64().unwrap()
+        };
+        used.tokens.fetch_add(tokens, Ordering::SeqCst);
+        used.ended.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_is_never_overspent_and_never_given_back_whatever_kills_the_gateway() {
+    let folder = TempDir::new().unwrap();
+    let used = Arc::new(Used::default());
+    let path = format!("/v2/sessions/{SESSION}");
+    let spent = async |gateway: &Running| {
+        let session = gateway.get_json(&path).await;
+        BUDGET - session["tokens_budget_remaining"].as_u64().unwrap_or_else(|| panic!("{session}"))
+    };
+    let gateway = start(&folder);
+    assert_eq!(gateway.post(&path, &json!({"budget": {"tokens": BUDGET}})).await.status(), 204);
+    drop(gateway);
+    for round in 1..=ROUNDS {
+        let gateway = start(&folder);
+        let seen = used.tokens.load(Ordering::SeqCst);
+        assert!(spent(&gateway).await >= seen, "{seen} were seen");
+        let spenders: Vec<_> = (0..SUBMITTERS)
+            .map(|number| spend(gateway.client().clone(), gateway.address, number % 2 == 0, Arc::clone(&used)))
+            .map(tokio::spawn)
+            .collect();
+        // The last process is left alone until nothing is left of the budget.
+        if round < ROUNDS {
+            eventually("tasks end", async || used.ended.load(Ordering::SeqCst) >= round * 60).await;
+            drop(gateway);
+        } else {
+            eventually("the budget is used up", async || spenders.iter().all(tokio::task::JoinHandle::is_finished))
+                .await;
+            gateway.idle().await;
+        }
+        for spender in spenders {
+            spender.await.unwrap();
+        }
+    }
+    let gateway = start(&folder);
+    let (spent, seen) = (spent(&gateway).await, used.tokens.load(Ordering::SeqCst));
+    println!("{seen} tokens seen of {spent} spent and a budget of {BUDGET}");
+    assert!((seen..=BUDGET).contains(&spent));
+    // Each process was killed with no more than so many tasks that it had let in.
+    let lost = (ROUNDS - 1) * SUBMITTERS;
+    assert!(seen + 20 * (lost as u64 + 1) >= BUDGET, "{seen} of {BUDGET} were seen, the rest was lost");
 }
