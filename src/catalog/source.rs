@@ -36,6 +36,10 @@ pub enum BadSource {
     Name(String),
     #[error("an address of a folder has no query: {0}")]
     Query(String),
+    #[error(
+        "{0} is an archive or a single file; an address is that of a .gguf file, or of a folder with the files of a model"
+    )]
+    SingleFile(String),
     #[error("a digest says which model, but not where to get it; use it as `digest` next to a source")]
     Digest,
     #[error("{0:?} cannot be loaded alone; the one file that can be named is a .gguf file")]
@@ -108,10 +112,34 @@ impl fmt::Display for ModelSource {
     }
 }
 
+/// How the names of files end that are no folders of models: of archives, which are not unpacked, and of weights alone.
+const SINGLE_FILES: [&str; 16] = [
+    "tar",
+    "gz",
+    "tgz",
+    "bz2",
+    "tbz2",
+    "xz",
+    "txz",
+    "zst",
+    "tzst",
+    "zip",
+    "7z",
+    "rar",
+    "safetensors",
+    "bin",
+    "pt",
+    "pth",
+];
+
 /// A folder's files are named below its path, so nothing may follow that.
 fn web_source(address: &str) -> Result<ModelSource, BadSource> {
-    let file = address.split('?').next().is_some_and(|path| is_gguf(Path::new(path)));
-    if file || !address.contains('?') {
+    let path = Path::new(address.split('?').next().unwrap_or_default());
+    let ends_in = |end: &&str| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case(end));
+    if SINGLE_FILES.iter().any(ends_in) {
+        return Err(BadSource::SingleFile(address.to_owned()));
+    }
+    if is_gguf(path) || !address.contains('?') {
         Ok(ModelSource::Web(address.to_owned()))
     } else {
         Err(BadSource::Query(address.to_owned()))
@@ -160,6 +188,11 @@ mod tests {
     fn references_without_a_place_are_refused_with_what_to_write_instead() {
         assert!(matches!(source("llama"), Err(BadSource::Name(_))));
         assert!(matches!(source("https://host/model?token=1"), Err(BadSource::Query(_))));
+        for file in ["m.tar", "m.tar.gz", "m.TGZ", "m.tar.zst", "m.zip?download=true", "model.safetensors"] {
+            let refused = source(&format!("https://host/{file}")).unwrap_err();
+            assert!(matches!(&refused, BadSource::SingleFile(_)) && refused.to_string().contains(".gguf"), "{refused}");
+        }
+        assert!(source("https://host/v1.0/qwen2.5").is_ok());
         assert!(matches!(source("hf:a/b/config.json"), Err(BadSource::File(_))));
         assert!(matches!(source(&format!("sha256:{}", "0".repeat(64))), Err(BadSource::Digest)));
     }

@@ -2,7 +2,7 @@
 //!
 //! An address whose path ends in `.gguf` is that file. Any other is a folder as on Hugging Face, whose files are asked for by
 //! name, because a web server does not list its folders: `config.json`, the tokenizer, `model.safetensors` or what
-//! `model.safetensors.index.json` names. What is there is downloaded once; to get it again, the copy is deleted by a purge.
+//! `model.safetensors.index.json` names, and of a model that embeds `modules.json` with what that names. What is there is downloaded once; to get it again, the copy is deleted by a purge.
 //!
 //! Below `data_dir/web/HOST--HASH`: the files in `files`, and in `refs` a record once they are complete.
 //!
@@ -23,7 +23,7 @@ use origin::Server;
 
 use super::cache;
 use super::download::{Download, Pace, RemoteFile, Snapshot};
-use super::files::{is_plain, is_weights};
+use super::files::{is_module, is_plain, is_weights};
 use super::problem::{FetchProblem, disk};
 use super::record::Record;
 use super::{Progress, Storage, hex};
@@ -45,6 +45,11 @@ const COMPLETE: &str = "complete";
 
 const INDEX: &str = "model.safetensors.index.json";
 
+/// How a model embeds, as sentence-transformers has it; what belongs to that, and to each of its modules.
+const MODULES: &str = "modules.json";
+const OF_MODULES: &str = "config_sentence_transformers.json";
+const OF_MODULE: [&str; 2] = ["config.json", "model.safetensors"];
+
 /// Files that every model has, and files that some have.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
 const OPTIONAL: [&str; 4] =
@@ -55,6 +60,9 @@ const LARGEST_SMALL_FILE: u64 = 256 << 20;
 
 /// Files of weights at most.
 const MOST_SHARDS: usize = 1024;
+
+/// Modules of a model that embeds at most.
+const MOST_MODULES: usize = 16;
 
 /// Brings the files of a model onto the disk.
 ///
@@ -142,6 +150,14 @@ impl Fetching<'_> {
         for name in OPTIONAL {
             self.try_file(name).await?;
         }
+        if self.try_file(MODULES).await? {
+            self.try_file(OF_MODULES).await?;
+            for module in self.modules().await? {
+                for name in OF_MODULE {
+                    self.try_file(&format!("{module}/{name}")).await?;
+                }
+            }
+        }
         if !self.try_file(INDEX).await? {
             return self.file(self.url("model.safetensors"), "model.safetensors", u64::MAX).await;
         }
@@ -184,19 +200,38 @@ impl Fetching<'_> {
 
     /// The files that the index names.
     async fn shards(&self) -> Result<Vec<String>, FetchProblem> {
-        let path = self.folder.join(INDEX);
-        let text = tokio::fs::read(&path).await.map_err(|error| disk(&path, &error))?;
-        let nonsense = |why: &str| FetchProblem::BadAnswer(format!("{INDEX} {why}"));
-        let index: serde_json::Value = serde_json::from_slice(&text).map_err(|_| nonsense("is not JSON"))?;
-        let map = index["weight_map"].as_object().ok_or_else(|| nonsense("has no `weight_map`"))?;
+        let index = self.read_json(INDEX).await?;
+        let map = index["weight_map"].as_object().ok_or_else(|| nonsense(INDEX, "has no `weight_map`"))?;
         let mut names: Vec<_> = map.values().filter_map(|name| name.as_str()).map(str::to_owned).collect();
         names.sort_unstable();
         names.dedup();
         if names.is_empty() || names.len() > MOST_SHARDS || !names.iter().all(|name| is_weights(name) && is_plain(name))
         {
-            return Err(nonsense("names files that are no weights beside it"));
+            return Err(nonsense(INDEX, "names files that are no weights beside it"));
         }
         Ok(names)
+    }
+
+    /// The folders of the modules, but of the model itself, which is in the same folder as their list.
+    async fn modules(&self) -> Result<Vec<String>, FetchProblem> {
+        let modules = self.read_json(MODULES).await?;
+        let modules = modules.as_array().ok_or_else(|| nonsense(MODULES, "is no list of modules"))?;
+        let folders = modules.iter().map(|module| module["path"].as_str().map(str::to_owned));
+        let folders: Option<Vec<_>> = folders.collect();
+        let folders = folders.ok_or_else(|| nonsense(MODULES, "has a module without a `path`"))?;
+        let mut folders: Vec<_> = folders.into_iter().filter(|folder| !folder.is_empty()).collect();
+        folders.sort_unstable();
+        folders.dedup();
+        if folders.len() > MOST_MODULES || !folders.iter().all(|folder| is_module(folder)) {
+            return Err(nonsense(MODULES, "names something else than the folders of modules beside it"));
+        }
+        Ok(folders)
+    }
+
+    async fn read_json(&self, name: &str) -> Result<serde_json::Value, FetchProblem> {
+        let path = self.folder.join(name);
+        let text = tokio::fs::read(&path).await.map_err(|error| disk(&path, &error))?;
+        serde_json::from_slice(&text).map_err(|_| nonsense(name, "is not JSON"))
     }
 
     /// The address of a file in the folder, with or without a slash at the end of that.
@@ -206,6 +241,10 @@ impl Fetching<'_> {
         url.set_path(&path);
         url
     }
+}
+
+fn nonsense(name: &str, why: &str) -> FetchProblem {
+    FetchProblem::BadAnswer(format!("{name} {why}"))
 }
 
 #[cfg(test)]

@@ -226,6 +226,76 @@ async fn a_folder_is_asked_for_the_files_that_make_a_model() {
     }
 }
 
+/// A folder of a model that embeds, with this list of its modules.
+async fn embedding_folder(modules: &str) -> Fixture {
+    let fixture = Fixture::new().await;
+    for name in ["config.json", "tokenizer.json", "model.safetensors", "config_sentence_transformers.json"] {
+        fixture.put(&format!("/x/{name}"), name, None);
+    }
+    for name in ["1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors", "2_Dense/README.md"] {
+        fixture.put(&format!("/x/{name}"), name, None);
+    }
+    fixture.put("/x/modules.json", modules, None);
+    fixture
+}
+
+#[tokio::test]
+async fn of_a_model_that_embeds_its_modules_come_too() {
+    let modules = r#"[{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"},
+        {"path": "2_Dense", "type": "a.Dense"}, {"path": "3_Normalize", "type": "a.Normalize"}]"#;
+    let fixture = embedding_folder(modules).await;
+    let files = fixture.get("/x").await;
+    let names: Vec<_> = files.files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "config.json",
+            "tokenizer.json",
+            "modules.json",
+            "config_sentence_transformers.json",
+            "1_Pooling/config.json",
+            "2_Dense/config.json",
+            "2_Dense/model.safetensors",
+            "model.safetensors"
+        ]
+    );
+    let ModelPath::Folder(folder) = &files.path else { panic!("a folder: {files:?}") };
+    assert_eq!(std::fs::read_to_string(folder.join("2_Dense/config.json")).unwrap(), "2_Dense/config.json");
+    // It is the same model as one that lies in a folder.
+    let entry = Entry::new("m", ModelSource::Folder(folder.clone()));
+    assert_eq!(fixture.prepare(&entry).await.unwrap().digest, files.digest);
+    fixture.asked();
+    fixture.get("/x").await;
+    assert!(fixture.asked().is_empty());
+}
+
+#[tokio::test]
+async fn modules_are_beside_the_model_and_nowhere_else() {
+    let many: Vec<_> = ('a'..='z').map(|letter| serde_json::json!({"path": format!("1_{letter}")})).collect();
+    let elsewhere = "names something else than the folders of modules beside it";
+    let path = |path: &str| serde_json::json!([{"path": path}]).to_string();
+    for (modules, why) in [
+        (path("../1_Pooling"), elsewhere),
+        (path("/etc"), elsewhere),
+        (path("1_Pooling/.."), elsewhere),
+        (path("1_Pooling?x=y"), elsewhere),
+        (path("http://host/1_Pooling"), elsewhere),
+        (path("refs"), elsewhere),
+        (serde_json::json!(many).to_string(), elsewhere),
+        (r#"[{"path": 7}]"#.to_owned(), "has a module without a `path`"),
+        ("{}".to_owned(), "is no list of modules"),
+        ("[".to_owned(), "is not JSON"),
+    ] {
+        let fixture = embedding_folder(&modules).await;
+        let problem = fixture.problem("/x").await;
+        assert!(problem.ends_with(&format!("modules.json {why}")), "{modules}: {problem}");
+        assert!(
+            fixture.asked().iter().all(|asked| asked.starts_with("/x/") && !asked.contains("Pooling")),
+            "{modules}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn an_index_cannot_name_files_elsewhere() {
     for name in ["../x.safetensors", "/etc/x.safetensors", "x.json", "a/b.safetensors"] {

@@ -8,7 +8,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
 use tokio::time::Instant;
 
 use super::{Gateway, RETRY_AFTER_MS, untrusted};
-use crate::catalog::{Entry, ModelRef, ModelSource, Refusal, Storage, cache_folder, delete_cache, hex};
+use crate::catalog::{BadSource, Entry, ModelRef, ModelSource, Refusal, Storage, cache_folder, delete_cache, hex};
 
 impl Gateway {
     /// The entry that a reference would get; `None` where it says of no place, or no such models are taken.
@@ -22,7 +22,12 @@ impl Gateway {
         if settings.most_guests == 0 || settings.targets.is_empty() || matches!(parsed, ModelRef::Name(_)) {
             return Ok(None);
         }
-        let Ok(source) = ModelSource::from_reference(&parsed) else { return Ok(None) };
+        let source = match ModelSource::from_reference(&parsed) {
+            Ok(source) => source,
+            // It says which model, and another name may be known.
+            Err(BadSource::Digest) => return Ok(None),
+            Err(bad) => return Err(ErrorEnvelope::invalid("model_ref", bad.to_string())),
+        };
         let (policy, place) = (self.catalog.policy().clone(), source.clone());
         if policy.strict {
             return Err(untrusted(
