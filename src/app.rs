@@ -153,6 +153,7 @@ impl App {
             pools: pool_metrics,
             catalog: catalog_metrics,
             sessions: session_metrics,
+            provision: provision_metrics,
             http: http_metrics,
         } = metrics::register()?;
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
@@ -189,6 +190,7 @@ impl App {
             catalog,
             storage: config.storage(),
             provision: provision(config),
+            provision_metrics,
             store: store.clone(),
             pools: pools.clone(),
             admission,

@@ -50,7 +50,7 @@ pub use idempotency::Once;
 pub use kept_models::take_in_models;
 pub use look::TaskFilter;
 use provision::Provision;
-pub use provision::Settings as ProvisionSettings;
+pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
 pub use recover::{Waiting, take_in};
 pub use submit::Owned;
 use workers::Workers;
@@ -88,6 +88,7 @@ pub struct Parts {
     pub storage: Storage,
     /// Which pools are given models that tasks ask for.
     pub provision: ProvisionSettings,
+    pub provision_metrics: ProvisionMetrics,
     pub store: Store,
     pub pools: Vec<Arc<Pool>>,
     pub admission: Admission,
@@ -118,6 +119,7 @@ impl Gateway {
             catalog,
             storage,
             provision,
+            provision_metrics,
             store,
             pools,
             admission,
@@ -132,7 +134,7 @@ impl Gateway {
             lifecycle,
             catalog,
             storage,
-            provision: Provision::new(provision),
+            provision: Provision::new(provision, provision_metrics),
             store,
             filing: Mutex::default(),
             pools,

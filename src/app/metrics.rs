@@ -4,6 +4,7 @@ use prometheus::Registry;
 
 use crate::api::HttpMetrics;
 use crate::catalog::CatalogMetrics;
+use crate::gateway::ProvisionMetrics;
 use crate::pools::PoolMetrics;
 use crate::sessions::SessionMetrics;
 
@@ -17,6 +18,7 @@ pub(super) struct All {
     pub pools: PoolMetrics,
     pub catalog: CatalogMetrics,
     pub sessions: SessionMetrics,
+    pub provision: ProvisionMetrics,
     pub http: HttpMetrics,
 }
 
@@ -27,6 +29,7 @@ pub(super) fn register() -> Result<All, MetricsError> {
         pools: PoolMetrics::register(&registry)?,
         catalog: CatalogMetrics::register(&registry)?,
         sessions: SessionMetrics::register(&registry)?,
+        provision: ProvisionMetrics::register(&registry)?,
         http: HttpMetrics::register(&registry)?,
     })
 }

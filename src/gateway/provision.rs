@@ -28,11 +28,14 @@ use crate::tasks::Home;
 
 mod book;
 mod guests;
+mod metrics;
 mod steps;
 
 pub(super) use book::Provision;
 pub use book::Settings;
 use book::{Awaited, Claim, Leaving, Unfinished};
+use metrics::Outcome;
+pub use metrics::ProvisionMetrics;
 use steps::{Step, Steps};
 
 /// Waiting tasks are told how it goes after this pause, which grows by as much each time, so often at most.
@@ -53,6 +56,8 @@ const RETRY_AFTER_MS: u64 = 5000;
 enum Failed {
     /// Nobody waits any more.
     Abandoned,
+    /// The gateway shuts down.
+    Interrupted,
     /// Those who wait are told.
     With(ErrorEnvelope),
 }
@@ -170,7 +175,7 @@ impl Gateway {
             let mut state = self.provision.lock();
             let begins = !state.models.contains_key(&entry.id);
             let awaited = state.models.entry(entry.id.clone()).or_insert_with(|| Awaited {
-                steps: Arc::new(Steps::new(&entry.id, load_ms)),
+                steps: Arc::new(Steps::new(&entry.id, load_ms, self.provision.metrics.clone())),
                 left: Arc::default(),
                 waiting: Vec::new(),
             });
@@ -195,13 +200,22 @@ impl Gateway {
     /// Makes a model ready, and hands the tasks that wait for it on to its pool.
     async fn provide(self: &Arc<Self>, entry: &Entry, steps: &Arc<Steps>, left: &Notify) {
         let _unfinished = Unfinished { provision: &self.provision, model: &entry.id, steps };
+        let underway = self.provision.metrics.begin();
         let outcome = tokio::select! {
             outcome = self.make_ready(entry, steps, left) => outcome,
             never = self.keep_telling(&entry.id, steps) => match never {},
         };
+        // Before anybody hears of it, so that whoever does finds the counters settled.
+        underway.end(match &outcome {
+            Ok(_) => Outcome::Ready,
+            Err(Failed::Abandoned) => Outcome::Abandoned,
+            Err(Failed::Interrupted) => Outcome::Interrupted,
+            Err(Failed::With(_)) => Outcome::Failed,
+        });
         let outcome = match outcome {
             // Whoever asks for the model from now on has a preparation of their own.
             Err(Failed::Abandoned) => return tracing::info!(model = entry.id, "nobody waits for the model any more"),
+            Err(Failed::Interrupted) => Err(shutting_down()),
             Err(Failed::With(error)) => Err(error),
             Ok(claim) => Ok(claim),
         };
@@ -233,7 +247,7 @@ impl Gateway {
         };
         let (claim, reloading) = tokio::select! {
             biased;
-            () = self.lifecycle.draining().cancelled() => return Err(Failed::With(shutting_down())),
+            () = self.lifecycle.draining().cancelled() => return Err(Failed::Interrupted),
             () = self.provision.abandoned(&entry.id, left) => return Err(Failed::Abandoned),
             found = timeout(limit, found) => match found {
                 Ok(found) => found.map_err(Failed::With)?,

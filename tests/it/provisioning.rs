@@ -350,6 +350,7 @@ async fn a_task_brings_a_model_and_the_one_that_nobody_needs_goes_for_it() {
         ("https://127.0.0.1/m.gguf", "INVALID_PARAMS"),
         ("https://[fd00::1]/model", "INVALID_PARAMS"),
         ("http://host/m.gguf", "INVALID_PARAMS"),
+        ("https://host/m.tar.gz", "INVALID_PARAMS"),
         ("file:/etc", "INVALID_PARAMS"),
         ("gpt-9", "NOT_FOUND"),
         ("hf:a", "NOT_FOUND"),
@@ -372,4 +373,52 @@ async fn no_model_is_brought_where_the_operator_says_so_or_trusts_nobody() {
         assert!(!gate.get("/v2/catalog/models").await.body.contains("file:"));
         gate.finish().await;
     }
+}
+
+/// How many preparations have ended in this way, as the counter and the histogram say.
+async fn ended(gate: &Gate, outcome: &str) -> f64 {
+    let count = gate.metric(&format!("preparations_total{{outcome=\"{outcome}\"}}")).await;
+    assert_eq!(gate.metric(&format!("preparation_duration_ms_count{{outcome=\"{outcome}\"}}")).await, count);
+    count
+}
+
+#[tokio::test(start_paused = true)]
+async fn preparations_are_counted_by_how_they_end() {
+    let folder = folder();
+    let make = |number| if number == 2 { Err(LoadError("no".into())) } else { Ok(numbered(number)) };
+    let gate = loading(Arc::new(make), folder.path(), &[]).await;
+    for outcome in ["ready", "failed", "abandoned", "interrupted"] {
+        assert_eq!(ended(&gate, outcome).await, 0.0, "{outcome}");
+    }
+    assert_eq!(gate.metric("preparation_bytes_total").await, 0.0);
+    load_of(&gate, &gate.submit(TASK).await).await;
+    assert_eq!(ended(&gate, "ready").await, 1.0);
+    // Each file holds its name.
+    let bytes = "config.json".len() + "tokenizer.json".len() + "model.safetensors".len();
+    assert_eq!(gate.metric("preparation_bytes_total").await, bytes as f64);
+
+    assert!(gate.events(&gate.submit(LONG).await).await.contains("POOL_UNAVAILABLE"));
+    assert_eq!(ended(&gate, "failed").await, 1.0);
+
+    let running = gate.submit(&LONG.replace("builtin", "m")).await;
+    let waits = gate.submit(LONG).await;
+    assert_eq!(gate.metric("preparations_active").await, 1.0);
+    // All of that time it waits for the pool.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    gate.post(&format!("/v2/tasks/{waits}/cancel"), "").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(ended(&gate, "abandoned").await, 1.0);
+    let duration = gate.metric("preparation_duration_ms_sum{outcome=\"abandoned\"}").await;
+    assert!((600.0..700.0).contains(&duration), "{duration}");
+    assert_eq!(gate.metric("preparations_active").await, 0.0);
+
+    let waits = gate.submit(LONG).await;
+    gate.lifecycle.shutdown();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(ended(&gate, "interrupted").await, 1.0);
+    assert_eq!((gate.metric("preparations_active").await, ended(&gate, "ready").await), (0.0, 1.0));
+    for task in [waits, running] {
+        gate.post(&format!("/v2/tasks/{task}/cancel"), "").await;
+    }
+    gate.finish().await;
 }

@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::recover::Waiting;
+use super::metrics::ProvisionMetrics;
 use super::steps::Steps;
 use crate::ids::{PoolId, TaskId};
 use crate::tasks::{Ended, Observer, Task};
@@ -30,6 +31,7 @@ pub struct Settings {
 /// Which models are being prepared, and who waits.
 pub struct Provision {
     pub settings: Settings,
+    pub metrics: ProvisionMetrics,
     /// Held while a model that a task brings is taken in.
     pub guests: tokio::sync::Mutex<()>,
     /// A plain mutex, held for a look or a change.
@@ -57,10 +59,11 @@ pub(super) struct Awaited {
 }
 
 impl Provision {
-    pub fn new(settings: Settings) -> Arc<Self> {
+    pub fn new(settings: Settings, metrics: ProvisionMetrics) -> Arc<Self> {
         let order = settings.targets.iter().cloned().collect();
         Arc::new(Self {
             settings,
+            metrics,
             guests: tokio::sync::Mutex::default(),
             state: Mutex::new(State { order, ..State::default() }),
         })
@@ -122,7 +125,7 @@ impl Provision {
     pub fn foresee(&self, model: &str, load_ms: u64) -> (Preparation, u64) {
         match self.lock().models.get(model) {
             Some(awaited) => (awaited.steps.list(), u64::try_from(awaited.waiting.len()).unwrap_or(u64::MAX)),
-            None => (Steps::new(model, load_ms).list(), 0),
+            None => (Steps::new(model, load_ms, self.metrics.clone()).list(), 0),
         }
     }
 }

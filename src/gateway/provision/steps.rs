@@ -8,6 +8,7 @@ use sluicegate_compat::native::{
 };
 use tokio::time::Instant;
 
+use super::ProvisionMetrics;
 use crate::catalog::Progress;
 use crate::tasks::Task;
 
@@ -52,6 +53,7 @@ pub(super) struct Steps {
     model: String,
     /// As loading took the last time, in ms.
     load_ms: u64,
+    metrics: ProvisionMetrics,
     state: Mutex<[Stage; 3]>,
     changed: AtomicBool,
 }
@@ -65,10 +67,10 @@ struct Stage {
 }
 
 impl Steps {
-    pub fn new(model: &str, load_ms: u64) -> Self {
+    pub fn new(model: &str, load_ms: u64, metrics: ProvisionMetrics) -> Self {
         let pending = Stage { status: StepStatus::Pending, what: String::new(), bytes_total: None, bytes_done: 0 };
         let state = Mutex::new([pending.clone(), pending.clone(), pending]);
-        Self { model: model.to_owned(), load_ms, state, changed: AtomicBool::new(true) }
+        Self { model: model.to_owned(), load_ms, metrics, state, changed: AtomicBool::new(true) }
     }
 
     pub fn begin(&self, step: Step, what: &str) {
@@ -160,6 +162,7 @@ impl Progress for Steps {
     }
 
     fn advance(&self, bytes: u64) {
+        self.metrics.advance(bytes);
         self.change(Step::Fetch, |stage| stage.bytes_done = stage.bytes_done.saturating_add(bytes));
     }
 
