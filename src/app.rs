@@ -1,5 +1,6 @@
 //! The composition root: everything is built here, top to bottom, and taken down in phases.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,9 @@ use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
 use crate::config::{self, Config};
 use crate::engine::{LoadError, Loader};
-use crate::gateway::{Gateway, Parts, ProvisionSettings, Waiting, take_in, take_in_models};
+use crate::gateway::{
+    Configured, Gateway, KeptPool, Parts, ProvisionSettings, Waiting, take_in, take_in_models, take_in_pools,
+};
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
@@ -126,6 +129,8 @@ pub struct App {
     pub pools: Vec<Arc<Pool>>,
     /// What waited when an earlier process ended, until the pools can take it.
     left: Mutex<Vec<Waiting>>,
+    /// What was done to pools in an earlier process.
+    kept_pools: HashMap<PoolId, KeptPool>,
     idempotency_ttl: Duration,
 }
 
@@ -174,6 +179,8 @@ impl App {
         };
         let (sessions, holds) = Sessions::open(sessions, budgets.clone(), session_metrics, store.clone()).await?;
         let left = take_in(&tasks, &sessions, kept, holds);
+        let configured: Vec<_> = config.pools.iter().map(configured).collect();
+        let kept_pools = take_in_pools(&configured, &store).await?;
         let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
         let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
         let admission = Admission {
@@ -214,6 +221,7 @@ impl App {
             store,
             pools,
             left: Mutex::new(left),
+            kept_pools,
             idempotency_ttl: config.admission.idempotency_ttl,
         })
     }
@@ -240,9 +248,10 @@ impl App {
                 }
             }
         });
-        try_join_all(self.pools.iter().map(Pool::start)).await?;
+        let kept = |pool: &Pool| self.kept_pools.get(pool.id()).and_then(|kept| kept.model.as_ref());
+        try_join_all(self.pools.iter().map(|pool| pool.start(kept(pool)))).await?;
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
-        self.gateway.queue_again(left).await;
+        self.gateway.queue_again(left, &self.kept_pools).await;
         Ok(())
     }
 
@@ -299,6 +308,14 @@ fn provision(config: &Config) -> ProvisionSettings {
         most_guests: config.admission.provision_references,
         guest_bytes: config.admission.provision_reference_bytes,
         deadline: config.admission.provision_deadline,
+    }
+}
+
+fn configured(pool: &config::Pool) -> Configured {
+    Configured {
+        id: PoolId::from(pool.id.as_str()),
+        model: ModelId::from(pool.model.as_str()),
+        engine: load::engine_name(&pool.engine),
     }
 }
 

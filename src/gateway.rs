@@ -11,6 +11,7 @@
 //! | `workers` | servers that register with a pool, and go |
 //! | `catalog` | add, list, verify, retire and remove models |
 //! | `kept_models` | what of the catalog outlives the process |
+//! | `kept_pools` | what operators did to pools that outlives it |
 //! | `artifacts` | documents that are named by their content |
 //! | `capabilities` | what the gateway can do |
 
@@ -34,6 +35,7 @@ mod capabilities;
 mod catalog;
 mod idempotency;
 mod kept_models;
+mod kept_pools;
 mod look;
 mod operate;
 mod provision;
@@ -48,6 +50,7 @@ pub use capabilities::{Capabilities, EngineFacts, PoolCapabilities};
 use idempotency::Idempotency;
 pub use idempotency::Once;
 pub use kept_models::take_in_models;
+pub use kept_pools::{Configured, KeptPool, take_in_pools};
 pub use look::TaskFilter;
 use provision::Provision;
 pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
@@ -62,7 +65,7 @@ pub struct Gateway {
     /// Where models are kept, and how they are fetched.
     storage: Storage,
     store: Store,
-    /// Held while what is filed of a model is looked at and handed to the store.
+    /// Held while what is filed of a model is looked at, or a pool begins or ceases to drain, and that is handed to the store.
     filing: Mutex<()>,
     /// In the order of the configuration. Which model each serves it says itself: that changes when it is reloaded.
     pools: Vec<Arc<Pool>>,

@@ -125,6 +125,8 @@ impl PoolStatus {
 /// A pool with its replicas.
 pub struct Pool {
     spec: PoolSpec,
+    /// The model of the configuration.
+    configured: ModelId,
     lifecycle: Lifecycle,
     metrics: PoolMetrics,
     /// Observed for each token.
@@ -150,12 +152,14 @@ impl Pool {
         let ids = (0..spec.replicas.max(1)).map(|number| ReplicaId::from(format!("{}-{number}", spec.id)));
         let replicas: Vec<_> = ids.inspect(|id| metrics.add_replica(&spec, id)).map(Replica::new).collect();
         let queue = (spec.queue_capacity, spec.queue_policy, spec.batch_floor);
+        let configured = model.clone();
         let state = State::new(replicas, queue, (model, loader));
         metrics.add_pool(&spec);
         let inter_token_ms = metrics.inter_token(&spec);
         let gauges = metrics.engines().clone();
         let pool = Arc::new(Self {
             spec,
+            configured,
             lifecycle,
             metrics,
             inter_token_ms,
@@ -168,23 +172,29 @@ impl Pool {
         pool
     }
 
-    /// Loads the engine, probes it with a real generation, and starts to take tasks.
+    /// Loads the engine, probes it with a real generation, and starts to take tasks. With `kept`, the model that the pool was
+    /// reloaded with in an earlier process, it has that one, if it can be loaded.
     ///
     /// # Errors
     ///
     /// In words for the operator: the model cannot be loaded, or does not answer.
-    pub async fn start(self: &Arc<Self>) -> Result<(), crate::engine::LoadError> {
+    pub async fn start(self: &Arc<Self>, kept: Option<&ModelId>) -> Result<(), crate::engine::LoadError> {
         // The pool opens with its first replica; one of the others that cannot be loaded is tried again, and so is a server
         // elsewhere that does not answer yet.
+        let again = match kept {
+            Some(model) => self.load_again(model).await,
+            None => None,
+        };
         let (loader, stay) = {
             let state = self.lock();
             (Arc::clone(&state.loader), state.stay(0))
         };
-        if self.spec.engine.is(EngineName::Remote) {
+        if let Some(fresh) = again {
+            self.install(0, fresh, stay).await;
+        } else if self.spec.engine.is(EngineName::Remote) {
             self.start_elsewhere(&loader, stay).await?;
         } else {
-            let began = Instant::now();
-            let fresh = self.probe_new(loader.load().await?, began).await?;
+            let fresh = self.load_first(&loader).await?;
             self.install(0, fresh, stay).await;
         }
         let pool = Arc::clone(self);
@@ -206,6 +216,11 @@ impl Pool {
 
     pub fn spec(&self) -> &PoolSpec {
         &self.spec
+    }
+
+    /// The model that the configuration has for it.
+    pub fn configured_model(&self) -> &ModelId {
+        &self.configured
     }
 
     /// The model that it serves, or will serve first.

@@ -7,6 +7,7 @@
 //! | `artifacts` | documents that are named by their content |
 //! | `catalog` | models that were added, and what is kept of all |
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
+//! | `pools` | what operators did to pools |
 //! | `sessions` | sessions, and what their tasks have reserved |
 //! | `migrations` | the tables, as numbered SQL files |
 //!
@@ -45,6 +46,7 @@ mod artifacts;
 mod catalog;
 mod journal;
 mod ownership;
+mod pools;
 mod sessions;
 mod writer;
 
@@ -53,6 +55,7 @@ pub use catalog::ModelRow;
 pub use journal::{EndedRow, KeyRow, TaskRow};
 pub use ownership::InUse;
 use ownership::Ownership;
+pub use pools::PoolRow;
 pub use sessions::{HoldRow, SessionRow, SpentRow};
 use writer::{Operation, Queue, Work};
 

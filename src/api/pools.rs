@@ -27,13 +27,13 @@ pub async fn drain(State(api): State<Api>, Parameter(id): Parameter, Json(body):
     // An unknown pool is said first, whatever the body.
     api.gateway.pool(&id)?;
     let DrainRequest { deadline_ms, waiting } = DrainRequest::parse(&body)?;
-    let pool = api.gateway.drain(&id, Duration::from_millis(deadline_ms), waiting)?;
+    let pool = api.gateway.drain(&id, Duration::from_millis(deadline_ms), waiting).await?;
     Ok((StatusCode::ACCEPTED, axum::Json(pool)).into_response())
 }
 
 /// `POST /v2/pools/{id}/resume`: 202 with the pool as it is now.
 pub async fn resume(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    Ok((StatusCode::ACCEPTED, axum::Json(api.gateway.resume(&id)?)).into_response())
+    Ok((StatusCode::ACCEPTED, axum::Json(api.gateway.resume(&id).await?)).into_response())
 }
 
 /// `POST /v2/pools/{id}/reload`: 202 with the pool as it is now; its health shows how the reload goes.

@@ -1,17 +1,19 @@
 //! How pools stand, taking them out of service and back, and giving them other models.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use sluicegate_compat::native::{
     ErrorCode, ErrorEnvelope, PoolFigures, PoolList, PoolView, PurgeView, ReloadRequest, ReloadView, WhenDrained,
 };
 
-use super::Gateway;
+use super::{Gateway, stored};
 use crate::admission::shutting_down;
 use crate::ids::ModelId;
 use crate::lifecycle::OnPanic;
 use crate::pools::{Conclusion, Health, Pool, PoolStatus, Purge, Reload};
+use crate::store::signed;
+use crate::tasks::{Clock, millis};
 
 impl Gateway {
     /// Every pool, in the order of the configuration.
@@ -29,19 +31,26 @@ impl Gateway {
     }
 
     /// Stops admitting to a pool. What waits there goes to other pools of its model that take tasks, as far as they have
-    /// room; the rest fails, or is served like what runs until the deadline, and then cancelled.
+    /// room; the rest fails, or is served like what runs until the deadline, and then cancelled. Also in the next process.
     ///
     /// # Errors
     ///
-    /// NOT_FOUND.
-    pub fn drain(&self, id: &str, deadline: Duration, waiting: WhenDrained) -> Result<PoolView, ErrorEnvelope> {
+    /// NOT_FOUND; INTERNAL where it does not outlive the process.
+    pub async fn drain(&self, id: &str, deadline: Duration, waiting: WhenDrained) -> Result<PoolView, ErrorEnvelope> {
         let pool = self.pool_named(id)?;
-        pool.drain(deadline);
+        let until_ms = Clock::now().unix_ms.saturating_add(millis(deadline));
+        let filed = {
+            // What is done last is filed last.
+            let _one_at_a_time = self.filing.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.drain(deadline);
+            self.store.put_pool_drain(id.to_owned(), Some(signed(until_ms)))
+        };
         self.hand_on(pool);
         match waiting {
             WhenDrained::Serve => {}
             WhenDrained::Fail => pool.turn_away(),
         }
+        stored(id, filed).await?;
         Ok(pool_view(pool))
     }
 
@@ -49,10 +58,15 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// NOT_FOUND.
-    pub fn resume(&self, id: &str) -> Result<PoolView, ErrorEnvelope> {
+    /// NOT_FOUND; INTERNAL where it does not outlive the process.
+    pub async fn resume(&self, id: &str) -> Result<PoolView, ErrorEnvelope> {
         let pool = self.pool_named(id)?;
-        pool.resume();
+        let filed = {
+            let _one_at_a_time = self.filing.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.resume();
+            self.store.put_pool_drain(id.to_owned(), None)
+        };
+        stored(id, filed).await?;
         Ok(pool_view(pool))
     }
 
@@ -79,11 +93,12 @@ impl Gateway {
             return Err(shutting_down());
         }
         let reloading =
-            pool.begin_reload(model).map_err(|busy| ErrorEnvelope::new(ErrorCode::Conflict, busy.to_string()));
-        let (reloading, gateway) = (reloading?, Arc::clone(self));
+            pool.begin_reload(model.clone()).map_err(|busy| ErrorEnvelope::new(ErrorCode::Conflict, busy.to_string()));
+        let (reloading, gateway, reloaded) = (reloading?, Arc::clone(self), Arc::clone(pool));
         self.lifecycle.spawn("reload", OnPanic::Continue, async move {
             // How it went the pool's health says.
-            let _ = reloading.run(|pool| gateway.hand_on(pool)).await;
+            let keep = gateway.keep_pool_model(&reloaded, &model);
+            let _ = reloading.run(|pool| gateway.hand_on(pool), keep).await;
             gateway.queue_what_was_aside().await;
         });
         Ok(pool_view(pool))

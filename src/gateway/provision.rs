@@ -259,8 +259,8 @@ impl Gateway {
         };
         steps.done(Step::Engine);
         steps.begin(Step::Warmup, "loading the model");
-        // It has limits of its own.
-        if reloading.run(|_| ()).await.is_err() {
+        // It has limits of its own. In another process the model comes when it is asked for again.
+        if reloading.run(|_| (), std::future::ready(())).await.is_err() {
             let message =
                 format!("the model could not be loaded; the health of the pool {:?} says why", claim.pool.as_str());
             return Err(Failed::With(unavailable(message).with_pool(claim.pool.as_str())));

@@ -44,9 +44,9 @@ impl Gateway {
         if tasks.is_some() && (request.drain_first || request.force) {
             self.hand_on(pool);
         }
-        let (gateway, delete) = (Arc::clone(self), request.delete_cache_dirs);
+        let (gateway, purged, delete) = (Arc::clone(self), Arc::clone(pool), request.delete_cache_dirs);
         self.lifecycle.spawn("purge", OnPanic::Continue, async move {
-            let outcome = gateway.carry_out(&purging, tasks, &entries, delete).await;
+            let outcome = gateway.carry_out(&purged, &purging, tasks, &entries, delete).await;
             purging.end(outcome);
         });
         Ok(pool_view(pool))
@@ -54,6 +54,7 @@ impl Gateway {
 
     async fn carry_out(
         &self,
+        pool: &Pool,
         purging: &Purging,
         tasks: Option<Tasks>,
         entries: &[Entry],
@@ -61,6 +62,8 @@ impl Gateway {
     ) -> Result<(), String> {
         if let Some(tasks) = tasks {
             purging.unload(tasks).await?;
+            // It would be the first thing that the next process loads.
+            self.keep_pool_model(pool, pool.configured_model()).await;
         }
         for entry in entries {
             // What another pool has in memory stays comparable with its files.

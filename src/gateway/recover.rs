@@ -1,15 +1,17 @@
 //! What an earlier process left: tasks that were accepted, and the keys they were sent with.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
-use super::Gateway;
+use super::{Gateway, KeptPool};
 use crate::admission::interrupted;
 use crate::ids::PoolId;
 use crate::lifecycle::OnPanic;
+use crate::pools::Pool;
 use crate::sessions::{Holds, Sessions};
 use crate::store::KeyRow;
 use crate::tasks::{Ended, Home, Kept, Observer, Registry, Stage, Task};
@@ -74,14 +76,25 @@ impl Gateway {
     }
 
     /// Queues tasks of an earlier process, in this order, and then lets new ones in. Those whose model no pool serves are put
-    /// aside until one does, for an hour at most; those that no pool takes for another reason end with it.
-    pub async fn queue_again(self: &Arc<Self>, waiting: Vec<Waiting>) {
+    /// aside until one does, for an hour at most; those that no pool takes for another reason end with it. Pools that were
+    /// draining go on: where the deadline has not come, what they had is theirs until then, as far as no other pool takes it.
+    pub async fn queue_again(self: &Arc<Self>, waiting: Vec<Waiting>, kept: &HashMap<PoolId, KeptPool>) {
+        let left = |pool: &Arc<Pool>| kept.get(pool.id()).and_then(|kept| kept.draining);
+        let drains = self.pools.iter().filter_map(|pool| Some((pool, left(pool)?)));
+        let (over, going): (Vec<_>, Vec<_>) = drains.partition(|(_, left)| left.is_zero());
+        for (pool, left) in over {
+            pool.drain(left);
+        }
         for waiting in waiting {
             if waiting.task.log.is_sealed() {
                 continue;
             }
             self.admission.watch_deadline(&waiting.task);
             self.queue_one(waiting).await;
+        }
+        for (pool, left) in going {
+            pool.drain(left);
+            self.hand_on(pool);
         }
         self.open.store(true, Ordering::Release);
         let gateway = Arc::clone(self);

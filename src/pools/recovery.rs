@@ -12,10 +12,11 @@ use tokio::time::{Instant, sleep, timeout};
 use super::rates::Measured;
 use super::replica::{Health, Seat};
 use super::state::Stay;
-use super::{Pool, Refused};
+use super::{Pool, Refused, Reload};
 use crate::engine::{Engine, LoadError, Loader};
-use crate::ids::ReplicaId;
+use crate::ids::{ModelId, ReplicaId};
 use crate::lifecycle::OnPanic;
+use crate::tasks::Clock;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
 /// A probe that takes longer has failed.
@@ -93,6 +94,36 @@ impl Pool {
             None => release(engine).await,
         }
         self.health_changed();
+    }
+
+    /// The first engine; its files may have to be fetched, however long that takes.
+    pub(super) async fn load_first(&self, loader: &Arc<dyn Loader>) -> Result<Fresh, LoadError> {
+        let began = Instant::now();
+        self.probe_new(loader.load().await?, began).await
+    }
+
+    /// The first engine of the model that an earlier process has reloaded the pool with. Where that cannot be had, the pool's
+    /// health says why, and it goes on with the model of the configuration.
+    pub(super) async fn load_again(&self, model: &ModelId) -> Option<Fresh> {
+        let started_at_ms = Clock::now().unix_ms;
+        let loader = self.lock().loader.of_model(model.as_str());
+        let loaded = match &loader {
+            Ok(loader) => self.load_first(loader).await,
+            Err(error) => Err(error.clone()),
+        };
+        let mut state = self.lock();
+        match loader.and_then(|loader| Ok((loader, loaded?))) {
+            Ok((loader, fresh)) => {
+                (state.model, state.loader) = (model.clone(), loader);
+                Some(fresh)
+            }
+            Err(error) => {
+                let (pool, configured) = (&self.spec.id, &self.configured);
+                tracing::error!(%pool, %model, %configured, %error, "the model of an earlier process cannot be loaded again");
+                state.reload = Some(Reload::failed(model.clone(), started_at_ms, error.to_string()));
+                None
+            }
+        }
     }
 
     /// Looks whether a server elsewhere answers, and goes on trying where it does not: no other pool waits for it.

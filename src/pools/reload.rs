@@ -93,6 +93,14 @@ impl Reload {
         self.ended.is_none()
     }
 
+    /// One that did not bring back the model of an earlier process.
+    pub(super) fn failed(model: ModelId, started_at_ms: u64, error: String) -> Self {
+        let (phase, stop) = (Phase::Loading, CancellationToken::new());
+        let mut reload = Self { model, phase, started_at_ms, ended: None, stop };
+        reload.end(Some(error));
+        reload
+    }
+
     fn end(&mut self, error: Option<String>) {
         self.ended = Some(Conclusion { at_ms: Clock::now().unix_ms, error });
     }
@@ -249,14 +257,19 @@ impl Pool {
 }
 
 impl Reloading {
-    /// Reloads the pool, to its end. `hand_on` gives what waits to other pools that have the old model.
+    /// Reloads the pool, to its end. `hand_on` gives what waits to other pools that have the old model; `keep` is waited for
+    /// when nothing can fail any more, right before the switch.
     ///
     /// # Errors
     ///
     /// As the pool's health says it, in words for the operator.
-    pub async fn run(mut self, hand_on: impl Fn(&Arc<Pool>) + Send) -> Result<(), LoadError> {
+    pub async fn run(
+        mut self,
+        hand_on: impl Fn(&Arc<Pool>) + Send,
+        keep: impl Future<Output = ()> + Send,
+    ) -> Result<(), LoadError> {
         let pool = Arc::clone(&self.pool);
-        match self.exchange(hand_on).await {
+        match self.exchange(hand_on, keep).await {
             Ok(old) => {
                 self.ended = true;
                 tracing::info!(pool = %pool.spec.id, model = %self.model, "reloaded");
@@ -271,7 +284,11 @@ impl Reloading {
         }
     }
 
-    async fn exchange(&self, hand_on: impl Fn(&Arc<Pool>)) -> Result<Vec<Arc<dyn Engine>>, LoadError> {
+    async fn exchange(
+        &self,
+        hand_on: impl Fn(&Arc<Pool>),
+        keep: impl Future<Output = ()>,
+    ) -> Result<Vec<Arc<dyn Engine>>, LoadError> {
         let pool = &self.pool;
         let (replicas, old_model, unloaded) = {
             let state = pool.lock();
@@ -286,6 +303,7 @@ impl Reloading {
         let loaded = self.unless_ending(self.load(replicas)).await;
         match loaded.and_then(|loaded| loaded) {
             Ok(fresh) => {
+                keep.await;
                 if old_model != self.model {
                     hand_on(pool);
                 }

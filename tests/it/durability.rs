@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::harness::{Gate, masked, read, request, says};
 
+mod pools;
 mod sessions;
 mod spending;
 
