@@ -250,6 +250,7 @@ impl App {
         });
         let kept = |pool: &Pool| self.kept_pools.get(pool.id()).and_then(|kept| kept.model.as_ref());
         try_join_all(self.pools.iter().map(|pool| pool.start(kept(pool)))).await?;
+        self.gateway.register_again();
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
         self.gateway.queue_again(left, &self.kept_pools).await;
         Ok(())

@@ -9,6 +9,7 @@
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `pools` | what operators did to pools |
 //! | `sessions` | sessions, and what their tasks have reserved |
+//! | `workers` | servers that have registered with a pool |
 //! | `migrations` | the tables, as numbered SQL files |
 //!
 //! # Adding tables
@@ -48,6 +49,7 @@ mod journal;
 mod ownership;
 mod pools;
 mod sessions;
+mod workers;
 mod writer;
 
 pub use artifacts::{ArtifactRow, NewArtifact, Put};
@@ -57,6 +59,7 @@ pub use ownership::InUse;
 use ownership::Ownership;
 pub use pools::PoolRow;
 pub use sessions::{HoldRow, SessionRow, SpentRow};
+pub use workers::WorkerRow;
 use writer::{Operation, Queue, Work};
 
 /// Where the database is.

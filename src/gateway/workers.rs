@@ -1,9 +1,13 @@
 //! Servers elsewhere that register with a pool, and stay as long as they go on doing so.
+//!
+//! They are filed, so that a gateway which starts again has them before each has registered again: their registrations run
+//! from its start. One that brings a key is not: keys are kept in memory only, and it comes with its next registration.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::{BoxFuture, OptionFuture};
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, RegisterWorker, WorkerView};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
@@ -13,6 +17,7 @@ use crate::admission::shutting_down;
 use crate::engine::remote::{Place, Secret, base_url};
 use crate::lifecycle::OnPanic;
 use crate::pools::{Attached, Health, NotAttached, Pool};
+use crate::store::{StoreError, WorkerRow, signed};
 
 /// How long a registration holds that does not say it, in ms.
 const TTL_MS: u64 = 30_000;
@@ -29,7 +34,20 @@ pub(super) struct Worker {
     attached: Attached,
     /// It is gone then.
     until: Instant,
+    /// As the next process finds it, if it does.
+    filed: Option<WorkerRow>,
 }
+
+/// What a server wants that registers.
+struct Wanted {
+    id: String,
+    pool: Arc<Pool>,
+    place: Place,
+    ttl_ms: u64,
+}
+
+/// Ready once a server is filed.
+type Filed = BoxFuture<'static, Result<(), StoreError>>;
 
 impl Gateway {
     /// Attaches a server to a pool, or renews its registration. With another address, model, key or number of slots under the
@@ -40,44 +58,101 @@ impl Gateway {
     /// NOT_FOUND for the pool, INVALID_PARAMS, CONFLICT where there is no place for more, POOL_UNREADY while the gateway
     /// shuts down.
     pub async fn register_worker(self: &Arc<Self>, request: RegisterWorker) -> Result<WorkerView, ErrorEnvelope> {
-        let ttl_ms = request.ttl_ms.unwrap_or(TTL_MS);
+        let wanted = self.wanted(request)?;
+        let (pool, worker_id, ttl_ms) = (Arc::clone(&wanted.pool), wanted.id.clone(), wanted.ttl_ms);
+        let (attached, filed) = {
+            let mut workers = self.workers.lock().await;
+            let registered = self.register(&mut workers, wanted).await;
+            registered?
+        };
+        let state = pool.health_of(&attached).map_or(Health::Failed.as_str(), Health::as_str);
+        if let Some(Err(error)) = OptionFuture::from(filed).await {
+            // After a restart it comes with its next registration.
+            tracing::error!(worker = worker_id, %error, "a server that has registered could not be stored");
+        }
+        Ok(WorkerView {
+            worker_id,
+            pool_id: pool.id().to_string(),
+            replica_id: attached.replica.to_string(),
+            state,
+            ttl_ms,
+            heartbeat_ms: ttl_ms / 3,
+        })
+    }
+
+    /// Attaches the servers that were registered with an earlier process, without waiting for that. What cannot be attached
+    /// any more is forgotten, and said in the log.
+    pub fn register_again(self: &Arc<Self>) {
+        let gateway = Arc::clone(self);
+        self.lifecycle.spawn("registered workers", OnPanic::Continue, async move {
+            let rows = match gateway.store.workers().await {
+                Ok(rows) => rows,
+                Err(error) => return tracing::error!(%error, "the servers that were registered cannot be read"),
+            };
+            for row in rows {
+                let (worker, mut workers) = (row.id.clone(), gateway.workers.lock().await);
+                // What a server has said to this process counts.
+                if workers.contains_key(&worker) {
+                    continue;
+                }
+                let registered = match gateway.wanted(request(row)) {
+                    Ok(wanted) => gateway.register(&mut workers, wanted).await.map(drop),
+                    Err(error) => Err(error),
+                };
+                if let Err(ErrorEnvelope { message: why, .. }) = registered {
+                    tracing::warn!(worker, why, "a server that was registered with an earlier process is left out");
+                    drop(gateway.store.forget_worker(worker));
+                }
+            }
+        });
+    }
+
+    fn wanted(&self, request: RegisterWorker) -> Result<Wanted, ErrorEnvelope> {
         let pool = self.pool_named(&request.pool_id);
         let pool = pool.map_err(|error| ErrorEnvelope { param: Some("pool_id".into()), ..error })?;
         let place = place(&request, pool)?;
         if self.lifecycle.draining().is_cancelled() {
             return Err(shutting_down());
         }
+        let ttl_ms = request.ttl_ms.unwrap_or(TTL_MS);
+        Ok(Wanted { id: request.worker_id, pool: Arc::clone(pool), place, ttl_ms })
+    }
+
+    async fn register(
+        self: &Arc<Self>,
+        workers: &mut HashMap<String, Worker>,
+        wanted: Wanted,
+    ) -> Result<(Attached, Option<Filed>), ErrorEnvelope> {
+        let row = row(&wanted);
+        let Wanted { id, pool, place, ttl_ms } = wanted;
         let until = Instant::now() + Duration::from_millis(ttl_ms);
-        let mut workers = self.workers.lock().await;
-        let known = workers.get_mut(&request.worker_id);
-        let attached = match known.filter(|worker| worker.place == place && Arc::ptr_eq(&worker.pool, pool)) {
-            Some(worker) => {
-                worker.until = until;
-                worker.attached.clone()
-            }
-            None => {
-                if let Some(before) = workers.remove(&request.worker_id) {
-                    before.pool.detach(&before.attached);
-                }
-                if self.pools.iter().map(|pool| pool.places()).sum::<usize>() >= MOST_REPLICAS {
-                    let message = format!("there are {MOST_REPLICAS} replicas, and no more are taken");
-                    return Err(ErrorEnvelope::new(ErrorCode::Conflict, message));
-                }
-                let attached = pool.attach(&place).await.map_err(not_attached)?;
-                let worker = Worker { pool: Arc::clone(pool), place, attached: attached.clone(), until };
-                workers.insert(request.worker_id.clone(), worker);
-                self.watch_worker(request.worker_id.clone(), attached.clone(), until);
-                attached
-            }
-        };
-        Ok(WorkerView {
-            worker_id: request.worker_id,
-            pool_id: pool.id().to_string(),
-            replica_id: attached.replica.to_string(),
-            state: pool.health_of(&attached).map_or(Health::Failed.as_str(), Health::as_str),
-            ttl_ms,
-            heartbeat_ms: ttl_ms / 3,
-        })
+        let known = workers.get_mut(&id);
+        if let Some(worker) = known.filter(|worker| worker.place == place && Arc::ptr_eq(&worker.pool, &pool)) {
+            worker.until = until;
+            let changed = row.clone().filter(|_| worker.filed != row);
+            worker.filed = row;
+            return Ok((worker.attached.clone(), changed.map(|row| self.store.put_worker(row))));
+        }
+        if let Some(before) = workers.remove(&id) {
+            before.pool.detach(&before.attached);
+            self.forget_worker(&id, &before);
+        }
+        if self.pools.iter().map(|pool| pool.places()).sum::<usize>() >= MOST_REPLICAS {
+            let message = format!("there are {MOST_REPLICAS} replicas, and no more are taken");
+            return Err(ErrorEnvelope::new(ErrorCode::Conflict, message));
+        }
+        let attached = pool.attach(&place).await.map_err(not_attached)?;
+        let filed = row.clone().map(|row| self.store.put_worker(row));
+        self.watch_worker(id.clone(), attached.clone(), until);
+        workers.insert(id, Worker { pool, place, attached: attached.clone(), until, filed: row });
+        Ok((attached, filed))
+    }
+
+    /// The next process does not look for a server that has gone. Nobody waits for that: there are no more servers than places.
+    fn forget_worker(&self, id: &str, gone: &Worker) {
+        if gone.filed.is_some() {
+            drop(self.store.forget_worker(id.to_owned()));
+        }
     }
 
     /// Takes a server out once it has not registered again in time.
@@ -92,12 +167,40 @@ impl Gateway {
                     Some(worker) if worker.until > Instant::now() => until = worker.until,
                     Some(worker) => {
                         worker.pool.detach(&attached);
+                        gateway.forget_worker(&id, worker);
                         workers.remove(&id);
                         return;
                     }
                 }
             }
         });
+    }
+}
+
+/// A server as it is filed; `None` for one that brings a key, which is nothing to write to a disk.
+fn row(wanted: &Wanted) -> Option<WorkerRow> {
+    let Wanted { id, pool, place: Place { base_url, model, api_key, slots }, ttl_ms } = wanted;
+    api_key.is_none().then(|| WorkerRow {
+        id: id.clone(),
+        pool: pool.id().to_string(),
+        base_url: base_url.clone(),
+        model: model.clone(),
+        slots: slots.map(i64::from),
+        ttl_ms: signed(*ttl_ms),
+    })
+}
+
+/// What a server that was filed would say if it registered again.
+fn request(row: WorkerRow) -> RegisterWorker {
+    RegisterWorker {
+        worker_id: row.id,
+        pool_id: row.pool,
+        base_url: row.base_url,
+        model: row.model,
+        api_key: None,
+        engine: None,
+        slots: row.slots.and_then(|slots| u32::try_from(slots).ok()),
+        ttl_ms: Some(row.ttl_ms.cast_unsigned()),
     }
 }
 

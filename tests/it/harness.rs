@@ -142,7 +142,8 @@ impl Gate {
 
     /// With the engines that the configuration names.
     pub async fn configured(settings: &[(&str, &str)]) -> Self {
-        let settings = [settings, &[("SLUICEGATE_STORE__URL", "sqlite::memory:")]].concat();
+        let store = settings.iter().all(|(name, _)| *name != "SLUICEGATE_STORE__URL");
+        let settings = [settings, if store { &[("SLUICEGATE_STORE__URL", "sqlite::memory:")] } else { &[] }].concat();
         let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let config = Config::load(None, environment, Overrides::default());
         let config = config.unwrap_or_else(|mistakes| panic!("{mistakes}"));

@@ -98,3 +98,75 @@ async fn only_a_pool_with_a_remote_engine_takes_servers() {
     assert_eq!((answer.status.as_u16(), &answer.json()["param"]), (400, &json!("pool_id")));
     gate.finish().await;
 }
+
+/// Over the database in `folder`, with the server as the first of its pool.
+async fn stored(folder: &tempfile::TempDir, server: &Arc<Server>) -> Gate {
+    let url = format!("sqlite:{}/test.db", folder.path().display());
+    let remote = format!(r#"{{ base_url = "http://{}/v1", model = "m" }}"#, server.start().await);
+    let pools = format!(r#"[{{ id = "default", engine = "remote", remote = {remote} }}]"#);
+    Gate::configured(&[("SLUICEGATE_POOLS", &pools), ("SLUICEGATE_STORE__URL", &url)]).await
+}
+
+#[tokio::test]
+async fn a_server_is_there_after_a_restart_and_goes_if_it_does_not_register_again() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let [first, second, third]: [Arc<Server>; 3] = Default::default();
+    let gate = stored(&folder, &first).await;
+    register(&gate, "gpu-7", second.start().await, json!({"ttl_ms": 600_000, "slots": 3, "model": "there"})).await;
+    let address = third.start().await;
+    register(&gate, "keyed", address, json!({"api_key": "geheim"})).await;
+    await_replicas(&gate, &["default-0 ready", "default-1 ready", "default-2 ready"]).await;
+    gate.crash().await;
+    for file in std::fs::read_dir(folder.path()).unwrap() {
+        let bytes = std::fs::read(file.unwrap().path()).unwrap();
+        assert!(!bytes.windows(6).any(|window| window == b"geheim"), "no key is on the disk");
+    }
+
+    let gate = stored(&folder, &first).await;
+    await_replicas(&gate, &["default-0 ready", "default-1 ready"]).await;
+    assert_eq!(gate.app.pools[0].slots().1, 32 + 3);
+    assert!(second.requests.lock().unwrap().last().unwrap().contains(r#""model":"there""#));
+    // It is the same one when it registers again, for a second now.
+    let again = register(&gate, "gpu-7", second.start().await, json!({"ttl_ms": 1000})).await;
+    assert_eq!((&again["replica_id"], &again["state"]), (&json!("default-1"), &json!("starting")), "it has moved");
+    await_replicas(&gate, &["default-0 ready"]).await;
+    gate.crash().await;
+    let gate = stored(&folder, &first).await;
+    assert_eq!(gate.app.store.workers().await.unwrap(), []);
+    gate.finish().await;
+}
+
+#[tokio::test]
+async fn the_lease_of_a_server_that_came_back_runs_from_the_restart() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let [first, second]: [Arc<Server>; 2] = Default::default();
+    let gate = stored(&folder, &first).await;
+    let address = second.start().await;
+    register(&gate, "gpu-7", address, json!({"ttl_ms": 2000})).await;
+    gate.crash().await;
+    let gate = stored(&folder, &first).await;
+    await_replicas(&gate, &["default-0 ready", "default-1 ready"]).await;
+    let renewed = register(&gate, "gpu-7", address, json!({"ttl_ms": 2000})).await;
+    assert_eq!((&renewed["replica_id"], &renewed["state"]), (&json!("default-1"), &json!("ready")));
+    await_replicas(&gate, &["default-0 ready"]).await;
+    gate.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_whose_pool_is_gone_is_forgotten() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let [first, second]: [Arc<Server>; 2] = Default::default();
+    let gate = stored(&folder, &first).await;
+    register(&gate, "gpu-7", second.start().await, json!({})).await;
+    gate.crash().await;
+    let url = format!("sqlite:{}/test.db", folder.path().display());
+    let pools = r#"[{ id = "other", engine = "scripted" }]"#;
+    let gate = Gate::configured(&[("SLUICEGATE_POOLS", pools), ("SLUICEGATE_STORE__URL", &url)]).await;
+    let forgotten = async {
+        while !gate.app.store.workers().await.unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), forgotten).await.unwrap();
+    gate.finish().await;
+}
