@@ -73,6 +73,7 @@ pub fn router(api: Api) -> Router {
         .route("/v2/meta/version", get(meta::version))
         .route("/v2/meta/capabilities", get(meta::capabilities))
         .route("/v1/chat/completions", post(openai::chat_completions))
+        .route("/v1/completions", post(openai::completions::completions))
         .route("/v1/embeddings", post(openai::inputs::embeddings))
         .route("/v1/rerank", post(openai::inputs::rerank))
         .route("/v1/models", get(openai::models))

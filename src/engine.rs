@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sluicegate_compat::native::{EngineName, Message, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload};
+use sluicegate_compat::native::{EngineName, Input, Message, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload};
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
@@ -148,6 +148,15 @@ pub enum Prompt {
     Chat(Chat),
     /// Token ids, passed on as they are once each is known to be below the vocabulary's size.
     Tokens(Vec<u32>),
+}
+
+impl From<Input> for Prompt {
+    fn from(input: Input) -> Self {
+        match input {
+            Input::Text(text) => Self::Text(text),
+            Input::Tokens(ids) => Self::Tokens(ids),
+        }
+    }
 }
 
 /// A prompt as [`Engine::prepare`] leaves it for [`Engine::generate`].

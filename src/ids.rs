@@ -17,7 +17,7 @@ impl TaskId {
 
     /// Parses what a client wrote; also accepts the ids of OpenAI answers, which carry the task id after a prefix.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_prefix("chatcmpl-").unwrap_or(text);
+        let text = ["chatcmpl-", "cmpl-"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
         Uuid::try_parse(text).ok().map(Self)
     }
 }
@@ -124,6 +124,7 @@ mod tests {
     fn a_task_is_found_by_the_id_of_its_openai_answer() {
         let id = TaskId::new();
         assert_eq!(TaskId::parse(&format!("chatcmpl-{id}")), Some(id));
+        assert_eq!(TaskId::parse(&format!("cmpl-{id}")), Some(id));
         assert_eq!(TaskId::parse("not an id"), None);
     }
 }

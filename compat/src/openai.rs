@@ -5,15 +5,19 @@
 //! | module | holds |
 //! | --- | --- |
 //! | [`chat`] | `POST /v1/chat/completions`: the request, the stream of chunks, the whole answer |
+//! | [`completions`] | `POST /v1/completions`: the same |
 //! | [`embeddings`] | `POST /v1/embeddings` |
 //! | [`rerank`] | `POST /v1/rerank` |
 //! | [`models`] | `GET /v1/models` and `GET /v1/models/{id}` |
 //! | [`error`] | the error body, its status, and whether a retry can help |
 
 pub mod chat;
+mod chunk;
+pub mod completions;
 pub mod embeddings;
 pub mod error;
 mod extension;
+mod fields;
 mod inputs;
 pub mod models;
 pub mod rerank;

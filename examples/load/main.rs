@@ -81,7 +81,7 @@ fn request(number: usize, turn: usize) -> TaskRequest {
     let priority = if number % 4 == 3 { Priority::Batch } else { Priority::Interactive };
     let max_tokens = if number.is_multiple_of(2) { 12 } else { 40 + 60 * (turn as u32 % 4) };
     TaskRequest {
-        prompt: Some(PROMPTS[(number + turn) % PROMPTS.len()].to_owned()),
+        prompt: Some(PROMPTS[(number + turn) % PROMPTS.len()].into()),
         priority,
         max_tokens: Some(max_tokens),
         // The end tokens are ruled out for long answers only, so that the others may end before their limit.

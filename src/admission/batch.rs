@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluicegate_compat::native::{ErrorEnvelope, Input, TaskRequest};
+use sluicegate_compat::native::{ErrorEnvelope, TaskRequest};
 
 use super::recipe::MOST_BYTES_PER_TOKEN;
 use crate::engine::{Batch, Engine, Prepared, Prompt};
@@ -19,13 +19,9 @@ pub(super) struct Inputs {
 impl Inputs {
     /// Moves them out of a request.
     pub fn take(request: &mut TaskRequest) -> Self {
-        let prompt = |input| match input {
-            Input::Text(text) => Arc::new(Prompt::Text(text)),
-            Input::Tokens(ids) => Arc::new(Prompt::Tokens(ids)),
-        };
         let query = request.query.take().map(|query| Arc::new(Prompt::Text(query)));
         let inputs = request.inputs.take().unwrap_or_default();
-        Self { query, inputs: inputs.into_iter().map(prompt).collect() }
+        Self { query, inputs: inputs.into_iter().map(|input| Arc::new(input.into())).collect() }
     }
 
     pub fn bytes(&self) -> usize {

@@ -178,9 +178,9 @@ impl Recipe for Asked {
 
 /// Moves the prompt out of the request, with the bytes of its texts.
 fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
-    if let Some(text) = request.prompt.take() {
-        let bytes = text.len();
-        return (Prompt::Text(text), "prompt", bytes);
+    if let Some(prompt) = request.prompt.take() {
+        let bytes = prompt.bytes();
+        return (prompt.into(), "prompt", bytes);
     }
     let messages = request.messages.take().unwrap_or_default();
     let mut kwargs = request.chat_template_kwargs.take().unwrap_or_default();

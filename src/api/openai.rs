@@ -24,6 +24,7 @@ use crate::gateway::{Owned, ServedModel};
 use crate::ids::CorrelationId;
 use crate::tasks::{Owner, Read, Task};
 
+pub mod completions;
 pub mod inputs;
 
 const TASK_ID: HeaderName = HeaderName::from_static("x-task-id");

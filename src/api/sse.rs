@@ -5,14 +5,14 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::HttpBody;
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use sluicegate_compat::native::{self, Event};
-use sluicegate_compat::openai::chat::ChunkEncoder;
+use sluicegate_compat::openai::{chat, completions};
 use sluicegate_compat::sse::KEEP_ALIVE;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -23,8 +23,9 @@ const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(15);
 
 /// How a dialect writes events.
 pub trait Encode: Send + Unpin + 'static {
-    /// Appends what `event`, the one with this id, means to the client.
-    fn encode(&mut self, id: u64, event: &Event, out: &mut Vec<u8>);
+    /// Appends what `event` means to the client, the one with this id of the task with this index; whether that was the
+    /// last that there is to say.
+    fn encode(&mut self, task: usize, id: u64, event: &Event, out: &mut Vec<u8>) -> bool;
 }
 
 /// The native dialect: every event, as it is.
@@ -34,20 +35,41 @@ pub struct Native {
 }
 
 impl Encode for Native {
-    fn encode(&mut self, id: u64, event: &Event, out: &mut Vec<u8>) {
-        if self.verbose { native::encode_verbose(id, event, out) } else { native::encode(id, event, out) }
+    fn encode(&mut self, _: usize, id: u64, event: &Event, out: &mut Vec<u8>) -> bool {
+        if self.verbose {
+            native::encode_verbose(id, event, out)
+        } else {
+            native::encode(id, event, out)
+        }
+        event.is_last()
     }
 }
 
-impl Encode for ChunkEncoder {
-    fn encode(&mut self, _: u64, event: &Event, out: &mut Vec<u8>) {
-        ChunkEncoder::encode(self, event, out);
+impl Encode for chat::ChunkEncoder {
+    fn encode(&mut self, _: usize, _: u64, event: &Event, out: &mut Vec<u8>) -> bool {
+        chat::ChunkEncoder::encode(self, event, out);
+        event.is_last()
     }
+}
+
+impl Encode for completions::ChunkEncoder {
+    fn encode(&mut self, task: usize, _: u64, event: &Event, out: &mut Vec<u8>) -> bool {
+        completions::ChunkEncoder::encode(self, task, event, out);
+        self.is_over()
+    }
+}
+
+/// A task that a stream follows.
+pub struct Source {
+    pub reader: Reader,
+    /// Where the task ends with its clients.
+    pub _owner: Option<Arc<Owner>>,
 }
 
 /// The body of an event stream.
 pub struct EventStream<E> {
-    reader: Reader,
+    /// `None` where there is nothing more to read.
+    sources: Vec<Option<Source>>,
     encoder: E,
     events: Vec<Event>,
     written: Vec<u8>,
@@ -55,27 +77,45 @@ pub struct EventStream<E> {
     buffer: BytesMut,
     silence: Pin<Box<Sleep>>,
     ended: bool,
-    _owner: Option<Arc<Owner>>,
 }
 
 impl<E: Encode> EventStream<E> {
     pub fn new(reader: Reader, encoder: E, owner: Option<Arc<Owner>>) -> Self {
+        Self::of_all(vec![Source { reader, _owner: owner }], encoder)
+    }
+
+    /// Follows several tasks at once.
+    pub fn of_all(sources: Vec<Source>, encoder: E) -> Self {
         Self {
-            reader,
+            sources: sources.into_iter().map(Some).collect(),
             encoder,
             events: Vec::new(),
             written: Vec::new(),
             buffer: BytesMut::new(),
             silence: Box::pin(sleep(KEEP_ALIVE_AFTER)),
             ended: false,
-            _owner: owner,
         }
     }
 
-    fn write(&mut self, first_id: u64) {
+    /// Takes what the tasks have to tell; whether there was anything.
+    fn read(&mut self, cx: &mut Context<'_>) -> bool {
+        let mut news = false;
+        for task in 0..self.sources.len() {
+            let Some(source) = &mut self.sources[task] else { continue };
+            match source.reader.poll_read(cx, &mut self.events) {
+                Poll::Ready(Read::Events { first_id }) => self.write(task, first_id),
+                Poll::Ready(Read::End) => self.sources[task] = None,
+                Poll::Pending => continue,
+            }
+            news = true;
+        }
+        self.ended |= self.sources.iter().all(Option::is_none);
+        news
+    }
+
+    fn write(&mut self, task: usize, first_id: u64) {
         for (id, event) in (first_id..).zip(&self.events) {
-            self.encoder.encode(id, event, &mut self.written);
-            self.ended |= event.is_last();
+            self.ended |= self.encoder.encode(task, id, event, &mut self.written);
         }
         self.events.clear();
     }
@@ -95,13 +135,9 @@ impl<E: Encode> HttpBody for EventStream<E> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         while !this.ended {
-            match this.reader.poll_read(cx, &mut this.events) {
-                Poll::Ready(Read::Events { first_id }) => this.write(first_id),
-                Poll::Ready(Read::End) => this.ended = true,
-                Poll::Pending if this.silence.as_mut().poll(cx).is_ready() => {
-                    this.written.extend_from_slice(KEEP_ALIVE)
-                }
-                Poll::Pending => return Poll::Pending,
+            if !this.read(cx) {
+                ready!(this.silence.as_mut().poll(cx));
+                this.written.extend_from_slice(KEEP_ALIVE);
             }
             if !this.written.is_empty() {
                 return Poll::Ready(Some(Ok(this.frame())));

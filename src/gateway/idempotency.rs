@@ -43,6 +43,12 @@ impl Once {
         Ok(Self(Key { name: key.to_owned(), fingerprint: format!("{:x}", hash.finalize()) }))
     }
 
+    /// Of one of the tasks that the request is: under a name that no client can give.
+    #[must_use]
+    pub fn part(&self, index: usize) -> Self {
+        Self(Key { name: format!("{} #{index}", self.0.name), fingerprint: self.0.fingerprint.clone() })
+    }
+
     /// As it is filed beside its task.
     pub fn key(&self) -> Key {
         self.0.clone()

@@ -23,6 +23,7 @@ mod listing;
 mod models;
 mod native;
 mod openai_chat;
+mod openai_completions;
 mod openai_inputs;
 mod openapi;
 mod outer;

@@ -28,8 +28,9 @@ pub struct TaskRequest {
     pub ctx: Option<u32>,
     #[serde(default)]
     pub priority: Priority,
+    /// A text, or the model's token ids.
     #[serde(default)]
-    pub prompt: Option<String>,
+    pub prompt: Option<Input>,
     /// What to embed, or to score against `query`; up to 2,048.
     #[serde(default)]
     pub inputs: Option<Vec<Input>>,

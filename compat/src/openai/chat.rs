@@ -10,6 +10,8 @@ mod request;
 mod stream;
 
 pub use answer::{Answer, ChatCompletion};
+pub(super) use logprobs::sayable;
+
 pub use context::{CallStyle, ChatContext, ChunkMeta, ParamNames, ServiceTier};
 pub use request::{ChatRequest, openai_param, parse};
 pub use stream::ChunkEncoder;

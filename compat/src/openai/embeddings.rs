@@ -1,17 +1,15 @@
 //! `POST /v1/embeddings`.
 
-use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::extension::Extension;
-use super::inputs::{self, InputUsage, Outcome};
+use super::inputs::{self, InputBody, InputUsage, Outcome};
 use crate::json::{self, Object, missing, one_of};
-use crate::native::{End, ErrorCode, ErrorEnvelope, Input, TaskRequest, TaskResult, Workload};
+use crate::native::{End, ErrorCode, ErrorEnvelope, TaskRequest, TaskResult, Workload};
 
 /// The body on the wire. Null is the same as absent.
 #[derive(Debug, Default, Deserialize)]
@@ -25,13 +23,6 @@ struct Body {
     #[serde(rename = "user")]
     pub _user: Option<String>,
     pub sluicegate: Option<Object<Extension>>,
-}
-
-/// A string, an array of token ids, or an array of either.
-#[derive(Debug)]
-enum InputBody {
-    One(Input),
-    Many(Vec<Input>),
 }
 
 /// How numbers are written.
@@ -149,79 +140,5 @@ impl Serialize for Vector<'_> {
                 serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
             }
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for InputBody {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InputVisitor;
-
-        impl<'de> Visitor<'de> for InputVisitor {
-            type Value = InputBody;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string or an array")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<InputBody, E> {
-                Ok(InputBody::One(text.into()))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<InputBody, A::Error> {
-                let (mut inputs, mut tokens) = (Vec::new(), Vec::new());
-                while let Some(element) = list.next_element()? {
-                    match element {
-                        Element::Token(id) if inputs.is_empty() => tokens.push(id),
-                        Element::Input(input) if tokens.is_empty() => inputs.push(input),
-                        _ => {
-                            return Err(A::Error::custom(
-                                "an array holds either token ids, or strings and arrays of them",
-                            ));
-                        }
-                    }
-                }
-                Ok(if tokens.is_empty() { InputBody::Many(inputs) } else { InputBody::One(Input::Tokens(tokens)) })
-            }
-        }
-
-        deserializer.deserialize_any(InputVisitor)
-    }
-}
-
-/// What stands in an array.
-enum Element {
-    Token(u32),
-    Input(Input),
-}
-
-impl<'de> Deserialize<'de> for Element {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct ElementVisitor;
-
-        impl<'de> Visitor<'de> for ElementVisitor {
-            type Value = Element;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a string, a token id or an array of token ids")
-            }
-
-            fn visit_u64<E: Error>(self, id: u64) -> Result<Element, E> {
-                u32::deserialize(id.into_deserializer()).map(Element::Token)
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Element, E> {
-                Ok(Element::Input(text.into()))
-            }
-
-            fn visit_string<E: Error>(self, text: String) -> Result<Element, E> {
-                Ok(Element::Input(Input::Text(text)))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, ids: A) -> Result<Element, A::Error> {
-                Input::deserialize(serde::de::value::SeqAccessDeserializer::new(ids)).map(Element::Input)
-            }
-        }
-
-        deserializer.deserialize_any(ElementVisitor)
     }
 }

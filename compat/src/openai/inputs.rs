@@ -1,11 +1,21 @@
-//! What embeddings and rerank have in common: how a task ends that has one result, and what it cost.
+//! What endpoints have in common that take lists of texts or token ids: how these are written, and for embeddings and rerank
+//! how a task ends that has one result, and what it cost.
 
+use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{canceled, extension};
-use crate::native::{End, ErrorCode, ErrorEnvelope, Event, FinishReason, PolicyLabel, TaskResult};
+use crate::native::{End, ErrorCode, ErrorEnvelope, Event, FinishReason, Input, PolicyLabel, TaskResult};
+
+/// A string, an array of token ids, or an array of either.
+#[derive(Debug)]
+pub enum InputBody {
+    One(Input),
+    Many(Vec<Input>),
+}
 
 /// Collects the events of one task.
 #[derive(Debug, Default)]
@@ -70,5 +80,79 @@ pub struct InputUsage {
 impl From<&End> for InputUsage {
     fn from(end: &End) -> Self {
         Self { prompt_tokens: end.tokens_in, total_tokens: end.tokens_in.saturating_add(end.tokens_out) }
+    }
+}
+
+impl<'de> Deserialize<'de> for InputBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InputVisitor;
+
+        impl<'de> Visitor<'de> for InputVisitor {
+            type Value = InputBody;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string or an array")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<InputBody, E> {
+                Ok(InputBody::One(text.into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<InputBody, A::Error> {
+                let (mut inputs, mut tokens) = (Vec::new(), Vec::new());
+                while let Some(element) = list.next_element()? {
+                    match element {
+                        Element::Token(id) if inputs.is_empty() => tokens.push(id),
+                        Element::Input(input) if tokens.is_empty() => inputs.push(input),
+                        _ => {
+                            return Err(A::Error::custom(
+                                "an array holds either token ids, or strings and arrays of them",
+                            ));
+                        }
+                    }
+                }
+                Ok(if tokens.is_empty() { InputBody::Many(inputs) } else { InputBody::One(Input::Tokens(tokens)) })
+            }
+        }
+
+        deserializer.deserialize_any(InputVisitor)
+    }
+}
+
+/// What stands in an array.
+enum Element {
+    Token(u32),
+    Input(Input),
+}
+
+impl<'de> Deserialize<'de> for Element {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ElementVisitor;
+
+        impl<'de> Visitor<'de> for ElementVisitor {
+            type Value = Element;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string, a token id or an array of token ids")
+            }
+
+            fn visit_u64<E: Error>(self, id: u64) -> Result<Element, E> {
+                u32::deserialize(id.into_deserializer()).map(Element::Token)
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Element, E> {
+                Ok(Element::Input(text.into()))
+            }
+
+            fn visit_string<E: Error>(self, text: String) -> Result<Element, E> {
+                Ok(Element::Input(Input::Text(text)))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, ids: A) -> Result<Element, A::Error> {
+                Input::deserialize(serde::de::value::SeqAccessDeserializer::new(ids)).map(Element::Input)
+            }
+        }
+
+        deserializer.deserialize_any(ElementVisitor)
     }
 }

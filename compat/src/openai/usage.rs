@@ -25,6 +25,22 @@ pub struct CompletionTokensDetails {
 }
 
 impl Usage {
+    /// Of both together.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        let cached_tokens =
+            self.prompt_tokens_details.cached_tokens.saturating_add(other.prompt_tokens_details.cached_tokens);
+        let reasoning_tokens =
+            self.completion_tokens_details.reasoning_tokens + other.completion_tokens_details.reasoning_tokens;
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
+            completion_tokens: self.completion_tokens.saturating_add(other.completion_tokens),
+            total_tokens: self.total_tokens.saturating_add(other.total_tokens),
+            prompt_tokens_details: PromptTokensDetails { cached_tokens },
+            completion_tokens_details: CompletionTokensDetails { reasoning_tokens },
+        }
+    }
+
     /// The usage that `end` settled; `reasoning_tokens` are those of its output that were counted as reasoning.
     pub const fn new(end: &End, reasoning_tokens: u64) -> Self {
         Self {

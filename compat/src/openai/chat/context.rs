@@ -127,7 +127,7 @@ pub enum ServiceTier {
 /// What is the same in all chunks of an answer, and not known from the request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChunkMeta {
-    /// `chatcmpl-` and the task's id.
+    /// `chatcmpl-` or `cmpl-`, and the task's id.
     pub id: String,
     /// Unix time in s.
     pub created: u64,
@@ -138,5 +138,10 @@ pub struct ChunkMeta {
 impl ChunkMeta {
     pub fn new(task_id: Uuid, created: u64, system_fingerprint: Option<String>) -> Self {
         Self { id: format!("chatcmpl-{task_id}"), created, system_fingerprint }
+    }
+
+    /// Of an answer that is not one in a conversation.
+    pub fn of_completion(task_id: Uuid, created: u64, system_fingerprint: Option<String>) -> Self {
+        Self { id: format!("cmpl-{task_id}"), created, system_fingerprint }
     }
 }

@@ -10,6 +10,11 @@ use crate::native::{TokenLogprobs, TopLogprob};
 /// Stands for minus infinity, which JSON cannot say; the value is OpenAI's.
 const VERY_UNLIKELY: f32 = -9999.0;
 
+/// A log-probability as JSON can say it.
+pub const fn sayable(logprob: f32) -> f32 {
+    if logprob.is_finite() { logprob } else { VERY_UNLIKELY }
+}
+
 /// The `logprobs` of a choice or of a chunk: `{"content": […], "refusal": null}`.
 pub struct Logprobs<'a>(pub &'a [Arc<TokenLogprobs>]);
 
@@ -65,7 +70,7 @@ impl Serialize for Alternative<'_> {
 
 fn entries<M: SerializeMap>(map: &mut M, bytes: &[u8], logprob: f32) -> Result<(), M::Error> {
     map.serialize_entry("token", &Text(bytes))?;
-    map.serialize_entry("logprob", if logprob.is_finite() { &logprob } else { &VERY_UNLIKELY })?;
+    map.serialize_entry("logprob", &sayable(logprob))?;
     map.serialize_entry("bytes", bytes)
 }
 

@@ -5,14 +5,13 @@ mod message;
 mod output;
 mod tools;
 
-use std::collections::BTreeMap;
-
 use self::body::Body;
 use super::context::ParamNames;
 use super::{CallStyle, ChatContext, ServiceTier};
-use crate::json::{self, Object, StringOrList, invalid, missing, one_of, unsupported_parameter};
+use crate::json::{self, Object, missing, one_of, unsupported_parameter};
 use crate::native::{ErrorEnvelope, Priority, ReasoningEffort, TaskRequest, detail};
 use crate::openai::extension::Extension;
+use crate::openai::fields;
 
 /// A chat request that is well formed and asks for nothing that is not served. Ranges are not checked yet: that is
 /// [`TaskRequest::check`]'s.
@@ -86,8 +85,8 @@ impl Body {
         task.repetition_penalty = self.repetition_penalty;
         task.seed = self.seed;
         task.n = self.n.unwrap_or(1);
-        task.stop = stop_strings(self.stop);
-        task.logit_bias = logit_bias(self.logit_bias.unwrap_or_default())?;
+        task.stop = fields::stop_strings(self.stop);
+        task.logit_bias = fields::logit_bias(self.logit_bias.unwrap_or_default())?;
         task.logprobs = self.logprobs.unwrap_or(false);
         task.top_logprobs = self.top_logprobs;
         task.metadata = self.metadata.unwrap_or_default();
@@ -108,7 +107,7 @@ impl Body {
             context.ignored.push("store".to_owned());
         }
         context.stream = self.stream.unwrap_or(false);
-        context.include_usage = include_usage(context, self.stream_options)?;
+        context.include_usage = fields::include_usage(context.stream, self.stream_options, &mut context.ignored)?;
         context.n = task.n;
         context.logprobs = task.logprobs;
         context.prompt_cache_key = self.prompt_cache_key;
@@ -127,20 +126,6 @@ fn one_limit(old: Option<u32>, new: Option<u32>) -> Result<Option<u32>, ErrorEnv
     Ok(new.or(old))
 }
 
-fn stop_strings(stop: Option<StringOrList<String>>) -> Vec<String> {
-    match stop {
-        None => Vec::new(),
-        Some(StringOrList::String(stop)) => vec![stop],
-        Some(StringOrList::List(stops)) => stops,
-    }
-}
-
-fn logit_bias(biases: BTreeMap<String, f32>) -> Result<BTreeMap<u32, f32>, ErrorEnvelope> {
-    let numbered = |(token, bias): (String, f32)| Some((token.parse().ok()?, bias));
-    let biases = biases.into_iter().map(numbered).collect::<Option<_>>();
-    biases.ok_or_else(|| invalid("logit_bias", "each key is the id of a token, as a string of digits"))
-}
-
 fn reasoning_effort(word: &str) -> Result<ReasoningEffort, ErrorEnvelope> {
     let words = [
         ("none", ReasoningEffort::None),
@@ -151,20 +136,6 @@ fn reasoning_effort(word: &str) -> Result<ReasoningEffort, ErrorEnvelope> {
         ("xhigh", ReasoningEffort::Xhigh),
     ];
     one_of("reasoning_effort", word, &words)
-}
-
-fn include_usage(
-    context: &mut ChatContext,
-    options: Option<Object<body::StreamOptions>>,
-) -> Result<bool, ErrorEnvelope> {
-    let Some(Object(options)) = options else { return Ok(false) };
-    if !context.stream {
-        return Err(invalid("stream_options", "it is only allowed together with 'stream': true"));
-    }
-    if options.include_obfuscation == Some(true) {
-        context.ignored.push("stream_options.include_obfuscation".to_owned());
-    }
-    Ok(options.include_usage.unwrap_or(false))
 }
 
 /// Priority, deadline, session and place. `sluicegate.priority` outranks the service tier.

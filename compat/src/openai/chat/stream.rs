@@ -3,9 +3,9 @@
 use serde::Serialize;
 
 use super::logprobs::Logprobs;
-use super::{CallStyle, ChatContext, ChunkMeta, ServiceTier, canceled, finish_reason};
-use crate::native::{End, ErrorEnvelope, Event, FinishReason, Token, TokenKind, ToolDelta};
-use crate::openai::error::ErrorBody;
+use super::{CallStyle, ChatContext, ChunkMeta, canceled, finish_reason};
+use crate::native::{End, Event, FinishReason, Token, TokenKind, ToolDelta};
+use crate::openai::chunk;
 use crate::openai::usage::Usage;
 use crate::sse;
 
@@ -39,7 +39,7 @@ pub struct ChunkEncoder {
 impl ChunkEncoder {
     pub fn new(context: &ChatContext, meta: ChunkMeta) -> Self {
         Self {
-            head: head(context, &meta),
+            head: chunk::head("chat.completion.chunk", &context.model, &meta, Some(context.service_tier)),
             tail: if context.include_usage { b",\"usage\":null}\n\n" } else { b"}\n\n" },
             include_usage: context.include_usage,
             calls: context.calls,
@@ -59,9 +59,9 @@ impl ChunkEncoder {
         match event {
             Event::Started(_) | Event::Result(_) | Event::Metrics(_) => {}
             Event::Token(token) => self.token(token, out),
-            Event::End(end) if end.finish_reason == FinishReason::Canceled => fail(&canceled(), out),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => chunk::fail(&canceled(), out),
             Event::End(end) => self.end(end, out),
-            Event::Error(error) => fail(error, out),
+            Event::Error(error) => chunk::fail(error, out),
         }
     }
 
@@ -177,34 +177,4 @@ impl<'a> From<&'a ToolDelta> for FunctionDelta<'a> {
     fn from(tool: &'a ToolDelta) -> Self {
         Self { name: tool.name.as_deref(), arguments: &tool.arguments }
     }
-}
-
-fn head(context: &ChatContext, meta: &ChunkMeta) -> Vec<u8> {
-    #[derive(Serialize)]
-    struct Head<'a> {
-        id: &'a str,
-        object: &'static str,
-        created: u64,
-        model: &'a str,
-        service_tier: ServiceTier,
-        system_fingerprint: Option<&'a str>,
-    }
-    let mut head = b"data: ".to_vec();
-    let shared = Head {
-        id: &meta.id,
-        object: "chat.completion.chunk",
-        created: meta.created,
-        model: &context.model,
-        service_tier: context.service_tier,
-        system_fingerprint: meta.system_fingerprint.as_deref(),
-    };
-    sse::json(&shared, &mut head);
-    head.pop();
-    head.extend_from_slice(b",\"choices\":[");
-    head
-}
-
-fn fail(error: &ErrorEnvelope, out: &mut Vec<u8>) {
-    sse::data_json(&ErrorBody::from(error), out);
-    out.extend_from_slice(sse::DONE);
 }

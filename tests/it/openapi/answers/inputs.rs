@@ -1,4 +1,4 @@
-//! Every documented answer to requests for embeddings and rerank.
+//! Every documented answer to completions of prompts, embeddings and rerank.
 
 use axum::body::Body;
 use axum::http::StatusCode;
@@ -9,7 +9,8 @@ use super::{NOBODY, with};
 use crate::harness::{Gate, request};
 use crate::openapi::witness::Witness;
 
-const ASK: [(&str, &str); 2] = [
+const ASK: [(&str, &str); 3] = [
+    ("/v1/completions", r#"{"model": "builtin", "prompt": "a", "max_tokens": 4}"#),
     ("/v1/embeddings", r#"{"model": "builtin", "input": ["a", "b"]}"#),
     ("/v1/rerank", r#"{"model": "builtin", "query": "a", "documents": ["a", "b"]}"#),
 ];
@@ -20,6 +21,7 @@ fn able() -> Script {
 
 pub(super) async fn see(witness: &mut Witness) {
     refused(witness).await;
+    forms(witness).await;
     for (path, body) in ASK {
         let named = with(body, "sluicegate", &format!(r#"{{"task_id": "{NOBODY}"}}"#));
         let gate = Gate::scripted(able()).await;
@@ -42,6 +44,25 @@ pub(super) async fn see(witness: &mut Witness) {
             gate.finish().await;
         }
     }
+}
+
+/// Every form that an answer to a prompt has.
+async fn forms(witness: &mut Witness) {
+    let gate = Gate::scripted(able()).await;
+    let (path, body) = ASK[0];
+    for (field, value) in
+        [("logprobs", "1"), ("stream", "true"), ("n", "2"), ("best_of", "2"), ("user", "\"me\""), ("why", "1")]
+    {
+        assert_eq!(witness.post(&gate, path, &with(body, field, value)).await.0.status, StatusCode::OK);
+    }
+    let usage = with(&with(body, "stream", "true"), "stream_options", r#"{"include_usage": true}"#);
+    assert_eq!(witness.post(&gate, path, &with(&usage, "logprobs", "2")).await.0.status, StatusCode::OK);
+    gate.finish().await;
+    let script = Script { failure: Some(Failure { after: 1, kind: FailureKind::Reset, times: u32::MAX }), ..able() };
+    let gate = Gate::scripted(script).await;
+    assert_eq!(witness.post(&gate, path, &usage).await.0.status, StatusCode::OK);
+    gate.recovered().await;
+    gate.finish().await;
 }
 
 async fn refused(witness: &mut Witness) {

@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::json::{Object, StringOrList};
 use crate::native::ToolChoice;
 use crate::openai::extension::Extension;
+use crate::openai::fields::StreamOptions;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -60,13 +61,6 @@ pub struct Body {
     pub audio: Option<Value>,
     pub web_search_options: Option<Value>,
     pub prediction: Option<Value>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct StreamOptions {
-    pub include_usage: Option<bool>,
-    pub include_obfuscation: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,0 +1,81 @@
+//! `POST /v1/completions`.
+//!
+//! [`parse`] reads the body: each of its prompts is a task of its own, and all of them are one answer, which is either
+//! streamed ([`ChunkEncoder`]) or whole ([`Answer`]).
+
+mod answer;
+mod logprobs;
+mod request;
+mod stream;
+
+pub use answer::{Answer, Completion};
+pub use request::parse;
+pub use stream::ChunkEncoder;
+
+use super::canceled;
+use super::extension;
+use crate::native::{End, ErrorEnvelope, FinishReason};
+
+/// The part of a request that shapes its answer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CompletionContext {
+    /// The model as the client named it.
+    model: String,
+    pub stream: bool,
+    /// Whether a stream tells its usage at the end.
+    include_usage: bool,
+    /// Choices of each prompt that the answer has.
+    n: u32,
+    /// Choices of each prompt that are made; the best `n` of them are the answer.
+    made: u32,
+    /// Whether log-probabilities were asked for.
+    logprobs: bool,
+    /// What the choices of each prompt begin with.
+    echoes: Vec<String>,
+    /// `prompt` is one prompt, and no array of them.
+    one: bool,
+    /// Fields of the body that have no effect, for the header `x-sluicegate-ignored`.
+    pub ignored: Vec<String>,
+}
+
+impl CompletionContext {
+    /// `envelope`, about the prompt with this index, with its `param` in the client's words, also in its message.
+    #[must_use]
+    pub fn rename(&self, prompt: usize, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
+        if let Some(native) = envelope.param.take() {
+            let own = match native.as_str() {
+                "model_ref" | "workload" => "model".to_owned(),
+                "prompt" | "messages" if !self.one => format!("prompt[{prompt}]"),
+                "prompt" | "messages" => "prompt".to_owned(),
+                "n" if self.made > self.n => "best_of".to_owned(),
+                "top_logprobs" => "logprobs".to_owned(),
+                "priority" => "sluicegate.priority".to_owned(),
+                same => extension::param(same).unwrap_or_else(|| same.to_owned()),
+            };
+            envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
+            envelope.param = Some(own);
+        }
+        envelope
+    }
+
+    fn prompts(&self) -> usize {
+        self.echoes.len()
+    }
+
+    /// Of each prompt; admission lets through no more than 16.
+    fn choices(&self) -> usize {
+        usize::try_from(self.made).unwrap_or(usize::MAX).clamp(1, 16)
+    }
+}
+
+/// The `finish_reason` of one choice. A deadline is a limit like `max_tokens`, and so `length`.
+fn finish_reason(end: &End, choice: usize) -> &'static str {
+    let own = end.choices.iter().find(|ended| usize::from(ended.choice) == choice);
+    match own.map_or(end.finish_reason, |ended| ended.finish_reason) {
+        FinishReason::Stop | FinishReason::ToolCalls => "stop",
+        FinishReason::Length | FinishReason::Deadline | FinishReason::Canceled => "length",
+    }
+}
+
+#[cfg(test)]
+mod tests;

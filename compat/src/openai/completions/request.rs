@@ -1,0 +1,157 @@
+//! The body of `POST /v1/completions`, and the tasks that it asks for.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::CompletionContext;
+use crate::json::{self, Object, StringOrList, invalid, missing, unsupported_parameter, unsupported_value};
+use crate::native::{ErrorEnvelope, Input, TaskRequest};
+use crate::openai::extension::Extension;
+use crate::openai::fields::{self, StreamOptions};
+use crate::openai::inputs::InputBody;
+
+/// Prompts of one request.
+const MOST_PROMPTS: usize = 128;
+
+/// Where the request names none, as in the OpenAI API.
+const DEFAULT_MAX_TOKENS: u32 = 16;
+
+/// The body on the wire. Null is the same as absent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Body {
+    model: Option<String>,
+    prompt: Option<InputBody>,
+    max_tokens: Option<u32>,
+    temperature: Option<f32>,
+    top_p: Option<f32>,
+    n: Option<u32>,
+    best_of: Option<u32>,
+    stop: Option<StringOrList<String>>,
+    seed: Option<i64>,
+    presence_penalty: Option<f32>,
+    frequency_penalty: Option<f32>,
+    /// Token ids as strings.
+    logit_bias: Option<BTreeMap<String, f32>>,
+    /// Alternatives to each token.
+    logprobs: Option<u8>,
+    echo: Option<bool>,
+    stream: Option<bool>,
+    stream_options: Option<Object<StreamOptions>>,
+    /// Whose request it is, for the client's own records.
+    #[serde(rename = "user")]
+    _user: Option<String>,
+
+    // Extensions that are common among engines.
+    top_k: Option<u32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+
+    sluicegate: Option<Object<Extension>>,
+
+    /// Understood, and refused: no model that is served writes what stands between two texts.
+    suffix: Option<String>,
+}
+
+/// Reads a body: the tasks that it asks for, one for each prompt, and what the answer needs to know. Ranges are not checked
+/// yet: that is [`TaskRequest::check`]'s.
+///
+/// # Errors
+///
+/// INVALID_PARAMS with a path as `param`.
+pub fn parse(body: &[u8]) -> Result<(Vec<TaskRequest>, CompletionContext), ErrorEnvelope> {
+    let (body, ignored) = json::parse::<Body>(body)?;
+    body.into_tasks(ignored)
+}
+
+impl Body {
+    fn into_tasks(mut self, mut ignored: Vec<String>) -> Result<(Vec<TaskRequest>, CompletionContext), ErrorEnvelope> {
+        let model = self.model.take().ok_or_else(|| missing("model"))?;
+        if self.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()) {
+            return Err(unsupported_parameter("suffix"));
+        }
+        let (prompts, one) = match self.prompt.take().ok_or_else(|| missing("prompt"))? {
+            InputBody::One(prompt) => (vec![prompt], true),
+            InputBody::Many(prompts) => (prompts, false),
+        };
+        if !(1..=MOST_PROMPTS).contains(&prompts.len()) {
+            return Err(invalid("prompt", "an array has 1 to 128 prompts"));
+        }
+        let stream = self.stream.unwrap_or(false);
+        let include_usage = fields::include_usage(stream, self.stream_options.take(), &mut ignored)?;
+        let n = self.n.unwrap_or(1);
+        let made = self.choices(n, stream)?;
+        let echoes = self.echoes(&prompts)?;
+        let context = CompletionContext {
+            model: model.clone(),
+            stream,
+            include_usage,
+            n,
+            made,
+            logprobs: self.logprobs.is_some(),
+            echoes,
+            one,
+            ignored,
+        };
+        let task = self.into_task(model, made, made > n)?;
+        if task.task_id.is_some() && prompts.len() > 1 {
+            return Err(invalid("sluicegate.task_id", "several prompts are several tasks"));
+        }
+        let tasks = prompts.into_iter().map(|prompt| TaskRequest { prompt: Some(prompt), ..task.clone() });
+        Ok((tasks.collect(), context))
+    }
+
+    /// Choices to make of each prompt.
+    fn choices(&self, n: u32, stream: bool) -> Result<u32, ErrorEnvelope> {
+        let made = self.best_of.unwrap_or(n);
+        if made < n {
+            return Err(invalid("best_of", "it is at least 'n'"));
+        }
+        if made > n && stream {
+            return Err(invalid(
+                "best_of",
+                "which choices are the best is known at the end: it does not go with 'stream'",
+            ));
+        }
+        Ok(made)
+    }
+
+    /// What the choices of each prompt begin with.
+    fn echoes(&self, prompts: &[Input]) -> Result<Vec<String>, ErrorEnvelope> {
+        if !self.echo.unwrap_or(false) {
+            return Ok(vec![String::new(); prompts.len()]);
+        }
+        if self.logprobs.is_some() {
+            return Err(unsupported_value("echo", "log-probabilities of a prompt's tokens are not served"));
+        }
+        let text = |prompt: &Input| match prompt {
+            Input::Text(text) => Ok(text.clone()),
+            Input::Tokens(_) => Err(unsupported_value("echo", "a prompt of token ids is not echoed")),
+        };
+        prompts.iter().map(text).collect()
+    }
+
+    /// The task of each prompt, without it. `judged`: log-probabilities are needed to choose among its choices.
+    fn into_task(self, model: String, made: u32, judged: bool) -> Result<TaskRequest, ErrorEnvelope> {
+        let mut task = TaskRequest::new(model);
+        task.max_tokens = Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
+        task.temperature = self.temperature;
+        task.top_p = self.top_p;
+        task.top_k = self.top_k;
+        task.min_p = self.min_p;
+        task.frequency_penalty = self.frequency_penalty;
+        task.presence_penalty = self.presence_penalty;
+        task.repetition_penalty = self.repetition_penalty;
+        task.seed = self.seed;
+        task.n = made;
+        task.stop = fields::stop_strings(self.stop);
+        task.logit_bias = fields::logit_bias(self.logit_bias.unwrap_or_default())?;
+        task.logprobs = self.logprobs.is_some() || judged;
+        task.top_logprobs = self.logprobs;
+        if let Some(Object(extension)) = self.sluicegate {
+            extension.apply(&mut task)?;
+        }
+        Ok(task)
+    }
+}

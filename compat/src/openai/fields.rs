@@ -1,0 +1,46 @@
+//! Fields that several endpoints have, and what they mean in a task.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::json::{Object, StringOrList, invalid};
+use crate::native::ErrorEnvelope;
+
+/// What a client wants of a stream.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct StreamOptions {
+    pub include_usage: Option<bool>,
+    pub include_obfuscation: Option<bool>,
+}
+
+pub fn stop_strings(stop: Option<StringOrList<String>>) -> Vec<String> {
+    match stop {
+        None => Vec::new(),
+        Some(StringOrList::String(stop)) => vec![stop],
+        Some(StringOrList::List(stops)) => stops,
+    }
+}
+
+pub fn logit_bias(biases: BTreeMap<String, f32>) -> Result<BTreeMap<u32, f32>, ErrorEnvelope> {
+    let numbered = |(token, bias): (String, f32)| Some((token.parse().ok()?, bias));
+    let biases = biases.into_iter().map(numbered).collect::<Option<_>>();
+    biases.ok_or_else(|| invalid("logit_bias", "each key is the id of a token, as a string of digits"))
+}
+
+/// Whether a stream tells its usage at the end; fields without effect are added to `ignored`.
+pub fn include_usage(
+    stream: bool,
+    options: Option<Object<StreamOptions>>,
+    ignored: &mut Vec<String>,
+) -> Result<bool, ErrorEnvelope> {
+    let Some(Object(options)) = options else { return Ok(false) };
+    if !stream {
+        return Err(invalid("stream_options", "it is only allowed together with 'stream': true"));
+    }
+    if options.include_obfuscation == Some(true) {
+        ignored.push("stream_options.include_obfuscation".to_owned());
+    }
+    Ok(options.include_usage.unwrap_or(false))
+}
