@@ -221,6 +221,7 @@ impl Config {
             data_dir: self.data_dir.clone(),
             hub: self.hub.clone(),
             web: self.web.clone(),
+            roots: self.catalog_policy.roots.clone(),
             max_model_bytes: self.max_model_bytes,
         }
     }

@@ -23,6 +23,9 @@ macro_rules! embedded {
     };
 }
 
+/// Locked by whoever writes a model.
+const LOCK: &str = ".builtin.lock";
+
 /// Name and content of a file.
 type Embedded = (&'static str, &'static [u8]);
 
@@ -101,24 +104,25 @@ fn digest_of((name, content): &(&str, &[u8])) -> FileDigest {
     FileDigest { name: (*name).to_owned(), size: content.len() as u64, sha256: sha256(content) }
 }
 
-/// Makes `folder` hold exactly these contents. Written beside it and renamed, so that it is never seen half written.
+/// Makes `folder` hold exactly these contents. Written beside it and renamed, so that it is never seen half written; by one
+/// at a time, since every pool of the model asks for it when the gateway starts.
 fn settle(models: &Path, folder: &Path, files: &[(&str, &[u8])], digests: &[FileDigest]) -> io::Result<()> {
     if holds(folder, digests) {
         return Ok(());
     }
     fs::create_dir_all(models)?;
+    let turn = fs::File::create(models.join(LOCK))?;
+    turn.lock()?;
+    if holds(folder, digests) {
+        return Ok(());
+    }
     let fresh = tempfile::Builder::new().prefix(".builtin-").tempdir_in(models)?;
     fill(fresh.path(), files)?;
     if folder.exists() {
         tracing::warn!(folder = %folder.display(), "the built-in model on the disk was changed; writing it again");
         fs::remove_dir_all(folder)?;
     }
-    match fs::rename(fresh.path(), folder) {
-        Ok(()) => Ok(()),
-        // Another process was faster.
-        Err(_) if holds(folder, digests) => Ok(()),
-        Err(error) => Err(error),
-    }
+    fs::rename(fresh.path(), folder)
 }
 
 fn holds(folder: &Path, digests: &[FileDigest]) -> bool {
@@ -142,6 +146,10 @@ fn fill(folder: &Path, files: &[(&str, &[u8])]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::thread;
+
     use super::*;
 
     const SMALL: [(&str, &[u8]); 2] = [("config.json", b"{}"), ("model.safetensors", b"weights")];
@@ -166,8 +174,35 @@ mod tests {
         fs::write(&weights, "changed").unwrap();
         write(data.path(), &SMALL).unwrap();
         assert_eq!(fs::read(&weights).unwrap(), b"weights");
-        let left: Vec<_> = fs::read_dir(data.path().join("models")).unwrap().collect();
-        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(names_in(&data.path().join("models")), [LOCK, folder.file_name().unwrap().to_str().unwrap()]);
+    }
+
+    fn names_in(folder: &Path) -> Vec<String> {
+        let name = |entry: io::Result<fs::DirEntry>| entry.unwrap().file_name().into_string().unwrap();
+        let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn pools_that_start_together_do_not_take_it_from_each_other() {
+        for _ in 0..50 {
+            let data = tempfile::tempdir().unwrap();
+            let (together, written) = (Barrier::new(4), AtomicU32::new(0));
+            thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        together.wait();
+                        let files = write(data.path(), &SMALL).unwrap();
+                        assert!(files._temporary.is_none());
+                        // As an engine does that has been told of it.
+                        assert!(holds(&folder_of(&files), &files.files), "it was taken away again");
+                        written.fetch_add(1, Ordering::Relaxed);
+                    });
+                }
+            });
+            assert_eq!(written.into_inner(), 4);
+        }
     }
 
     #[test]

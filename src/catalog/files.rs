@@ -65,11 +65,12 @@ pub fn digest_files(
 }
 
 fn digest_file(path: &Path, name: &str, progress: &dyn Progress) -> io::Result<FileDigest> {
-    let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
+    // Before it is opened, which waits for ever where it is a pipe that nobody writes to.
+    let metadata = path.metadata()?;
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file"));
     }
+    let mut file = File::open(path)?;
     progress.start(&format!("checking {name}"), Some(metadata.len()));
     let (sha256, size) = digest_stream(&mut file, progress)?;
     progress.finish();

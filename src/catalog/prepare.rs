@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::download::Snapshot;
 use super::files::{FileDigest, combine, is_module, is_weights, select};
 use super::{
-    Builtin, Entry, FetchProblem, HubAccess, ModelFiles, ModelPath, ModelSource, Progress, WebAccess, builtin, cache,
-    delete_cache, digest_files, hub, web,
+    Builtin, Entry, FetchProblem, FileRoots, HubAccess, ModelFiles, ModelPath, ModelSource, Progress, WebAccess,
+    builtin, cache, delete_cache, digest_files, hub, web,
 };
 use crate::lifecycle::Lifecycle;
 
@@ -19,6 +19,8 @@ pub struct Storage {
     pub data_dir: PathBuf,
     pub hub: HubAccess,
     pub web: WebAccess,
+    /// What lies in one of them may not lead out of them.
+    pub roots: FileRoots,
     /// No model that is downloaded has more bytes.
     pub max_model_bytes: u64,
 }
@@ -55,8 +57,8 @@ pub async fn prepare(
     let named = |problem| PrepareError::Fetch { reference: entry.source.to_string(), problem };
     let found = match &entry.source {
         ModelSource::Builtin(builtin) => Found::Builtin(*builtin, storage.data_dir.clone()),
-        ModelSource::Folder(folder) => Found::Folder(folder.clone()),
-        ModelSource::Gguf(path) => Found::Gguf(path.clone()),
+        ModelSource::Folder(folder) => Found::Folder(folder.clone(), storage.roots.clone()),
+        ModelSource::Gguf(path) => Found::Gguf(path.clone(), storage.roots.clone()),
         ModelSource::Hub { repo, revision, file } => {
             let fetched = hub::fetch(repo, revision, file.as_deref(), storage, progress.as_ref()).await;
             Found::Snapshot(fetched.map_err(named)?)
@@ -91,8 +93,8 @@ async fn forget_download(entry: &Entry, storage: &Storage, lifecycle: &Lifecycle
 /// Files that are on this machine, or in the program, and are yet to be checked.
 enum Found {
     Builtin(Builtin, PathBuf),
-    Folder(PathBuf),
-    Gguf(PathBuf),
+    Folder(PathBuf, FileRoots),
+    Gguf(PathBuf, FileRoots),
     Snapshot(Snapshot),
 }
 
@@ -101,14 +103,14 @@ impl Found {
     fn check(self, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
         match self {
             Self::Builtin(builtin, data_dir) => builtin::prepare(builtin, &data_dir).map_err(file_error),
-            Self::Folder(folder) => check_folder(&folder, progress),
-            Self::Gguf(path) => check_gguf(path, progress),
+            Self::Folder(folder, roots) => check_folder(&folder, &roots, progress),
+            Self::Gguf(path, roots) => check_gguf(path, &roots, progress),
             Self::Snapshot(snapshot) => check_snapshot(snapshot, progress),
         }
     }
 }
 
-fn check_folder(folder: &Path, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
+fn check_folder(folder: &Path, roots: &FileRoots, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
     let listing = list(folder).map_err(|error| PrepareError::File { path: folder.to_owned(), error })?;
     let names = select(listing.iter().map(String::as_str));
     let refuse = |why| Err(PrepareError::NotAModel { path: folder.to_owned(), why });
@@ -125,6 +127,7 @@ fn check_folder(folder: &Path, progress: &dyn Progress) -> Result<ModelFiles, Pr
             });
         }
     }
+    check_links(folder, &names, roots)?;
     let digests = digest_files(folder, &names, progress).map_err(file_error)?;
     Ok(files(ModelPath::Folder(folder.to_owned()), &digests))
 }
@@ -143,16 +146,34 @@ fn names_in(folder: &Path) -> io::Result<Vec<String>> {
     std::fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
 }
 
-fn check_gguf(path: PathBuf, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
+fn check_gguf(path: PathBuf, roots: &FileRoots, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
     let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
-    let digests = digest_files(&folder, &[name], progress).map_err(file_error)?;
+    let names = [name];
+    check_links(&folder, &names, roots)?;
+    let digests = digest_files(&folder, &names, progress).map_err(file_error)?;
     let mut magic = [0; 4];
     let read = std::fs::File::open(&path).and_then(|mut file| io::Read::read_exact(&mut file, &mut magic));
     if read.is_err() || magic != *b"GGUF" {
         return Err(PrepareError::NotAModel { path, why: "it does not begin as a .gguf file does" });
     }
     Ok(files(ModelPath::Gguf(path), &digests))
+}
+
+/// Files in a folder that `file:` references may name do not lead to others by symbolic links: neither now, nor where the
+/// folder itself was another one when it was added. A folder that only the command line names may have such files.
+fn check_links(folder: &Path, names: &[String], roots: &FileRoots) -> Result<(), PrepareError> {
+    if !roots.name(folder) {
+        return Ok(());
+    }
+    let outside = |name: &&String| roots.check(&folder.join(name)).is_err();
+    match names.iter().find(outside) {
+        None => Ok(()),
+        Some(name) => Err(PrepareError::NotAModel {
+            path: folder.join(name),
+            why: "it leads out of the folders of catalog.allowed_file_roots, or nowhere",
+        }),
+    }
 }
 
 fn check_snapshot(snapshot: Snapshot, progress: &dyn Progress) -> Result<ModelFiles, PrepareError> {
@@ -175,4 +196,56 @@ fn files(path: ModelPath, digests: &[FileDigest]) -> ModelFiles {
 
 fn file_error((path, error): (PathBuf, io::Error)) -> PrepareError {
     PrepareError::File { path, error }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::process::Command;
+
+    use super::*;
+    use crate::catalog::Silent;
+
+    /// A folder that references may name, with the files of a model, and one that they may not.
+    fn folders() -> (tempfile::TempDir, PathBuf, tempfile::TempDir) {
+        let (root, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let model = root.path().join("model");
+        std::fs::create_dir(&model).unwrap();
+        for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::write(model.join(name), "{}").unwrap();
+            std::fs::write(outside.path().join(name), "{}").unwrap();
+        }
+        (root, model, outside)
+    }
+
+    #[test]
+    fn no_link_leads_out_of_the_roots() {
+        let (root, model, outside) = folders();
+        let roots = FileRoots(vec![root.path().to_owned()]);
+        check_folder(&model, &roots, &Silent).unwrap();
+        let config = model.join("config.json");
+        std::fs::rename(&config, root.path().join("config")).unwrap();
+        symlink(root.path().join("config"), &config).unwrap();
+        check_folder(&model, &roots, &Silent).expect("a link that stays inside");
+        std::fs::remove_file(&config).unwrap();
+        symlink(outside.path().join("config.json"), &config).unwrap();
+        let refused = check_folder(&model, &roots, &Silent).unwrap_err().to_string();
+        assert!(refused.contains("config.json is no model: it leads out"), "{refused}");
+        check_folder(&model, &FileRoots::default(), &Silent).expect("named by the command line alone");
+        // The folder was another one when it was added.
+        let moved = root.path().join("moved");
+        symlink(outside.path(), &moved).unwrap();
+        assert!(check_folder(&moved, &roots, &Silent).is_err());
+        std::fs::write(outside.path().join("m.gguf"), "GGUF").unwrap();
+        assert!(check_gguf(moved.join("m.gguf"), &roots, &Silent).is_err());
+    }
+
+    #[test]
+    fn a_pipe_is_no_file_and_is_not_waited_for() {
+        let (_root, model, _outside) = folders();
+        std::fs::remove_file(model.join("config.json")).unwrap();
+        assert!(Command::new("mkfifo").arg(model.join("config.json")).status().unwrap().success());
+        let refused = check_folder(&model, &FileRoots::default(), &Silent).unwrap_err().to_string();
+        assert!(refused.ends_with("it is not a file"), "{refused}");
+    }
 }

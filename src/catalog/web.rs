@@ -9,10 +9,12 @@
 //! A reference can come from any caller, so the gateway must not be made to call services that only it can reach: see
 //! [`guard`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use reqwest::Url;
+use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
 
 mod guard;
@@ -56,13 +58,25 @@ const OPTIONAL: [&str; 4] =
     ["tokenizer_config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"];
 
 /// Of a file that is no weights: bytes at most.
-const LARGEST_SMALL_FILE: u64 = 256 << 20;
+const LARGEST_SMALL_FILE: u64 = 64 << 20;
 
 /// Files of weights at most.
 const MOST_SHARDS: usize = 1024;
 
 /// Modules of a model that embeds at most.
 const MOST_MODULES: usize = 16;
+
+/// What is read of an index of weights: the file of each tensor.
+#[derive(serde::Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// What is read of a module in the list of them.
+#[derive(serde::Deserialize)]
+struct Module {
+    path: String,
+}
 
 /// Brings the files of a model onto the disk.
 ///
@@ -200,9 +214,8 @@ impl Fetching<'_> {
 
     /// The files that the index names.
     async fn shards(&self) -> Result<Vec<String>, FetchProblem> {
-        let index = self.read_json(INDEX).await?;
-        let map = index["weight_map"].as_object().ok_or_else(|| nonsense(INDEX, "has no `weight_map`"))?;
-        let mut names: Vec<_> = map.values().filter_map(|name| name.as_str()).map(str::to_owned).collect();
+        let index: Index = self.read_json(INDEX, "has no `weight_map` of files").await?;
+        let mut names: Vec<_> = index.weight_map.into_values().collect();
         names.sort_unstable();
         names.dedup();
         if names.is_empty() || names.len() > MOST_SHARDS || !names.iter().all(|name| is_weights(name) && is_plain(name))
@@ -214,12 +227,9 @@ impl Fetching<'_> {
 
     /// The folders of the modules, but of the model itself, which is in the same folder as their list.
     async fn modules(&self) -> Result<Vec<String>, FetchProblem> {
-        let modules = self.read_json(MODULES).await?;
-        let modules = modules.as_array().ok_or_else(|| nonsense(MODULES, "is no list of modules"))?;
-        let folders = modules.iter().map(|module| module["path"].as_str().map(str::to_owned));
-        let folders: Option<Vec<_>> = folders.collect();
-        let folders = folders.ok_or_else(|| nonsense(MODULES, "has a module without a `path`"))?;
-        let mut folders: Vec<_> = folders.into_iter().filter(|folder| !folder.is_empty()).collect();
+        let modules: Vec<Module> = self.read_json(MODULES, "is no list of modules with a `path`").await?;
+        let mut folders: Vec<_> = modules.into_iter().map(|module| module.path).collect();
+        folders.retain(|folder| !folder.is_empty());
         folders.sort_unstable();
         folders.dedup();
         if folders.len() > MOST_MODULES || !folders.iter().all(|folder| is_module(folder)) {
@@ -228,10 +238,11 @@ impl Fetching<'_> {
         Ok(folders)
     }
 
-    async fn read_json(&self, name: &str) -> Result<serde_json::Value, FetchProblem> {
+    /// Reads a file that is there; `otherwise`: what is wrong with one that is not what it should be.
+    async fn read_json<T: DeserializeOwned>(&self, name: &str, otherwise: &str) -> Result<T, FetchProblem> {
         let path = self.folder.join(name);
         let text = tokio::fs::read(&path).await.map_err(|error| disk(&path, &error))?;
-        serde_json::from_slice(&text).map_err(|_| nonsense(name, "is not JSON"))
+        serde_json::from_slice(&text).map_err(|_| nonsense(name, otherwise))
     }
 
     /// The address of a file in the folder, with or without a slash at the end of that.

@@ -79,7 +79,7 @@ pub enum Busy {
     #[error("the pool is starting")]
     Starting,
     #[error(
-        "loading a model has taken too long and was given up, but it cannot be stopped and goes on; where it does not end, restart the gateway"
+        "a load that was given up has not ended yet, and cannot be stopped: try again in a moment; where it never ends, restart the gateway"
     )]
     Stuck,
     #[error("the pool has tasks; say drain_first to let them end, or force to cancel them")]

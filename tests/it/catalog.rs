@@ -16,8 +16,8 @@ use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use sluicegate::catalog::verify::{Check, Finding, Run};
 use sluicegate::catalog::{
-    Builtin, Catalog, CatalogMetrics, Entry, Hosts, HubAccess, LiveCatalog, ModelFiles, ModelPath, ModelSource, Policy,
-    PrepareError, Progress, Silent, Storage, Token, WebAccess, prepare,
+    Builtin, Catalog, CatalogMetrics, Entry, FileRoots, Hosts, HubAccess, LiveCatalog, ModelFiles, ModelPath,
+    ModelSource, Policy, PrepareError, Progress, Silent, Storage, Token, WebAccess, prepare,
 };
 use sluicegate::lifecycle::Lifecycle;
 use tempfile::TempDir;
@@ -134,7 +134,7 @@ async fn answer(State(hub): State<Arc<Hub>>, request: Request) -> Response {
 /// No web server is reached, and a model has 10 MB at most.
 fn storage(data_dir: &Path, hub: HubAccess) -> Storage {
     let web = WebAccess { hosts: Hosts::default(), stall: hub.stall, retry_pause: hub.retry_pause };
-    Storage { data_dir: data_dir.to_owned(), hub, web, max_model_bytes: 10_000_000 }
+    Storage { data_dir: data_dir.to_owned(), hub, web, roots: FileRoots::default(), max_model_bytes: 10_000_000 }
 }
 
 /// A hub, a data folder, and how one reaches the other.

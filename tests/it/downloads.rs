@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use sluicegate::catalog::{
-    Entry, Hosts, HubAccess, ModelFiles, ModelPath, ModelSource, PrepareError, Silent, Storage, WebAccess,
+    Entry, FileRoots, Hosts, HubAccess, ModelFiles, ModelPath, ModelSource, PrepareError, Silent, Storage, WebAccess,
     cache_folder, delete_cache, prepare,
 };
 use sluicegate::lifecycle::Lifecycle;
@@ -147,6 +147,7 @@ impl Fixture {
             data_dir: self.data.path().to_owned(),
             hub: HubAccess { endpoint: String::new(), token: None, stall, retry_pause },
             web: WebAccess { hosts: Hosts::new(["127.0.0.1".to_owned()]), stall, retry_pause },
+            roots: FileRoots::default(),
             max_model_bytes: MOST_BYTES,
         };
         prepare(entry, &storage, Arc::new(Silent), &Lifecycle::new()).await
@@ -282,9 +283,9 @@ async fn modules_are_beside_the_model_and_nowhere_else() {
         (path("http://host/1_Pooling"), elsewhere),
         (path("refs"), elsewhere),
         (serde_json::json!(many).to_string(), elsewhere),
-        (r#"[{"path": 7}]"#.to_owned(), "has a module without a `path`"),
-        ("{}".to_owned(), "is no list of modules"),
-        ("[".to_owned(), "is not JSON"),
+        (r#"[{"path": 7}]"#.to_owned(), "is no list of modules with a `path`"),
+        ("{}".to_owned(), "is no list of modules with a `path`"),
+        ("[".to_owned(), "is no list of modules with a `path`"),
     ] {
         let fixture = embedding_folder(&modules).await;
         let problem = fixture.problem("/x").await;

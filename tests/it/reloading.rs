@@ -336,7 +336,7 @@ async fn a_load_that_hangs_is_given_up_and_no_other_one_is_begun_beside_it() {
         assert_eq!(digest(&gate, &gate.submit(TASK).await).await, OLD_DIGEST);
         let refused = reload(&gate).await;
         assert_eq!(refused.status, StatusCode::CONFLICT, "{}", refused.body);
-        assert!(refused.json()["message"].as_str().unwrap().starts_with("loading a model has taken too long"));
+        assert!(refused.json()["message"].as_str().unwrap().starts_with("a load that was given up has not ended yet"));
         // It comes to its end, and what it made is let go.
         tokio::time::sleep(Duration::from_secs(3001)).await;
         begin(&gate).await;

@@ -241,7 +241,9 @@ impl TaskRequest {
         ensure(self.json_schema.is_none() || json, "json_schema", "goes with `output_mode: \"json\"`")?;
         let object = self.json_schema.as_ref().is_none_or(serde_json::Value::is_object);
         ensure(object, "json_schema", "a JSON schema is an object")?;
-        self.json_schema.as_ref().map_or(Ok(()), |schema| schema::check(schema, "json_schema"))
+        self.json_schema
+            .as_ref()
+            .map_or(Ok(()), |schema| schema::check(schema, "json_schema", &mut schema::Steps::default()))
     }
 }
 

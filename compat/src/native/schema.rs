@@ -17,8 +17,8 @@ const DEEPEST: usize = 32;
 /// Alternatives that come of combining others, as `allOf` does.
 const MOST_ALTERNATIVES: usize = 256;
 
-/// References and combinations that are followed, over a whole schema.
-const MOST_STEPS: usize = 50_000;
+/// References and combinations that are followed, over all schemas of a request.
+const MOST_STEPS: usize = 20_000;
 
 /// Values of one `enum`.
 const MOST_VALUES: usize = 1000;
@@ -59,8 +59,8 @@ const NOT_HELD: [&str; 19] = [
 /// # Errors
 ///
 /// The first thing in it that cannot be held, with its place.
-pub fn check(root: &Value, place: &str) -> Result<(), Violation> {
-    Walk { root, place, loose: false, schemas: 0, steps: 0 }.whole()
+pub fn check(root: &Value, place: &str, taken: &mut Steps) -> Result<(), Violation> {
+    Walk { root, place, loose: false, schemas: 0, taken }.whole()
 }
 
 /// As [`check`], for a schema that is held as far as it can be: what cannot be held is passed over.
@@ -68,9 +68,13 @@ pub fn check(root: &Value, place: &str) -> Result<(), Violation> {
 /// # Errors
 ///
 /// What is no schema, or grows without bound.
-pub fn check_loosely(root: &Value, place: &str) -> Result<(), Violation> {
-    Walk { root, place, loose: true, schemas: 0, steps: 0 }.whole()
+pub fn check_loosely(root: &Value, place: &str, taken: &mut Steps) -> Result<(), Violation> {
+    Walk { root, place, loose: true, schemas: 0, taken }.whole()
 }
+
+/// References and combinations that were followed, in all schemas of a request so far.
+#[derive(Debug, Default)]
+pub struct Steps(usize);
 
 struct Walk<'a> {
     root: &'a Value,
@@ -79,7 +83,7 @@ struct Walk<'a> {
     /// Whether what cannot be held is passed over.
     loose: bool,
     schemas: usize,
-    steps: usize,
+    taken: &'a mut Steps,
 }
 
 impl<'a> Walk<'a> {
@@ -158,8 +162,8 @@ impl<'a> Walk<'a> {
         met: &mut Vec<&'a str>,
         depth: usize,
     ) -> Result<usize, Violation> {
-        self.steps += 1;
-        if self.steps > MOST_STEPS || depth > DEEPEST {
+        self.taken.0 += 1;
+        if self.taken.0 > MOST_STEPS || depth > DEEPEST {
             return violation(place, "the combinations in it are too many");
         }
         let Some(fields) = schema.as_object() else { return Ok(1) };
@@ -235,6 +239,14 @@ mod tests {
 
     use super::*;
 
+    fn check(schema: &Value, place: &str) -> Result<(), Violation> {
+        super::check(schema, place, &mut Steps::default())
+    }
+
+    fn check_loosely(schema: &Value, place: &str) -> Result<(), Violation> {
+        super::check_loosely(schema, place, &mut Steps::default())
+    }
+
     #[test]
     fn the_schemas_that_pydantic_and_zod_write_pass() {
         let schema = json!({
@@ -299,6 +311,19 @@ mod tests {
         }
         check(&json!({"properties": {"next": {"$ref": "#"}}}), "s").unwrap();
         check(&json!({"$defs": {"a": {"items": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}), "s").unwrap();
+    }
+
+    #[test]
+    fn many_schemas_have_one_bound() {
+        let mut chain: Map<String, Value> = (0..11)
+            .map(|n| (format!("d{n}"), json!({"anyOf": vec![json!({"$ref": format!("#/$defs/d{}", n + 1)}); 2]})))
+            .collect();
+        chain.insert("d11".to_owned(), json!({"type": "null"}));
+        let schema = json!({"$defs": chain, "$ref": "#/$defs/d0"});
+        let mut taken = Steps::default();
+        let refused = (0..128).find_map(|_| super::check(&schema, "s", &mut taken).err());
+        assert!(refused.is_some_and(|violation| violation.message.contains("combinations")));
+        assert!(taken.0 <= MOST_STEPS + 1);
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub fn check(tools: &[Tool], choice: Option<&ToolChoice>) -> Result<(), Violatio
     // Whose arguments a grammar holds to their schemas: of all, as soon as it is made for one.
     let forced = matches!(choice, Some(ToolChoice::Required | ToolChoice::Function(_)));
     let held = choice != Some(&ToolChoice::None) && (forced || tools.iter().any(is_strict));
-    let mut names = BTreeSet::new();
+    let (mut names, mut taken) = (BTreeSet::new(), schema::Steps::default());
     for (index, tool) in tools.iter().enumerate() {
         let function = &tool.function;
         let wrong = if !is_name(&function.name) {
@@ -44,7 +44,8 @@ pub fn check(tools: &[Tool], choice: Option<&ToolChoice>) -> Result<(), Violatio
         }
         if let Some(schema) = function.parameters.as_ref().filter(|_| held) {
             let place = format!("tools[{index}].function.parameters");
-            if is_strict(tool) { schema::check(schema, &place) } else { schema::check_loosely(schema, &place) }?;
+            let check = if is_strict(tool) { schema::check } else { schema::check_loosely };
+            check(schema, &place, &mut taken)?;
         }
     }
     match choice {

@@ -66,7 +66,11 @@ pub fn rename(mut envelope: ErrorEnvelope, inputs: impl FnOnce(&str) -> String) 
         None if native == "priority" => "sluicegate.priority".to_owned(),
         None => extension::param(&native).unwrap_or(native),
     };
-    envelope.param = envelope.param.map(renamed);
+    if let Some(native) = envelope.param.take() {
+        let own = renamed(native.clone());
+        envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
+        envelope.param = Some(own);
+    }
     envelope
 }
 

@@ -1,11 +1,13 @@
 //! Looks at a model's files before the engine does, so that what is wrong with them is said in one clear line, and so that
 //! no file makes the engine reserve memory for more than there is.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use mistralrs::NormalLoaderType;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokenizers::Tokenizer;
 
@@ -23,6 +25,25 @@ use sizes::Weights;
 /// No header of a weights file is larger, in bytes (the safetensors crate's own limit).
 const LARGEST_HEADER: u64 = 100_000_000;
 
+/// No `config.json` and no index of weights is larger, in bytes.
+const LARGEST_JSON: u64 = 16 << 20;
+
+/// No tokenizer is larger, in bytes; the largest ones have some 40 million.
+const LARGEST_TOKENIZER: u64 = 256 << 20;
+
+/// What is read of a tensor in the header of a weights file.
+#[derive(serde::Deserialize)]
+struct Tensor {
+    data_offsets: Option<(u64, u64)>,
+}
+
+/// What is read of an index of weights: the file of each tensor.
+#[derive(serde::Deserialize)]
+struct Index {
+    #[serde(default)]
+    weight_map: BTreeMap<String, String>,
+}
+
 /// What a model's folder says about it.
 #[derive(Debug)]
 pub struct Folder {
@@ -39,7 +60,7 @@ pub fn folder(path: &Path) -> Result<Folder, LoadError> {
         return Err(fault(path, "is not a folder"));
     }
     let config_path = path.join("config.json");
-    let config = required_json(&config_path)?;
+    let config: Value = required_json(&config_path)?;
     let embedder = modules::embedder(path, &config)?;
     architecture(&config_path, &config, embedder.is_some())?;
     let vocab_size = config["vocab_size"].as_u64().and_then(|size| u32::try_from(size).ok());
@@ -60,9 +81,16 @@ pub fn fault(path: &Path, what: impl std::fmt::Display) -> LoadError {
     LoadError(format!("{}: {what}", path.display()))
 }
 
-fn required_json(path: &Path) -> Result<Value, LoadError> {
+fn required_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
+    small(path, LARGEST_JSON)?;
     let text = std::fs::read(path).map_err(|error| fault(path, error))?;
     serde_json::from_slice(&text).map_err(|error| fault(path, format_args!("is not JSON: {error}")))
+}
+
+/// Refuses a file that is too large to be what it should be, before it is read.
+fn small(path: &Path, most: u64) -> Result<(), LoadError> {
+    let size = path.metadata().map_err(|error| fault(path, error))?.len();
+    if size > most { Err(fault(path, format_args!("has {size} bytes, more than {most}"))) } else { Ok(()) }
 }
 
 fn architecture(path: &Path, config: &Value, embeds: bool) -> Result<(), LoadError> {
@@ -77,9 +105,7 @@ fn architecture(path: &Path, config: &Value, embeds: bool) -> Result<(), LoadErr
 }
 
 fn tokenizer(path: &Path) -> Result<(), LoadError> {
-    if !path.exists() {
-        return Err(fault(path, "No such file or directory"));
-    }
+    small(path, LARGEST_TOKENIZER)?;
     Tokenizer::from_file(path).map(drop).map_err(|error| fault(path, format_args!("is not a tokenizer: {error}")))
 }
 
@@ -88,9 +114,8 @@ fn weights(folder: &Path) -> Result<Weights, LoadError> {
     let mut paths = safetensors(folder).map_err(|error| fault(folder, error))?;
     let index = folder.join("model.safetensors.index.json");
     if index.exists() {
-        let index = required_json(&index)?;
-        let named = index["weight_map"].as_object().into_iter().flat_map(|map| map.values());
-        paths.extend(named.filter_map(|name| Some(folder.join(name.as_str()?))));
+        let index: Index = required_json(&index)?;
+        paths.extend(index.weight_map.values().map(|name| folder.join(name)));
     }
     paths.sort_unstable();
     paths.dedup();
@@ -118,9 +143,8 @@ fn whole(path: &Path) -> Result<Weights, String> {
     }
     let mut header = vec![0; length as usize];
     file.read_exact(&mut header).map_err(|_| "is cut short")?;
-    let header: Value = serde_json::from_slice(&header).map_err(|_| "is not a safetensors file")?;
-    let tensors = header.as_object().into_iter().flat_map(|tensors| tensors.values());
-    let ends: Vec<_> = tensors.filter_map(|tensor| tensor["data_offsets"][1].as_u64()).collect();
+    let header: BTreeMap<String, Tensor> = serde_json::from_slice(&header).map_err(|_| "is not a safetensors file")?;
+    let ends: Vec<_> = header.values().filter_map(|tensor| Some(tensor.data_offsets?.1)).collect();
     let data = ends.iter().copied().max().unwrap_or(0);
     let told = (8 + length).saturating_add(data);
     if size != told {

@@ -19,7 +19,7 @@ use crate::engine::{Calling, Choice, Grammar, Reading, Unheld};
 const WHITE_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,16}";
 
 /// Characters of what the grammar compiler says.
-const LONGEST_REASON: usize = 200;
+const LONGEST_REASON: usize = 300;
 
 /// Calls in one answer.
 const MOST_CALLS: u32 = 16;
@@ -96,9 +96,14 @@ fn compile(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<(), Stri
     let said = match made {
         Ok(Ok(())) => return Ok(()),
         Ok(Err(error)) => error.to_string(),
-        Err(_panicked) => "it is too complex".to_owned(),
+        Err(_panicked) => "panic".to_owned(),
     };
-    Err(said.lines().next().unwrap_or_default().chars().take(LONGEST_REASON).collect())
+    // It catches its own panics as well, and calls them so.
+    if said.starts_with("panic") {
+        return Err("it cannot be compiled".to_owned());
+    }
+    let words: Vec<_> = said.split_whitespace().collect();
+    Err(words.join(" ").chars().take(LONGEST_REASON).collect())
 }
 
 /// The schema of a function's arguments; of one that is not strict, as far as it can be held.

@@ -12,7 +12,7 @@ use crate::causes::causes;
 use crate::engine::EngineError;
 
 /// Bytes of a refusal that are read for the log.
-const REFUSAL_BYTES: usize = 512;
+const REFUSAL_BYTES: usize = 8192;
 
 impl RemoteEngine {
     /// Posts a body, and returns the answer once its head is there and says that all is well.
@@ -59,14 +59,14 @@ impl RemoteEngine {
         if let Some(seconds) = seconds {
             self.rest(seconds);
         }
-        let said = beginning(response, self.spec.limits.idle).await;
-        tracing::warn!(upstream = %self.spec.base_url, status = status.as_u16(), %said, "the server refuses");
+        let (kind, code) = kind_of(&beginning(response, self.spec.limits.idle).await);
+        // Not its message: servers quote keys and prompts in it.
+        tracing::warn!(upstream = %self.spec.base_url, status = status.as_u16(), kind, code, "the server refuses");
         let hint = match status.as_u16() {
             401 | 403 => ": it does not take the key".to_owned(),
             404 => format!(": it has no /{path}, or no model {:?}", self.spec.model),
             _ => String::new(),
         };
-        // Not what it said: the log has that, and others may see this.
         self.note(Some(format!("{} answers {status}{hint}", self.spec.base_url)));
         match (status.as_u16(), path) {
             (404 | 405, "completions") => EngineError::NoPrompts,
@@ -84,8 +84,8 @@ impl RemoteEngine {
     }
 }
 
-/// The beginning of what a server says to a request that it refuses, in one line.
-async fn beginning(mut response: Response, patience: Duration) -> String {
+/// The beginning of what a server says to a request that it refuses.
+async fn beginning(mut response: Response, patience: Duration) -> Vec<u8> {
     let mut said = Vec::new();
     while said.len() < REFUSAL_BYTES {
         match timeout(patience, response.chunk()).await {
@@ -93,6 +93,31 @@ async fn beginning(mut response: Response, patience: Duration) -> String {
             _ => break,
         }
     }
-    said.truncate(REFUSAL_BYTES);
-    String::from_utf8_lossy(&said).escape_default().collect()
+    said
+}
+
+/// The `type` and the `code` of an error, where they are words of a vocabulary and no text.
+fn kind_of(said: &[u8]) -> (Option<String>, Option<String>) {
+    let body: serde_json::Value = serde_json::from_slice(said).unwrap_or_default();
+    let word = |name: &str| {
+        let word = body["error"][name].as_str().or_else(|| body[name].as_str())?;
+        let plain = word.len() <= 40 && word.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        plain.then(|| word.to_owned())
+    };
+    (word("type"), word("code"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_refusal_only_words_of_a_vocabulary_are_kept() {
+        let said =
+            r#"{"error": {"message": "bad key sk-1", "type": "invalid_request_error", "code": "invalid_api_key"}}"#;
+        assert_eq!(kind_of(said.as_bytes()), (Some("invalid_request_error".into()), Some("invalid_api_key".into())));
+        let quoted = r#"{"type": "the key sk-1 is bad", "code": 401}"#;
+        assert_eq!(kind_of(quoted.as_bytes()), (None, None));
+        assert_eq!(kind_of(b"<html>sk-1"), (None, None));
+    }
 }

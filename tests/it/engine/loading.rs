@@ -60,7 +60,7 @@ fn edit(path: &Path, from: &str, to: &str) {
 async fn missing_and_broken_files_are_named() {
     let remove = |name: &'static str| move |folder: &Path| fs::remove_file(folder.join(name)).expect("removes");
     assert_eq!(spoilt(remove("config.json")).await, "config.json: No such file or directory (os error 2)");
-    assert_eq!(spoilt(remove("tokenizer.json")).await, "tokenizer.json: No such file or directory");
+    assert_eq!(spoilt(remove("tokenizer.json")).await, "tokenizer.json: No such file or directory (os error 2)");
     let weights = spoilt(remove("model.safetensors")).await;
     assert!(weights.ends_with("has no weights: no file ends in .safetensors"), "{weights}");
     let cut = |folder: &Path| {
