@@ -29,9 +29,9 @@ mod recipe;
 mod refusal;
 mod translate;
 
-pub use again::{interrupted, not_kept};
+pub use again::{Reserved, interrupted, not_kept};
 use grant::{Grant, grant, over_budget};
-pub use limits::{Limiter, RateLimits, Standing};
+pub use limits::{Charge, Limiter, RateLimits, Standing};
 use recipe::{Asked, check_engine};
 use refusal::{nowhere, refused, violation};
 use translate::{job, spec};
@@ -283,15 +283,25 @@ impl Admission {
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
         let last = self.last_good(&asked.request, caller);
         let near = last.as_ref().map(|last| &last.pool_id);
-        let left = session_of(&asked.request, caller).map_or_else(Left::default, |key| self.sessions.left(&key));
-        let named = asked.request.max_tokens.is_some();
-        let Grant { max_tokens, .. } = grant(&fitted.limits, named, &left, pools.price).map_err(over_budget)?;
+        let limits = self.affordable(&asked.request, caller, fitted.limits, pools.price)?;
         let look = if deadline_ms.is_some() { Look::Always } else { look };
-        let limits = Limits { max_tokens, ..fitted.limits };
         let order = by_start(tiers, priority, &caller.share, &limits, near, look);
         let order = in_time(order, deadline_ms)?;
         let near = last.map(|last| last.replica_id);
         Ok(Checked { asked, fitted, limits, near, order })
+    }
+
+    /// What a task may use with what its budgets leave now; nothing is reserved.
+    fn affordable(
+        &self,
+        request: &TaskRequest,
+        caller: &Caller,
+        limits: Limits,
+        price: ModelPrice,
+    ) -> Result<Limits, ErrorEnvelope> {
+        let left = session_of(request, caller).map_or_else(Left::default, |key| self.sessions.left(&key));
+        let granted = grant(&limits, request.max_tokens.is_some(), &left, price);
+        Ok(Limits { max_tokens: granted.map_err(over_budget)?.max_tokens, ..limits })
     }
 
     /// Enters the session of a request and reserves what the task may use of its budgets; what it may use is less where

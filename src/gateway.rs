@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, Workload, detail};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, TaskRequest, Workload, detail};
 
 use crate::admission::{Admission, Pools};
 use crate::catalog::{LiveCatalog, Storage};
@@ -234,6 +234,10 @@ impl Gateway {
         Ok(Serving { pools, price: entry.price })
     }
 
+    fn has_pool(&self, id: &str) -> bool {
+        self.pools.iter().any(|pool| pool.id().as_str() == id)
+    }
+
     /// The pools that serve the model of this id now, in the order of the configuration.
     fn pools_of(&self, id: &str) -> Vec<Arc<Pool>> {
         self.pools.iter().filter(|pool| pool.serves(id)).map(Arc::clone).collect()
@@ -247,6 +251,11 @@ struct Serving {
 }
 
 impl Serving {
+    /// Whether a request may run in one of them.
+    fn allow(&self, request: &TaskRequest) -> bool {
+        self.pools.iter().any(|pool| provision::allows(request, pool))
+    }
+
     /// `known` says whether a pool of a name exists.
     fn pools<'a>(&'a self, known: &'a (dyn Fn(&str) -> bool + Sync)) -> Pools<'a> {
         Pools { serving: &self.pools, known, price: self.price }

@@ -72,12 +72,9 @@ impl Lifecycle {
     {
         let lifecycle = self.clone();
         async move {
-            if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-                tracing::error!(task = name, panic = panic_message(panic.as_ref()), "a task of the gateway panicked");
-                if on_panic == OnPanic::Shutdown {
-                    lifecycle.failed.cancel();
-                    lifecycle.shutdown();
-                }
+            if contained(name, future).await.is_err() && on_panic == OnPanic::Shutdown {
+                lifecycle.failed.cancel();
+                lifecycle.shutdown();
             }
         }
     }
@@ -151,6 +148,18 @@ impl Lifecycle {
         });
         Ok(())
     }
+}
+
+/// Runs `future` here, under `name`, and keeps a panic of it from whoever waits.
+///
+/// # Errors
+///
+/// [`Panicked`].
+pub async fn contained<T>(name: &'static str, future: impl Future<Output = T>) -> Result<T, Panicked> {
+    AssertUnwindSafe(future).catch_unwind().await.map_err(|panic| {
+        tracing::error!(task = name, panic = panic_message(panic.as_ref()), "a task of the gateway panicked");
+        Panicked
+    })
 }
 
 /// Runs blocking work on a thread of its own that yields to the gateway's other threads: what serves clients goes before

@@ -107,7 +107,11 @@ pub fn rank(
 }
 
 /// The wish by itself.
-fn check(wish: &Placement, known: impl Fn(&str) -> bool) -> Result<(), NoPlace> {
+///
+/// # Errors
+///
+/// [`NoPlace::Invalid`].
+pub fn check(wish: &Placement, known: impl Fn(&str) -> bool) -> Result<(), NoPlace> {
     match (wish.mode, &wish.pin_pool_id) {
         (PlacementMode::Pin, None) => return Err(invalid("placement.pin_pool_id", "the mode `pin` needs a pool")),
         (PlacementMode::Pin, Some(pin)) if !known(pin) => {

@@ -8,9 +8,13 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, TaskReques
 
 use super::recipe::Asked;
 use super::translate::job;
-use super::{Admission, Caller, Life, Look, Pools, allowed, by_start, shutting_down, submit, violation, worst_case};
+use super::{
+    Admission, Caller, Charge, Life, Look, Pools, allowed, by_start, nowhere, shutting_down, submit, violation,
+    worst_case,
+};
+use crate::placement;
 use crate::pools::{Job, Share};
-use crate::tasks::{Durable, Home, Task};
+use crate::tasks::{Durable, Home, Limits, Task, Ties};
 
 /// What a task is told that cannot be kept: nothing is accepted that could be lost.
 pub fn not_kept() -> ErrorEnvelope {
@@ -24,8 +28,16 @@ pub fn interrupted() -> ErrorEnvelope {
     ErrorEnvelope::new(ErrorCode::WorkerReset, message).with_retry_after_ms(0)
 }
 
+/// What a request takes of limits and budgets whose model is not there yet. Given back on drop, unless a task is made of it.
+pub struct Reserved {
+    limits: Limits,
+    ties: Ties,
+    charge: Charge,
+}
+
 impl Admission {
-    /// Queues a task that was accepted before. Its prompt is counted, to see that it fits.
+    /// Queues a task that was accepted before. Its prompt is counted, to see that it fits, and to correct the `guess` that it
+    /// was let in with by this process.
     ///
     /// # Errors
     ///
@@ -35,6 +47,7 @@ impl Admission {
         task: &Arc<Task>,
         request: TaskRequest,
         weight: u32,
+        guess: Option<Charge>,
         pools: &Pools<'_>,
     ) -> Result<(), ErrorEnvelope> {
         let weight = NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN);
@@ -44,25 +57,64 @@ impl Admission {
         task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens).map_err(|label| {
             ErrorEnvelope::rejected(label, "the budget does not cover the task with the model that is served now")
         })?;
+        if let Some(guess) = guess {
+            guess.correct(worst_case(&task.limits()));
+        }
         // No engine that is there now has kept anything for it.
         let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None, Look::Needed);
         let job = Job { allowed: allowed(&asked.request, &order, pools.serving), ..job(&asked, task, &caller, fitted) };
         submit(job, order.iter().map(|(pool, _)| pool)).map(drop)
     }
 
-    /// What can be checked of a request while there is no engine of its model.
+    /// What can be checked of a request while there is no engine of its model. `known` says whether a pool of a name exists.
     ///
     /// # Errors
     ///
     /// What the client is told.
-    pub fn check_unprepared(&self, request: &TaskRequest) -> Result<(), ErrorEnvelope> {
+    pub fn check_unprepared(&self, request: &TaskRequest, known: impl Fn(&str) -> bool) -> Result<(), ErrorEnvelope> {
         request.check().map_err(violation)?;
+        request.placement.as_ref().map_or(Ok(()), |wish| placement::check(wish, known)).map_err(nowhere)?;
         if self.lifecycle.draining().is_cancelled() { Err(shutting_down()) } else { Ok(()) }
     }
 
-    /// Makes the task of a request that was [checked](Self::check_unprepared), to be let in [again](Self::admit_again) once
-    /// its model is ready. Until then nobody can say how long its prompt is, so its budgets reserve for a guess, and it never
-    /// uses more than that.
+    /// Takes what a request needs of limits and budgets that was [checked](Self::check_unprepared). Nobody can say yet how
+    /// long its prompt is, so this is a guess, and of its budgets it never uses more than that.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told.
+    pub fn reserve_unprepared(
+        &self,
+        request: &TaskRequest,
+        caller: &Caller,
+        price: ModelPrice,
+    ) -> Result<Reserved, ErrorEnvelope> {
+        let (limits, mut ties) = self.reserve(request, caller, self.guess(request), price)?;
+        let (charge, at_once) = self.limiter.admit(worst_case(&limits), task_ms)?;
+        ties.held.push(Box::new(at_once));
+        Ok(Reserved { limits, ties, charge })
+    }
+
+    /// As [`reserve_unprepared`](Self::reserve_unprepared), with nothing taken.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn foresee_unprepared(
+        &self,
+        request: &TaskRequest,
+        caller: &Caller,
+        price: ModelPrice,
+    ) -> Result<(), ErrorEnvelope> {
+        let limits = self.affordable(request, caller, self.guess(request), price)?;
+        self.limiter.check(worst_case(&limits), task_ms)
+    }
+
+    fn guess(&self, request: &TaskRequest) -> Limits {
+        Asked::new(request.clone(), self.default_max_tokens).guess()
+    }
+
+    /// Makes the task of a request, to be let in [again](Self::admit_again) once its model is ready.
     ///
     /// # Errors
     ///
@@ -70,20 +122,20 @@ impl Admission {
     pub fn admit_unprepared(
         &self,
         request: &TaskRequest,
+        reserved: Reserved,
         home: Home,
-        price: ModelPrice,
         caller: &Caller,
         life: Life,
-    ) -> Result<(Arc<Task>, Option<Durable>), ErrorEnvelope> {
-        let guess = Asked::new(request.clone(), self.default_max_tokens).guess();
-        let (limits, mut ties) = self.reserve(request, caller, guess, price)?;
-        // How long tasks take nobody knows yet.
-        let (charge, at_once) = self.limiter.admit(worst_case(&limits), || 1000)?;
-        ties.held.push(Box::new(at_once));
+    ) -> Result<(Arc<Task>, Charge, Option<Durable>), ErrorEnvelope> {
+        let Reserved { limits, ties, charge } = reserved;
         let task = self.create(request, caller, limits, home, ties)?;
-        charge.keep();
         let durable = self.file(&task, caller, life);
         self.watch_deadline(&task);
-        Ok((task, durable))
+        Ok((task, charge.keep_guess(), durable))
     }
+}
+
+/// How long a task takes of a model that nobody has measured yet, in ms.
+fn task_ms() -> u64 {
+    1000
 }

@@ -3,6 +3,8 @@
 //! [`Bucket`] is the machine: pure, exact in whole numbers, and with no clock. With a rate r per minute it lets in at most
 //! r + r·w in any window of w minutes, and that much where it is asked for. [`Limiter`] is one mutex around what there is, so
 //! that a task is counted for every limit or for none, and [`Charge`] and [`AtOnce`] are values that give back on drop.
+//!
+//! Only a task whose tokens had to be guessed can overdraw a rate: what it turns out to take is paid back before others come.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -92,7 +94,7 @@ impl Bucket {
 
     fn standing(&mut self, now_ns: u64) -> Standing {
         self.pay_back(now_ns);
-        let remaining = u64::try_from((self.most() - self.debt) / ONE).unwrap_or(u64::MAX);
+        let remaining = u64::try_from(self.most().saturating_sub(self.debt) / ONE).unwrap_or(u64::MAX);
         Standing { limit: self.per_minute, remaining, reset_ms: self.until_paid(self.debt).div_ceil(1_000_000) }
     }
 }
@@ -114,7 +116,7 @@ pub struct Limiter {
 
 /// What a task has taken of the rates. Given back on drop, unless it was let in.
 #[derive(Debug)]
-pub(super) struct Charge {
+pub struct Charge {
     limiter: Arc<Limiter>,
     tokens: u64,
     taken_ns: u64,
@@ -251,8 +253,27 @@ impl State {
 
 impl Charge {
     /// The task is in its queue.
-    pub fn keep(mut self) {
+    pub(super) fn keep(mut self) {
         self.let_in = true;
+    }
+
+    /// The task is let in with a guess of its tokens, which is to be [corrected](Self::correct).
+    pub(super) fn keep_guess(mut self) -> Self {
+        self.let_in = true;
+        self
+    }
+
+    /// The task takes so many tokens, and not those that were guessed.
+    pub(super) fn correct(self, tokens: u64) {
+        let (mut state, now_ns) = (self.limiter.lock(), self.limiter.now_ns());
+        let Some(bucket) = &mut state.tokens else { return };
+        match tokens.checked_sub(self.tokens) {
+            Some(more) => {
+                bucket.pay_back(now_ns);
+                bucket.take(more);
+            }
+            None => bucket.give_back(now_ns, self.tokens - tokens, self.taken_ns),
+        }
     }
 }
 
@@ -389,5 +410,24 @@ mod tests {
         drop(last);
         tokio::time::advance(Duration::from_secs(29)).await;
         assert!(limiter.check(50, || 0).is_ok() && limiter.admit(50, || 0).is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guess_of_tokens_is_corrected_either_way() {
+        let limits = RateLimits { tokens_per_minute: Some(60), ..RateLimits::default() };
+        let limiter = Arc::new(Limiter::new(limits));
+        let guess = || limiter.admit(20, || 0).unwrap().0.keep_guess();
+        let remaining = || limiter.standing()[1].unwrap().remaining;
+        guess().correct(5);
+        assert_eq!(remaining(), 55);
+        guess().correct(115);
+        assert_eq!(limiter.standing()[1], Some(Standing { limit: 60, remaining: 0, reset_ms: 120_000 }));
+        // What was overdrawn is paid back first.
+        assert_eq!(limiter.admit(1, || 0).unwrap_err().retry_after_ms, Some(61_000));
+        tokio::time::advance(Duration::from_secs(61)).await;
+        assert_eq!(remaining(), 1);
+        // One that is dropped before it is corrected stays counted.
+        drop(limiter.admit(1, || 0).unwrap().0.keep_guess());
+        assert_eq!(remaining(), 0);
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use futures_util::future::select_all;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelTrust, PolicyLabel, Preparation, TaskRequest};
 use tokio::sync::Notify;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::recover::Waiting;
 use super::{Gateway, no_such_model};
@@ -23,6 +23,7 @@ use crate::catalog::verify::differ;
 use crate::catalog::{Entry, FetchProblem, PrepareError, Unusable, prepare};
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::OnPanic;
+use crate::placement::{self, Candidate};
 use crate::pools::{Place, Pool, Prediction, Reloading};
 use crate::tasks::Home;
 
@@ -33,7 +34,7 @@ mod steps;
 
 pub(super) use book::Provision;
 pub use book::Settings;
-use book::{Awaited, Claim, Leaving, Unfinished};
+use book::{Awaited, Claim, Coming, Leaving, Unfinished};
 use metrics::Outcome;
 pub use metrics::ProvisionMetrics;
 use steps::{Step, Steps};
@@ -91,7 +92,19 @@ impl Gateway {
         let state = self.provision.lock();
         let waiting = state.models.get(model).map(|awaited| awaited.waiting.as_slice()).unwrap_or_default();
         targets.retain(|pool| waiting.iter().any(|waiting| allows(&waiting.request, pool)));
+        drop(state);
+        // Pools of one model have one engine.
+        let serving = self.pools_of(model);
+        targets.retain(|pool| serving.iter().all(|other| other.spec().engine == pool.spec().engine));
         targets
+    }
+
+    /// Whether a pool has a model by now that some task allows which waits for it.
+    fn serves_waiting(&self, model: &str) -> bool {
+        let Ok(serving) = self.serving(model) else { return false };
+        let state = self.provision.lock();
+        let waiting = state.models.get(model).map(|awaited| awaited.waiting.as_slice()).unwrap_or_default();
+        waiting.iter().any(|waiting| serving.allow(&waiting.request))
     }
 
     /// What would become of a request whose model is to be made ready first.
@@ -103,10 +116,14 @@ impl Gateway {
         &self,
         entry: &Entry,
         request: &TaskRequest,
+        caller: &Caller,
     ) -> Result<(PoolId, Place, Preparation), ErrorEnvelope> {
-        self.admission.check_unprepared(request)?;
+        self.admission.check_unprepared(request, |id| self.has_pool(id))?;
         let (home, load_ms) = self.home_of_waiting(request)?;
-        self.check_room()?;
+        if self.provision.is_full() {
+            return Err(too_many());
+        }
+        self.admission.foresee_unprepared(request, caller, entry.price)?;
         let (preparation, position) = self.provision.foresee(&entry.id, load_ms);
         Ok((home.pool_id, unqueued(position, load_ms), preparation))
     }
@@ -124,22 +141,17 @@ impl Gateway {
         life: Life,
     ) -> Result<Admitted, ErrorEnvelope> {
         self.check_open()?;
-        self.admission.check_unprepared(&request)?;
+        self.admission.check_unprepared(&request, |id| self.has_pool(id))?;
         let (home, load_ms) = self.home_of_waiting(&request)?;
-        self.check_room()?;
+        let coming = self.provision.keep_place(&entry.id).ok_or_else(too_many)?;
+        // Nothing goes for a guest that is not let in.
+        let reserved = self.admission.reserve_unprepared(&request, caller, entry.price)?;
         self.take_in_guest(&entry).await?;
+        let (task, guess, durable) = self.admission.admit_unprepared(&request, reserved, home, caller, life)?;
         let weight = caller.share.weight.get();
-        let (task, durable) = self.admission.admit_unprepared(&request, home, entry.price, caller, life)?;
-        let position = self.wait_for(entry, Waiting { task: Arc::clone(&task), request, weight }, load_ms);
+        let waiting = Waiting { task: Arc::clone(&task), request, weight, guess: Some(guess) };
+        let position = self.wait_for(entry, waiting, load_ms, coming);
         Ok(Admitted { task, place: unqueued(position, load_ms), durable })
-    }
-
-    fn check_room(&self) -> Result<(), ErrorEnvelope> {
-        if self.provision.is_full() {
-            let message = "too many tasks wait for models that are being prepared; try again later";
-            return Err(ErrorEnvelope::rejected(PolicyLabel::QueueReject, message).with_retry_after_ms(RETRY_AFTER_MS));
-        }
-        Ok(())
     }
 
     /// The home of a task until its model is ready: that of the pool that is the first to be tried; and how long loading took
@@ -160,15 +172,16 @@ impl Gateway {
     ///
     /// With what the task is to end.
     pub(super) async fn wait_again(self: &Arc<Self>, entry: Entry, waiting: Waiting) -> Result<(), ErrorEnvelope> {
-        self.take_in_guest(&entry).await?;
+        let coming = self.provision.make_place(&entry.id);
         let (home, load_ms) = self.home_of_waiting(&waiting.request)?;
+        self.take_in_guest(&entry).await?;
         waiting.task.move_to(home);
-        self.wait_for(entry, waiting, load_ms);
+        self.wait_for(entry, waiting, load_ms, coming);
         Ok(())
     }
 
     /// Lets a task wait for a model, whose preparation begins unless it has; returns how many tasks wait before it.
-    fn wait_for(self: &Arc<Self>, entry: Entry, waiting: Waiting, load_ms: u64) -> u64 {
+    fn wait_for(self: &Arc<Self>, entry: Entry, waiting: Waiting, load_ms: u64, coming: Coming) -> u64 {
         let task = Arc::clone(&waiting.task);
         task.prepares(true);
         let (position, steps, left, begins) = {
@@ -183,6 +196,7 @@ impl Gateway {
             awaited.waiting.push(waiting);
             (position, Arc::clone(&awaited.steps), Arc::clone(&awaited.left), begins)
         };
+        drop(coming);
         steps.tell(&task);
         if begins {
             let gateway = Arc::clone(self);
@@ -197,12 +211,12 @@ impl Gateway {
         position
     }
 
-    /// Makes a model ready, and hands the tasks that wait for it on to its pool.
+    /// Makes a model ready, and hands the tasks that wait for it on to its pools.
     async fn provide(self: &Arc<Self>, entry: &Entry, steps: &Arc<Steps>, left: &Notify) {
         let _unfinished = Unfinished { provision: &self.provision, model: &entry.id, steps };
         let underway = self.provision.metrics.begin();
         let outcome = tokio::select! {
-            outcome = self.make_ready(entry, steps, left) => outcome,
+            outcome = self.serve_waiting(entry, steps, left) => outcome,
             never = self.keep_telling(&entry.id, steps) => match never {},
         };
         // Before anybody hears of it, so that whoever does finds the counters settled.
@@ -212,50 +226,81 @@ impl Gateway {
             Err(Failed::Interrupted) => Outcome::Interrupted,
             Err(Failed::With(_)) => Outcome::Failed,
         });
-        let outcome = match outcome {
+        let error = match outcome {
+            Ok((last, _claim)) => return self.queue_all(last).await,
             // Whoever asks for the model from now on has a preparation of their own.
             Err(Failed::Abandoned) => return tracing::info!(model = entry.id, "nobody waits for the model any more"),
-            Err(Failed::Interrupted) => Err(shutting_down()),
-            Err(Failed::With(error)) => Err(error),
-            Ok(claim) => Ok(claim),
+            Err(Failed::Interrupted) => shutting_down(),
+            Err(Failed::With(error)) => error,
         };
-        let waiting = self.provision.close(&entry.id);
-        match outcome {
-            Ok(claim) => {
-                tracing::info!(model = entry.id, pool = %claim.pool, tasks = waiting.len(), "a model was made ready");
-                for waiting in waiting {
-                    self.queue_one(waiting).await;
-                }
-                drop(claim);
-            }
-            Err(error) => {
-                tracing::warn!(model = entry.id, why = error.message, "a model was not made ready");
-                for Waiting { task, .. } in waiting {
-                    self.refuse(&task, error.clone());
-                }
-            }
+        tracing::warn!(model = entry.id, why = error.message, "a model was not made ready");
+        for Waiting { task, .. } in self.provision.close(&entry.id) {
+            self.refuse(&task, error.clone());
         }
     }
 
-    async fn make_ready(&self, entry: &Entry, steps: &Arc<Steps>, left: &Notify) -> Result<Claim, Failed> {
-        let limit = self.provision.settings.deadline;
+    /// Gives a model to one pool after the other until everybody is served who waits for it: mostly that is one pool. Returns
+    /// those who are yet to be queued, with the claim to the last pool.
+    async fn serve_waiting(
+        self: &Arc<Self>,
+        entry: &Entry,
+        steps: &Arc<Steps>,
+        left: &Notify,
+    ) -> Result<(Vec<Waiting>, Option<Claim>), Failed> {
+        let by = Instant::now() + self.provision.settings.deadline;
+        let mut claim = None;
+        loop {
+            // First of all a pool may have got it between their look for one and now.
+            let (waiting, all) = self.take_served(&entry.id, claim.is_some());
+            if all {
+                return Ok((waiting, claim));
+            }
+            self.queue_all(waiting).await;
+            drop(claim.take());
+            claim = self.make_ready(entry, steps, left, by).await?;
+        }
+    }
+
+    /// Takes out those who wait for a model and allow a pool that has it; and whether nobody is left who waits.
+    fn take_served(&self, model: &str, made: bool) -> (Vec<Waiting>, bool) {
+        let serving = match self.serving(model) {
+            Ok(serving) => Some(serving),
+            // It was retired or replaced as soon as it was there: each of them is told, or waits once more.
+            Err(_) if made => None,
+            Err(_) => return (Vec::new(), false),
+        };
+        let served = |request: &TaskRequest| serving.as_ref().is_none_or(|serving| serving.allow(request));
+        self.provision.take(model, served)
+    }
+
+    /// Gives a model to a pool that somebody allows who waits for it; `None` where one has it meanwhile.
+    async fn make_ready(
+        &self,
+        entry: &Entry,
+        steps: &Arc<Steps>,
+        left: &Notify,
+        by: Instant,
+    ) -> Result<Option<Claim>, Failed> {
         let found = async {
-            self.fetch_model(entry, steps).await?;
-            steps.done(Step::Fetch);
+            if !steps.is_done(Step::Fetch) {
+                self.fetch_model(entry, steps).await?;
+                steps.done(Step::Fetch);
+            }
             steps.begin(Step::Engine, "waiting for an idle pool");
             Ok(self.take_target(entry).await)
         };
-        let (claim, reloading) = tokio::select! {
+        let found = tokio::select! {
             biased;
             () = self.lifecycle.draining().cancelled() => return Err(Failed::Interrupted),
             () = self.provision.abandoned(&entry.id, left) => return Err(Failed::Abandoned),
-            found = timeout(limit, found) => match found {
-                Ok(found) => found.map_err(Failed::With)?,
-                Err(_) => {
-                    let message = format!("the model was not ready within {} s", limit.as_secs());
-                    return Err(Failed::With(unavailable(message)));
-                }
-            },
+            found = timeout_at(by, found) => found,
+        };
+        let late = || {
+            let limit = self.provision.settings.deadline.as_secs();
+            unavailable(format!("the model was not ready within {limit} s"))
+        };
+        let Some((claim, reloading)) = found.unwrap_or_else(|_| Err(late())).map_err(Failed::With)? else {
+            return Ok(None);
         };
         steps.done(Step::Engine);
         steps.begin(Step::Warmup, "loading the model");
@@ -266,7 +311,8 @@ impl Gateway {
             return Err(Failed::With(unavailable(message).with_pool(claim.pool.as_str())));
         }
         steps.done(Step::Warmup);
-        Ok(claim)
+        tracing::info!(model = entry.id, pool = %claim.pool, "a model was made ready");
+        Ok(Some(claim))
     }
 
     /// Brings the files of a model onto the disk, and compares them with what is known of them.
@@ -290,13 +336,17 @@ impl Gateway {
         Ok(())
     }
 
-    /// Waits until one of the pools is idle that may be given a model, and begins to give it this one.
-    async fn take_target(&self, entry: &Entry) -> (Claim, Reloading) {
+    /// Waits until one of the pools is idle that may be given a model, and begins to give it this one; `None` where a pool
+    /// has it by now that will do.
+    async fn take_target(&self, entry: &Entry) -> Option<(Claim, Reloading)> {
         loop {
+            if self.serves_waiting(&entry.id) {
+                return None;
+            }
             let targets = self.targets_of_waiting(&entry.id);
             for pool in &targets {
                 if let Some(taken) = self.try_target(pool, entry) {
-                    return taken;
+                    return Some(taken);
                 }
             }
             let idle: Vec<_> = targets.iter().map(|pool| Box::pin(pool.exchangeable())).collect();
@@ -346,13 +396,23 @@ fn unqueued(position: u64, load_ms: u64) -> Place {
     Place { position, prediction, waits: true, ..Place::default() }
 }
 
-/// Whether a request may run in a pool, whatever that serves.
-fn allows(request: &TaskRequest, pool: &Pool) -> bool {
-    let placement = request.placement.as_ref();
-    let id = pool.id().as_str();
-    let pinned = placement.and_then(|placement| placement.pin_pool_id.as_deref()).is_none_or(|pin| pin == id);
-    let avoided = placement.is_some_and(|placement| placement.avoid_pools.iter().any(|avoided| avoided == id));
-    pinned && !avoided && request.engine.is_none_or(|engine| pool.spec().engine.is(engine))
+/// Whether a request may run in a pool, whatever that serves. One that it avoids is never given a model for it.
+pub(super) fn allows(request: &TaskRequest, pool: &Pool) -> bool {
+    let mut wish = request.placement.clone().unwrap_or_default();
+    if wish.avoid_pools.iter().any(|avoided| avoided == pool.id().as_str()) {
+        return false;
+    }
+    // What another model can be asked, and where an empty pool will run, nobody knows yet.
+    let candidate = Candidate { workloads: None, open: true, ..pool.candidate() };
+    if candidate.devices.is_empty() {
+        wish.require_device_mask = None;
+    }
+    placement::rank(&wish, (request.workload, request.engine), &[candidate], |_| true).is_ok()
+}
+
+fn too_many() -> ErrorEnvelope {
+    let message = "too many tasks wait for models that are being prepared; try again later";
+    ErrorEnvelope::rejected(PolicyLabel::QueueReject, message).with_retry_after_ms(RETRY_AFTER_MS)
 }
 
 fn unavailable(message: String) -> ErrorEnvelope {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
 use super::{Gateway, KeptPool};
-use crate::admission::interrupted;
+use crate::admission::{Charge, interrupted};
 use crate::ids::PoolId;
-use crate::lifecycle::OnPanic;
+use crate::lifecycle::{OnPanic, contained};
 use crate::pools::Pool;
 use crate::sessions::{Holds, Sessions};
 use crate::store::KeyRow;
@@ -21,6 +21,8 @@ pub struct Waiting {
     pub(super) task: Arc<Task>,
     pub(super) request: TaskRequest,
     pub(super) weight: u32,
+    /// What it was counted for when this process let it in.
+    pub(super) guess: Option<Charge>,
 }
 
 /// A task whose model no pool serves, with what it is told in the end.
@@ -58,7 +60,7 @@ pub fn take_in(registry: &Arc<Registry>, sessions: &Arc<Sessions>, mut kept: Vec
         if ran {
             task.fail(interrupted());
         }
-        waiting.extend(request.map(|request| Waiting { task, request, weight }));
+        waiting.extend(request.map(|request| Waiting { task, request, weight, guess: None }));
     }
     waiting
 }
@@ -85,13 +87,10 @@ impl Gateway {
         for (pool, left) in over {
             pool.drain(left);
         }
-        for waiting in waiting {
-            if waiting.task.log.is_sealed() {
-                continue;
-            }
-            self.admission.watch_deadline(&waiting.task);
-            self.queue_one(waiting).await;
+        for Waiting { task, .. } in waiting.iter().filter(|waiting| !waiting.task.log.is_sealed()) {
+            self.admission.watch_deadline(task);
         }
+        self.queue_all(waiting).await;
         for (pool, left) in going {
             pool.drain(left);
             self.hand_on(pool);
@@ -112,9 +111,20 @@ impl Gateway {
     /// Queues what was put aside and is served by now.
     pub(super) async fn queue_what_was_aside(self: &Arc<Self>) {
         let aside = self.aside().as_mut().map(std::mem::take);
-        for (waiting, _) in aside.unwrap_or_default() {
-            if !waiting.task.log.is_sealed() {
-                self.queue_one(waiting).await;
+        self.queue_all(aside.unwrap_or_default().into_iter().map(|(waiting, _)| waiting)).await;
+    }
+
+    /// Queues tasks that were accepted, in this order, but for those that have ended. Where the prompt of one makes the code
+    /// of its model panic, that task ends, and the others are queued.
+    pub(super) async fn queue_all(self: &Arc<Self>, waiting: impl IntoIterator<Item = Waiting>) {
+        for waiting in waiting {
+            let task = Arc::clone(&waiting.task);
+            if task.log.is_sealed() {
+                continue;
+            }
+            if contained("queue a task", self.queue_one(waiting)).await.is_err() {
+                let message = "the gateway failed while it prepared the task";
+                self.refuse(&task, ErrorEnvelope::new(ErrorCode::Internal, message));
             }
         }
     }
@@ -138,14 +148,14 @@ impl Gateway {
     }
 
     /// Puts a task that was accepted into the queue of a pool, or lets it wait until one has its model.
-    pub(super) async fn queue_one(self: &Arc<Self>, waiting: Waiting) {
-        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
+    async fn queue_one(self: &Arc<Self>, waiting: Waiting) {
+        let known = |id: &str| self.has_pool(id);
         let task = Arc::clone(&waiting.task);
         let queued = match self.serving(&waiting.request.model_ref) {
             Ok(serving) => {
-                let Waiting { request, weight, .. } = waiting;
+                let Waiting { request, weight, guess, .. } = waiting;
                 task.prepares(false);
-                self.admission.admit_again(&task, request, weight, &serving.pools(&known)).await
+                self.admission.admit_again(&task, request, weight, guess, &serving.pools(&known)).await
             }
             Err(error) => match self.provisionable(&waiting.request.model_ref, error).await {
                 Ok(entry) => self.wait_again(entry, waiting).await,

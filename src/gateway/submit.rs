@@ -47,7 +47,7 @@ impl Gateway {
         if serving.pools.iter().any(|pool| pool.status().is_ready()) {
             self.check_open()?;
         }
-        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
+        let known = |id: &str| self.has_pool(id);
         let reference = request.model_ref.clone();
         let admitted = self.admission.admit(request, &serving.pools(&known), caller, life).await?;
         // The model may have been found changed, or been retired, while its prompt was counted.
@@ -153,7 +153,7 @@ impl Gateway {
 
     /// What would become of a request, with nothing queued.
     pub async fn preview(&self, request: TaskRequest, caller: &Caller) -> PreviewResponse {
-        let known = |id: &str| self.pools.iter().any(|pool| pool.id().as_str() == id);
+        let known = |id: &str| self.has_pool(id);
         let admission = &self.admission;
         let foreseen = match self.serving(&request.model_ref) {
             Ok(serving) => {
@@ -161,7 +161,7 @@ impl Gateway {
                 foreseen.map(|(pool, place)| (pool.id().clone(), place, Preparation::default()))
             }
             Err(error) => match self.provisionable(&request.model_ref, error).await {
-                Ok(entry) => self.foresee_waiting(&entry, &request),
+                Ok(entry) => self.foresee_waiting(&entry, &request, caller),
                 Err(error) => Err(error),
             },
         };

@@ -22,6 +22,10 @@ use sluicegate::lifecycle::Lifecycle;
 use sluicegate::pools::Pool;
 use tower::ServiceExt as _;
 
+mod watched;
+
+pub use watched::Watched;
+
 /// A gateway with one pool, `default`.
 pub struct Gate {
     pub app: App,
@@ -57,12 +61,15 @@ impl Answer {
 /// Makes an engine, given how many were made before.
 pub type Make = dyn Fn(u32) -> Result<ScriptedEngine, LoadError> + Send + Sync;
 
+/// As [`Make`], engines of any kind.
+pub type MakeAny = dyn Fn(u32) -> Result<Arc<dyn Engine>, LoadError> + Send + Sync;
+
 /// What verifying the files of another model finds, and where there is room for it.
 pub type Verify = dyn Fn(&str) -> Result<Room, LoadError> + Send + Sync;
 
 #[derive(Clone)]
 struct ScriptedLoader {
-    make: Arc<Make>,
+    make: Arc<MakeAny>,
     loads: Arc<AtomicU32>,
     slow: Slow,
     model: String,
@@ -77,8 +84,7 @@ impl Loader for ScriptedLoader {
             if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
             }
-            let engine = (self.make)(number)?;
-            Ok(Arc::new(engine) as Arc<dyn Engine>)
+            (self.make)(number)
         }
         .boxed()
     }
@@ -122,6 +128,12 @@ impl Gate {
 
     /// With these engines, and files that are verified so when a pool is reloaded.
     pub async fn loading(make: Arc<Make>, verify: Arc<Verify>, settings: &[(&str, &str)]) -> Self {
+        let any = move |number| make(number).map(|engine| Arc::new(engine) as Arc<dyn Engine>);
+        Self::loading_any(Arc::new(any), verify, settings).await
+    }
+
+    /// As [`loading`](Self::loading), with engines of any kind.
+    pub async fn loading_any(make: Arc<MakeAny>, verify: Arc<Verify>, settings: &[(&str, &str)]) -> Self {
         let store = settings.iter().all(|(name, _)| *name != "SLUICEGATE_STORE__URL");
         let settings = [settings, if store { &[("SLUICEGATE_STORE__URL", "sqlite::memory:")] } else { &[] }].concat();
         let environment = settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));

@@ -9,9 +9,12 @@ use axum::http::StatusCode;
 use insta::assert_snapshot;
 use serde_json::{Value, json};
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
-use sluicegate::engine::{LoadError, Room};
+use sluicegate::engine::{Engine, LoadError, Room};
 
-use crate::harness::{Gate, Make, masked, read, request};
+use crate::harness::{Gate, Make, MakeAny, masked, read, request};
+
+mod guests;
+mod together;
 
 /// For the model that no pool has at the start.
 const TASK: &str = r#"{"model_ref": "m", "prompt": "say it", "max_tokens": 3}"#;
@@ -29,6 +32,11 @@ fn folder() -> tempfile::TempDir {
 
 /// A gateway whose pool has one slot, and may be given the model `m`, which lies in `folder`.
 async fn loading(make: Arc<Make>, folder: &Path, more: &[(&str, &str)]) -> Gate {
+    loading_any(Arc::new(move |number| make(number).map(|engine| Arc::new(engine) as Arc<dyn Engine>)), folder, more)
+        .await
+}
+
+async fn loading_any(make: Arc<MakeAny>, folder: &Path, more: &[(&str, &str)]) -> Gate {
     let models = format!("[{{ id = \"m\", source = \"file:{}\", aliases = [\"other\"] }}]", folder.display());
     let roots = format!("[\"{}\"]", folder.display());
     let settings = [
@@ -39,7 +47,7 @@ async fn loading(make: Arc<Make>, folder: &Path, more: &[(&str, &str)]) -> Gate 
     ];
     let named = |name: &str| more.iter().any(|(other, _)| *other == name);
     let settings: Vec<_> = settings.into_iter().filter(|(name, _)| !named(name)).chain(more.iter().copied()).collect();
-    Gate::loading(make, Arc::new(|_| Ok(Room::Beside)), &settings).await
+    Gate::loading_any(make, Arc::new(|_| Ok(Room::Beside)), &settings).await
 }
 
 /// As [`loading`], whose engines say by their digest which load they are of.
@@ -318,61 +326,6 @@ async fn at_a_shutdown_what_waits_for_a_model_does_not_hold_it_up_for_ever() {
     assert_eq!(state(&gate, &waits).await, "preparing");
     gate.post(&format!("/v2/tasks/{waits}/cancel"), "").await;
     gate.finish().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_task_brings_a_model_and_the_one_that_nobody_needs_goes_for_it() {
-    let folders = [folder(), folder(), folder()];
-    let roots: Vec<_> = folders.iter().map(|folder| format!("\"{}\"", folder.path().display())).collect();
-    let roots = format!("[{}]", roots.join(", "));
-    let settings = [
-        ("SLUICEGATE_CATALOG__ALLOWED_FILE_ROOTS", roots.as_str()),
-        ("SLUICEGATE_ADMISSION__PROVISION_REFERENCES", "2"),
-    ];
-    let gate = gate(folders[0].path(), &[settings.as_slice(), &[("SLUICEGATE_CATALOG__MODELS", "[]")]].concat()).await;
-    let brings = |folder: &tempfile::TempDir| TASK.replace("\"m\"", &format!("\"file:{}\"", folder.path().display()));
-    // Without those of the program.
-    let brought = async || {
-        let list = gate.get("/v2/catalog/models").await.json();
-        let sources = list["models"].as_array().unwrap().iter().map(|model| model["source"].clone());
-        sources.filter(|source| source.as_str().unwrap().starts_with("file:")).collect::<Vec<_>>()
-    };
-    let source = |folder: &tempfile::TempDir| Value::from(format!("file:{}", folder.path().display()));
-    assert_eq!(gate.post("/v2/tasks/preview", &brings(&folders[0])).await.json()["feasible"], true);
-    assert_eq!(brought().await, [] as [Value; 0]);
-    for (number, folder) in folders.iter().enumerate() {
-        assert_eq!(load_of(&gate, &gate.submit(&brings(folder)).await).await, (number + 1).to_string());
-    }
-    assert_eq!(brought().await, [source(&folders[1]), source(&folders[2])]);
-    // It is there, and nothing has to be prepared.
-    assert_eq!(gate.post("/v2/tasks", &brings(&folders[2])).await.json()["preparation"], json!({"steps": []}));
-    for (reference, code) in [
-        ("https://127.0.0.1/m.gguf", "INVALID_PARAMS"),
-        ("https://[fd00::1]/model", "INVALID_PARAMS"),
-        ("http://host/m.gguf", "INVALID_PARAMS"),
-        ("https://host/m.tar.gz", "INVALID_PARAMS"),
-        ("file:/etc", "INVALID_PARAMS"),
-        ("gpt-9", "NOT_FOUND"),
-        ("hf:a", "NOT_FOUND"),
-    ] {
-        let refused = gate.post("/v2/tasks", &TASK.replace("\"m\"", &format!("\"{reference}\""))).await;
-        assert_eq!(refused.json()["code"], code, "{reference}: {}", refused.body);
-    }
-    gate.finish().await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn no_model_is_brought_where_the_operator_says_so_or_trusts_nobody() {
-    let folder = folder();
-    let none = [("SLUICEGATE_ADMISSION__PROVISION_REFERENCES", "0"), ("SLUICEGATE_CATALOG__MODELS", "[]")];
-    let strict = [("SLUICEGATE_CATALOG__TRUST", "strict"), ("SLUICEGATE_CATALOG__MODELS", "[]")];
-    for (settings, code) in [(none, "NOT_FOUND"), (strict, "UNTRUSTED_ARTIFACT")] {
-        let gate = gate(folder.path(), &settings).await;
-        let task = TASK.replace("\"m\"", &format!("\"file:{}\"", folder.path().display()));
-        assert_eq!(gate.post("/v2/tasks", &task).await.json()["code"], code);
-        assert!(!gate.get("/v2/catalog/models").await.body.contains("file:"));
-        gate.finish().await;
-    }
 }
 
 /// How many preparations have ended in this way, as the counter and the histogram say.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Preparation};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Preparation, TaskRequest};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -42,6 +42,8 @@ pub struct Provision {
 pub(super) struct State {
     /// By the id of the model.
     pub models: HashMap<String, Awaited>,
+    /// By the id of the model: tasks that wait for it in a moment, which have their places already.
+    coming: HashMap<String, usize>,
     /// When models that tasks have brought were asked for last.
     pub used: HashMap<String, Instant>,
     /// Pools that are being given a model, until its tasks are in their queues.
@@ -74,8 +76,23 @@ impl Provision {
     }
 
     pub(super) fn is_full(&self) -> bool {
-        let waiting: usize = self.lock().models.values().map(|awaited| awaited.waiting.len()).sum();
-        waiting >= self.settings.most_waiting
+        self.lock().places() >= self.settings.most_waiting
+    }
+
+    /// A place for one more task that waits for a model; `None` where there is none.
+    pub(super) fn keep_place(self: &Arc<Self>, model: &str) -> Option<Coming> {
+        let mut state = self.lock();
+        (state.places() < self.settings.most_waiting).then(|| self.come(&mut state, model))
+    }
+
+    /// A place for a task that was accepted, and has to have one.
+    pub(super) fn make_place(self: &Arc<Self>, model: &str) -> Coming {
+        self.come(&mut self.lock(), model)
+    }
+
+    fn come(self: &Arc<Self>, state: &mut State, model: &str) -> Coming {
+        *state.coming.entry(model.to_owned()).or_default() += 1;
+        Coming { provision: Arc::clone(self), model: model.to_owned() }
     }
 
     /// A task has ended while it waited.
@@ -107,6 +124,20 @@ impl Provision {
         self.lock().models.remove(model).map(|awaited| awaited.waiting).unwrap_or_default()
     }
 
+    /// Takes out those who wait for a model and are `served`; whether nobody is left, and from then on nobody waits for it.
+    pub(super) fn take(&self, model: &str, served: impl Fn(&TaskRequest) -> bool) -> (Vec<Waiting>, bool) {
+        let mut state = self.lock();
+        let Some(awaited) = state.models.get_mut(model) else { return (Vec::new(), true) };
+        let (taken, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut awaited.waiting).into_iter().partition(|waiting| served(&waiting.request));
+        let all = left.is_empty();
+        awaited.waiting = left;
+        if all {
+            state.models.remove(model);
+        }
+        (taken, all)
+    }
+
     /// The tasks that wait for a model.
     pub(super) fn waiting(&self, model: &str) -> Vec<Arc<Task>> {
         let state = self.lock();
@@ -126,6 +157,37 @@ impl Provision {
         match self.lock().models.get(model) {
             Some(awaited) => (awaited.steps.list(), u64::try_from(awaited.waiting.len()).unwrap_or(u64::MAX)),
             None => (Steps::new(model, load_ms, self.metrics.clone()).list(), 0),
+        }
+    }
+}
+
+impl State {
+    /// Tasks that wait, or will in a moment.
+    fn places(&self) -> usize {
+        let waiting: usize = self.models.values().map(|awaited| awaited.waiting.len()).sum();
+        waiting + self.coming.values().sum::<usize>()
+    }
+
+    /// Whether a task waits for a model, or will in a moment.
+    pub fn is_wanted(&self, model: &str) -> bool {
+        self.models.contains_key(model) || self.coming.contains_key(model)
+    }
+}
+
+/// A place of a task that waits for a model in a moment. Until this is dropped the model stays.
+pub(super) struct Coming {
+    provision: Arc<Provision>,
+    model: String,
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        let mut state = self.provision.lock();
+        if let Some(coming) = state.coming.get_mut(&self.model) {
+            *coming -= 1;
+            if *coming == 0 {
+                state.coming.remove(&self.model);
+            }
         }
     }
 }
@@ -161,7 +223,7 @@ impl Drop for Claim {
     }
 }
 
-/// Ends those who wait for a model where its preparation panics.
+/// The end of a preparation: what reads files for it ends, and those who wait yet, where it panics.
 pub(super) struct Unfinished<'a> {
     pub provision: &'a Provision,
     pub model: &'a str,
@@ -170,6 +232,7 @@ pub(super) struct Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
+        self.steps.stop();
         let mine = |awaited: &Awaited| Arc::ptr_eq(&awaited.steps, self.steps);
         if !self.provision.lock().models.get(self.model).is_some_and(mine) {
             return;
@@ -177,5 +240,23 @@ impl Drop for Unfinished<'_> {
         for Waiting { task, .. } in self.provision.close(self.model) {
             task.fail(ErrorEnvelope::new(ErrorCode::Internal, "the preparation of the model was cut short"));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::metrics::tests::fresh;
+    use super::*;
+    use crate::catalog::Progress as _;
+
+    #[test]
+    fn what_reads_files_for_a_preparation_ends_with_it() {
+        let settings =
+            Settings { targets: Vec::new(), most_waiting: 1, most_guests: 0, guest_bytes: 0, deadline: Duration::ZERO };
+        let (provision, steps) = (Provision::new(settings, fresh()), Arc::new(Steps::new("m", 0, fresh())));
+        let unfinished = Unfinished { provision: &provision, model: "m", steps: &steps };
+        assert!(!steps.canceled());
+        drop(unfinished);
+        assert!(steps.canceled());
     }
 }

@@ -68,7 +68,7 @@ impl Gateway {
         let guests: Vec<_> = self.catalog.models().into_iter().filter(|model| model.entry.guest).collect();
         if guests.len() >= self.provision.settings.most_guests {
             let idle = |entry: &Entry| {
-                !self.provision.lock().models.contains_key(&entry.id)
+                !self.provision.lock().is_wanted(&entry.id)
                     && !self.pools.iter().any(|pool| pool.needs_model(&entry.id))
             };
             let idle = guests.into_iter().map(|model| model.entry).filter(idle);

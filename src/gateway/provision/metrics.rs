@@ -112,3 +112,13 @@ impl Drop for Underway {
         self.metrics.duration_ms.with_label_values(&outcome).observe(self.began.elapsed().as_secs_f64() * 1000.0);
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Series that nobody reads.
+    pub fn fresh() -> ProvisionMetrics {
+        ProvisionMetrics::register(&Registry::new()).expect("no name is taken")
+    }
+}

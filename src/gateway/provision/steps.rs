@@ -7,6 +7,7 @@ use sluicegate_compat::native::{
     Event, Metrics, Preparation, PreparationStep, StepKind, StepProgress, StepStatus, StepsProgress,
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::ProvisionMetrics;
 use crate::catalog::Progress;
@@ -56,6 +57,8 @@ pub(super) struct Steps {
     metrics: ProvisionMetrics,
     state: Mutex<[Stage; 3]>,
     changed: AtomicBool,
+    /// Nobody wants the outcome any more.
+    stop: CancellationToken,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,10 +73,13 @@ impl Steps {
     pub fn new(model: &str, load_ms: u64, metrics: ProvisionMetrics) -> Self {
         let pending = Stage { status: StepStatus::Pending, what: String::new(), bytes_total: None, bytes_done: 0 };
         let state = Mutex::new([pending.clone(), pending.clone(), pending]);
-        Self { model: model.to_owned(), load_ms, metrics, state, changed: AtomicBool::new(true) }
+        let (changed, stop) = (AtomicBool::new(true), CancellationToken::new());
+        Self { model: model.to_owned(), load_ms, metrics, state, changed, stop }
     }
 
+    /// A step begins, and what comes after it is yet to come, also where it was done before.
     pub fn begin(&self, step: Step, what: &str) {
+        self.lock()[step as usize..].iter_mut().for_each(|stage| stage.status = StepStatus::Pending);
         self.change(step, |stage| {
             stage.status = StepStatus::Running;
             what.clone_into(&mut stage.what);
@@ -82,6 +88,15 @@ impl Steps {
 
     pub fn done(&self, step: Step) {
         self.change(step, |stage| stage.status = StepStatus::Done);
+    }
+
+    pub fn is_done(&self, step: Step) -> bool {
+        self.lock()[step as usize].status == StepStatus::Done
+    }
+
+    /// Ends what reads files for it, which nothing else can.
+    pub fn stop(&self) {
+        self.stop.cancel();
     }
 
     fn change(&self, step: Step, change: impl FnOnce(&mut Stage)) {
@@ -170,5 +185,9 @@ impl Progress for Steps {
 
     fn note(&self, what: &str) {
         tracing::warn!(model = self.model, "{what}");
+    }
+
+    fn canceled(&self) -> bool {
+        self.stop.is_cancelled()
     }
 }
