@@ -307,7 +307,6 @@ fn provision(config: &Config) -> ProvisionSettings {
         targets: targets.map(|pool| PoolId::from(pool.id.as_str())).collect(),
         most_waiting: config.admission.provision_waiting,
         most_guests: config.admission.provision_references,
-        guest_bytes: config.admission.provision_reference_bytes,
         deadline: config.admission.provision_deadline,
     }
 }

@@ -123,7 +123,9 @@ impl Catalog {
             return Ok(index);
         }
         let parsed: ModelRef = reference.parse().map_err(Unknown::Malformed)?;
-        let found = self.entries.iter().position(|entry| entry.means(&parsed));
+        // What an operator says of a place, its price for one, goes before what a task has brought.
+        let find = |guest| self.entries.iter().position(|entry| entry.guest == guest && entry.means(&parsed));
+        let found = find(false).or_else(|| find(true));
         found.ok_or_else(|| Unknown::NotThere(reference.to_owned()))
     }
 }
@@ -191,6 +193,14 @@ mod tests {
         }
         assert_eq!(catalog.resolve("builtin").unwrap().source, ModelSource::Builtin(Builtin::Chat));
         assert_eq!(catalog.resolve("builtin-embedding").unwrap().source, ModelSource::Builtin(Builtin::Embedding));
+    }
+
+    #[test]
+    fn an_operators_entry_is_found_before_a_guest_of_the_same_place() {
+        let guest = Entry { id: "guest".into(), aliases: Vec::new(), guest: true, ..qwen() };
+        let catalog = Catalog::new(vec![guest, qwen()]).unwrap();
+        assert_eq!(catalog.resolve("hf:Qwen/Qwen3-0.6B").unwrap().id, "Qwen/Qwen3-0.6B");
+        assert_eq!(catalog.resolve("guest").unwrap().id, "guest");
     }
 
     #[test]

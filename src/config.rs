@@ -223,6 +223,7 @@ impl Config {
             web: self.web.clone(),
             roots: self.catalog_policy.roots.clone(),
             max_model_bytes: self.max_model_bytes,
+            max_guest_bytes: self.admission.provision_reference_bytes,
         }
     }
 }

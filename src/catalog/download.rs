@@ -122,6 +122,8 @@ pub(super) struct Download<'a> {
 struct Range {
     /// Bytes before it.
     offset: u64,
+    /// Bytes of the file up to its end, where the answer says so.
+    end: Option<u64>,
     /// Bytes of the whole file, where the answer says so.
     total: Option<u64>,
 }
@@ -183,7 +185,7 @@ impl Download<'_> {
         let answer = self.patiently(self.origin.ask(offset, tag.as_deref())).await??;
         let range = match answer.status {
             206 => partial(answer.content_range.clone(), offset)?,
-            200 => Range { offset: 0, total: answer.content_length },
+            200 => Range { offset: 0, end: None, total: answer.content_length },
             416 if offset > 0 => return self.start_over().await,
             status => return Err(self.origin.refusal(status)),
         };
@@ -194,6 +196,10 @@ impl Download<'_> {
             return self.start_over().await;
         }
         let total = self.agreed(range.total)?;
+        if answer.status == 206 && total.is_none() {
+            // It may be a part, and nobody would know.
+            return Err(FetchProblem::BadAnswer(format!("of {} it is not said how long it is", self.file.name)));
+        }
         if total.is_some_and(|total| total > self.most_bytes) {
             return Err(FetchProblem::TooLarge(self.most_bytes));
         }
@@ -202,7 +208,7 @@ impl Download<'_> {
         }
         self.progress.start(&format!("fetching {}", self.file.name), total);
         self.progress.advance(range.offset);
-        self.save(answer.body, range.offset, total).await?;
+        self.save(answer.body, &range, total).await?;
         self.progress.finish();
         Ok(())
     }
@@ -250,7 +256,7 @@ impl Download<'_> {
     async fn save(
         &self,
         stream: BoxStream<'static, Result<Bytes, String>>,
-        offset: u64,
+        &Range { offset, end, .. }: &Range,
         total: Option<u64>,
     ) -> Result<(), FetchProblem> {
         let part = self.part();
@@ -266,6 +272,9 @@ impl Download<'_> {
         }
         ended?;
         match total {
+            _ if end.is_some_and(|end| done > end) => {
+                Err(FetchProblem::BadAnswer(format!("more of {} comes than the range has", self.file.name)))
+            }
             Some(total) if done < total => Err(self.cut(done, "the answer ended early".to_owned())),
             Some(total) if done > total => {
                 Err(FetchProblem::BadAnswer(format!("{} is longer than told", self.file.name)))
@@ -347,11 +356,14 @@ fn partial(header: Option<String>, offset: u64) -> Result<Range, FetchProblem> {
     let nonsense = || FetchProblem::BadAnswer(format!("content-range is {:?}", header.as_deref().unwrap_or("absent")));
     let rest = header.as_deref().and_then(|header| header.strip_prefix("bytes ")).ok_or_else(nonsense)?;
     let (span, total) = rest.split_once('/').ok_or_else(nonsense)?;
-    let start = span.split('-').next().and_then(|start| start.trim().parse::<u64>().ok()).ok_or_else(nonsense)?;
-    if start != offset {
+    let (start, last) = span.split_once('-').ok_or_else(nonsense)?;
+    let number = |text: &str| text.trim().parse::<u64>().ok();
+    let (start, last) = number(start).zip(number(last)).ok_or_else(nonsense)?;
+    let (end, total) = (last.saturating_add(1), number(total));
+    if start != offset || end <= start || total.is_some_and(|total| end > total) {
         return Err(nonsense());
     }
-    Ok(Range { offset, total: total.trim().parse().ok() })
+    Ok(Range { offset, end: Some(end), total })
 }
 
 #[cfg(test)]
@@ -360,10 +372,20 @@ mod tests {
 
     #[test]
     fn a_range_must_begin_where_it_was_asked_to() {
-        let whole = Range { offset: 10, total: Some(100) };
+        let whole = Range { offset: 10, end: Some(100), total: Some(100) };
         assert_eq!(partial(Some("bytes 10-99/100".into()), 10), Ok(whole));
-        assert_eq!(partial(Some("bytes 10-99/*".into()), 10), Ok(Range { offset: 10, total: None }));
-        for nonsense in ["bytes 0-99/100", "bytes */100", "10-99/100", "bytes x-99/100", ""] {
+        assert_eq!(partial(Some("bytes 10-99/*".into()), 10), Ok(Range { offset: 10, end: Some(100), total: None }));
+        assert_eq!(partial(Some("bytes 10-49/100".into()), 10).unwrap().end, Some(50));
+        for nonsense in [
+            "bytes 0-99/100",
+            "bytes */100",
+            "10-99/100",
+            "bytes x-99/100",
+            "bytes 10/100",
+            "bytes 10-100/100",
+            "bytes 10-9/100",
+            "",
+        ] {
             assert!(partial(Some(nonsense.into()), 10).is_err(), "{nonsense}");
         }
         assert!(partial(None, 0).is_err());

@@ -19,7 +19,7 @@ use hf_hub::{Cache, Repo, RepoType};
 mod listing;
 
 use super::download::{Answer, Download, Origin, Pace, Snapshot};
-use super::problem::FetchProblem;
+use super::problem::{FetchProblem, disk};
 use super::record::Record;
 use super::{Progress, Storage, cache};
 use crate::causes::causes;
@@ -92,10 +92,19 @@ pub(super) async fn fetch(
         return Err(FetchProblem::TooLarge(most_bytes));
     }
     let pace = Pace { stall: storage.hub.stall, retry_pause: storage.hub.retry_pause };
+    // The listing does not tell every size.
+    let (mut left, too_large) = (most_bytes, || FetchProblem::TooLarge(most_bytes));
     for file in &record.files {
         let origin = HubFile { api: &api, url: pinned.url(&file.name), access: &storage.hub, name: &file.name };
         let target = home.join(&record.commit).join(&file.name);
-        Download { origin: &origin, file, target, pace, most_bytes, progress }.run().await?;
+        let download =
+            Download { origin: &origin, file, target: target.clone(), pace, most_bytes: left, progress }.run().await;
+        download.map_err(|problem| match problem {
+            FetchProblem::TooLarge(_) => too_large(),
+            problem => problem,
+        })?;
+        let found = tokio::fs::metadata(&target).await.map_err(|error| disk(&target, &error))?;
+        left = left.checked_sub(found.len()).ok_or_else(too_large)?;
     }
     record.write(&home, revision, file).await?;
     Ok(snapshot(record))
@@ -138,10 +147,12 @@ impl Origin for HubFile<'_> {
         async move {
             // Sent always, because a range also keeps the answer from being compressed.
             let request = self.api.client().get(&self.url).header("range", format!("bytes={offset}-"));
-            let answer = request.send().await.map_err(|error| FetchProblem::Unreachable(causes(&error)))?;
+            // An address that it was redirected to carries a signature.
+            let answer = request.send().await;
+            let answer = answer.map_err(|error| FetchProblem::Unreachable(causes(&error.without_url())))?;
             let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
             let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let body = answer.bytes_stream().map(|bytes| bytes.map_err(|error| causes(&error))).boxed();
+            let body = answer.bytes_stream().map(|bytes| bytes.map_err(|error| causes(&error.without_url()))).boxed();
             Ok(Answer::new(status, header, body))
         }
         .boxed()

@@ -23,6 +23,20 @@ pub struct Storage {
     pub roots: FileRoots,
     /// No model that is downloaded has more bytes.
     pub max_model_bytes: u64,
+    /// And none of those that tasks bring.
+    pub max_guest_bytes: u64,
+}
+
+impl Storage {
+    /// As it is for an entry: what a task has brought has a limit of its own, and is not got with the operator's token.
+    fn of(&self, entry: &Entry) -> Self {
+        let mut storage = self.clone();
+        if entry.guest {
+            storage.max_model_bytes = storage.max_model_bytes.min(storage.max_guest_bytes);
+            storage.hub.token = None;
+        }
+        storage
+    }
 }
 
 /// Why a model could not be made ready. Each message names the model or file, and what helps.
@@ -54,7 +68,8 @@ pub async fn prepare(
     progress: Arc<dyn Progress>,
     lifecycle: &Lifecycle,
 ) -> Result<ModelFiles, PrepareError> {
-    let named = |problem| PrepareError::Fetch { reference: entry.source.to_string(), problem };
+    let storage = &storage.of(entry);
+    let named = |problem| PrepareError::Fetch { reference: entry.source.shown(), problem };
     let found = match &entry.source {
         ModelSource::Builtin(builtin) => Found::Builtin(*builtin, storage.data_dir.clone()),
         ModelSource::Folder(folder) => Found::Folder(folder.clone(), storage.roots.clone()),

@@ -10,7 +10,10 @@ pub enum FetchProblem {
     NotFound,
     #[error("the server has no file {0} there (404)")]
     NoSuchFile(String),
-    #[error("the hub asks for a token (401): the repository is private or gated, or does not exist; set HF_TOKEN")]
+    #[error(
+        "the hub asks for a token (401): the repository is private or gated, or does not exist; set HF_TOKEN, which is sent for the models that the operator \
+         has named"
+    )]
     TokenNeeded,
     #[error("the hub does not accept the token (401)")]
     TokenRefused,
@@ -30,7 +33,10 @@ pub enum FetchProblem {
     Private(String),
     #[error("{0} is not encrypted, and its host is not in catalog.web.trusted_hosts; write https://")]
     Plain(String),
-    #[error("the model has more than {0} bytes (catalog.max_model_bytes)")]
+    #[error(
+        "the model has more than {0} bytes (catalog.max_model_bytes; admission.provision_reference_bytes where a task brings \
+         it)"
+    )]
     TooLarge(u64),
     #[error("the repository has no weights as *.safetensors")]
     NoWeights,

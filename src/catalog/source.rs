@@ -88,6 +88,14 @@ impl ModelSource {
         }
     }
 
+    /// As it is shown and logged: of an address without what comes after a `?`, which may be a secret.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Web(address) => address.split('?').next().unwrap_or_default().to_owned(),
+            source => source.to_string(),
+        }
+    }
+
     /// The path on this machine, where it is one.
     pub fn path(&self) -> Option<&Path> {
         match self {
@@ -182,6 +190,7 @@ mod tests {
             assert_eq!(source(text).unwrap().to_string(), text);
         }
         assert_eq!(source("hf:a/b").unwrap().to_string(), "hf:a/b@main");
+        assert_eq!(source("https://host/m.gguf?token=a").unwrap().shown(), "https://host/m.gguf");
     }
 
     #[test]

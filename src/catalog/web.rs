@@ -139,6 +139,16 @@ pub(super) fn gguf_name(url: &Url) -> Option<String> {
     gguf.then(|| if is_plain(name) { name.to_owned() } else { "model.gguf".to_owned() })
 }
 
+/// An address as it is shown and logged: the query of one that a server redirects to is often a signature.
+fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    url.set_query(None);
+    url.set_fragment(None);
+    // Only addresses that can have none refuse this.
+    let _ = url.set_username("").and_then(|()| url.set_password(None));
+    url.as_str().chars().take(200).collect()
+}
+
 fn snapshot(home: &Path, record: Record, gguf: Option<String>) -> Snapshot {
     Snapshot { folder: home.join(record.commit), files: record.files, gguf }
 }
@@ -270,6 +280,13 @@ mod tests {
         assert!(name("https://[2606:4700::1]/m.gguf").starts_with("_2606_4700__1_--"));
         assert_ne!(name("https://host/a"), name("https://host/b"));
         assert!(home("https://host/../..", data).starts_with("/data/web"));
+    }
+
+    #[test]
+    fn an_address_is_shown_without_what_may_be_secret() {
+        let shown = |address: &str| shown(&Url::parse(address).unwrap());
+        assert_eq!(shown("https://user:pass@host/m.gguf?X-Signature=1#x"), "https://host/m.gguf");
+        assert_eq!(shown("file:///etc/passwd?x"), "file:///etc/passwd");
     }
 
     #[test]

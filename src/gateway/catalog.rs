@@ -46,6 +46,7 @@ impl Gateway {
         let checked = self.lifecycle.blocking("check a source", move || policy.check_source(&source)).await;
         checked.map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?.map_err(mistaken)?;
         let id = entry.id.clone();
+        self.make_way(&entry).await?;
         self.catalog.add(entry).map_err(refused)?;
         self.keep_model(&id).await?;
         self.catalog_model(&id)
@@ -196,7 +197,7 @@ impl Gateway {
         ModelView {
             id: entry.id.clone(),
             aliases: entry.aliases.clone(),
-            source: entry.source.to_string(),
+            source: entry.source.shown(),
             digest: entry.digest.clone().or_else(|| facts.digest.clone()),
             price: entry.price,
             state: facts.state,

@@ -318,9 +318,8 @@ impl Gateway {
     /// Brings the files of a model onto the disk, and compares them with what is known of them.
     async fn fetch_model(&self, entry: &Entry, steps: &Arc<Steps>) -> Result<(), ErrorEnvelope> {
         steps.begin(Step::Fetch, "looking for the files");
-        let storage = self.storage_for(entry);
         let files = loop {
-            match prepare(entry, &storage, Arc::clone(steps) as Arc<_>, &self.lifecycle).await {
+            match prepare(entry, &self.storage, Arc::clone(steps) as Arc<_>, &self.lifecycle).await {
                 // A pool or another process gets it just now.
                 Err(PrepareError::Fetch { problem: FetchProblem::Busy, .. }) => sleep(LOOK_AGAIN).await,
                 fetched => break fetched.map_err(|error| not_fetched(entry, &error))?,

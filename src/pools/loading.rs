@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use super::Pool;
 use super::recovery::release;
 use crate::engine::{Engine, LoadError, Loader};
-use crate::lifecycle::OnPanic;
+use crate::lifecycle::{Lifecycle, OnPanic};
 
 /// A model that is being loaded.
 #[derive(Debug, Default)]
@@ -28,12 +28,21 @@ impl Load {
 }
 
 /// Waits for a load; dropped, it has given it up, which no longer matters where the load has ended.
-struct Waiting(Weak<Load>);
+struct Waiting<'a> {
+    load: Weak<Load>,
+    loaded: oneshot::Receiver<Result<Arc<dyn Engine>, LoadError>>,
+    lifecycle: &'a Lifecycle,
+}
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        if let Some(load) = self.0.upgrade() {
+        if let Some(load) = self.load.upgrade() {
             load.given_up.store(true, Ordering::Relaxed);
+        }
+        // It may have ended in this very moment.
+        self.loaded.close();
+        if let Ok(Ok(engine)) = self.loaded.try_recv() {
+            self.lifecycle.spawn("release", OnPanic::Continue, release(engine));
         }
     }
 }
@@ -42,13 +51,14 @@ impl Pool {
     /// Loads an engine, within the time that the pool's watchdog gives it. Dropped, it gives the load up.
     pub(super) async fn load_in_time(self: &Arc<Self>, loader: &Arc<dyn Loader>) -> Result<Arc<dyn Engine>, LoadError> {
         let (load, loader) = (Arc::new(Load::default()), Arc::clone(loader));
-        let waiting = Waiting(Arc::downgrade(&load));
+        let weak = Arc::downgrade(&load);
         {
             let mut state = self.lock();
             state.loads.retain(|load| load.strong_count() > 0);
-            state.loads.push(Arc::downgrade(&load));
+            state.loads.push(Weak::clone(&weak));
         }
         let (hand_over, loaded) = oneshot::channel();
+        let mut waiting = Waiting { load: weak, loaded, lifecycle: &self.lifecycle };
         let pool = self.spec.id.clone();
         self.lifecycle.spawn("load", OnPanic::Continue, async move {
             let outcome = loader.load().await;
@@ -61,7 +71,7 @@ impl Pool {
             drop(load);
         });
         let limit = self.spec.watchdog.load;
-        let outcome = timeout(limit, loaded).await;
+        let outcome = timeout(limit, &mut waiting.loaded).await;
         drop(waiting);
         match outcome {
             Ok(Ok(outcome)) => outcome,

@@ -300,8 +300,7 @@ impl Reloading {
         if room == Room::Instead {
             self.make_room(&hand_on).await?;
         }
-        let loaded = self.unless_ending(self.load(replicas)).await;
-        match loaded.and_then(|loaded| loaded) {
+        match self.load(replicas).await {
             Ok(fresh) => {
                 keep.await;
                 if old_model != self.model {
@@ -335,12 +334,19 @@ impl Reloading {
         Ok(all)
     }
 
+    /// An end leaves nothing behind that was loaded: its memory is free before this returns.
     async fn load_one(&self) -> Result<Fresh, LoadError> {
         self.enter(Phase::Loading);
         let began = Instant::now();
-        let engine = self.pool.load_in_time(&self.loader).await?;
+        let engine = self.unless_ending(self.pool.load_in_time(&self.loader)).await??;
         self.enter(Phase::Probing);
-        self.pool.probe_new(engine, began).await
+        match self.unless_ending(self.pool.probe_new(Arc::clone(&engine), began)).await {
+            Ok(probed) => probed,
+            Err(ending) => {
+                release(engine).await;
+                Err(ending)
+            }
+        }
     }
 
     /// Ends what runs and unloads the old engines; what waits goes on waiting, or to another pool.

@@ -134,7 +134,8 @@ async fn answer(State(hub): State<Arc<Hub>>, request: Request) -> Response {
 /// No web server is reached, and a model has 10 MB at most.
 fn storage(data_dir: &Path, hub: HubAccess) -> Storage {
     let web = WebAccess { hosts: Hosts::default(), stall: hub.stall, retry_pause: hub.retry_pause };
-    Storage { data_dir: data_dir.to_owned(), hub, web, roots: FileRoots::default(), max_model_bytes: 10_000_000 }
+    let (data_dir, roots) = (data_dir.to_owned(), FileRoots::default());
+    Storage { data_dir, hub, web, roots, max_model_bytes: 10_000_000, max_guest_bytes: 1_000_000 }
 }
 
 /// A hub, a data folder, and how one reaches the other.
@@ -302,6 +303,17 @@ async fn what_the_hub_refuses_is_explained() {
     let sent = fixture.hub.headers.lock().unwrap().clone();
     assert_eq!(sent["authorization"], "Bearer hf_x");
     assert!(sent["user-agent"].to_str().unwrap().contains("sluicegate/"));
+}
+
+#[tokio::test]
+async fn the_operators_token_is_not_sent_for_a_model_that_a_task_brings() {
+    let mut fixture = Fixture::new().await;
+    fixture.access.token = Some(Token("hf_x".to_owned()));
+    let source = ModelSource::from_reference(&"hf:org/model@main/q4.gguf".parse().unwrap()).unwrap();
+    let guest = Entry { guest: true, ..Entry::new("m", source) };
+    let storage = storage(fixture.data.path(), fixture.access.clone());
+    prepare(&guest, &storage, Arc::new(Silent), &Lifecycle::new()).await.unwrap();
+    assert!(!fixture.hub.headers.lock().unwrap().contains_key("authorization"));
 }
 
 #[tokio::test]

@@ -33,6 +33,8 @@ enum Mishap {
     Endless,
     /// Says that there are so many bytes, and sends what there is.
     Length(usize),
+    /// Says that what it sends is this range.
+    Span(&'static str),
 }
 
 /// What is there, and its tag.
@@ -97,6 +99,9 @@ async fn answer(State(server): State<Arc<Server>>, request: Request) -> Response
             let body = stream::iter([Ok(sent)]).chain(stream::once(async move { broken() }));
             Response::builder().header("content-length", length).body(Body::from_stream(body)).unwrap()
         }
+        Some(Mishap::Span(span)) => {
+            Response::builder().status(206).header("content-range", span).body(Body::from(sent)).unwrap()
+        }
         _ => builder.header("content-length", sent.len()).body(Body::from(sent)).unwrap(),
     }
 }
@@ -149,6 +154,7 @@ impl Fixture {
             web: WebAccess { hosts: Hosts::new(["127.0.0.1".to_owned()]), stall, retry_pause },
             roots: FileRoots::default(),
             max_model_bytes: MOST_BYTES,
+            max_guest_bytes: MOST_BYTES / 2,
         };
         prepare(entry, &storage, Arc::new(Silent), &Lifecycle::new()).await
     }
@@ -350,7 +356,7 @@ async fn a_server_that_names_no_version_is_read_from_the_start() {
 #[tokio::test]
 async fn what_is_too_large_ends_before_it_fills_the_disk() {
     let fixture = Fixture::with_gguf().await;
-    let too_large = "the model has more than 2000000 bytes (catalog.max_model_bytes)";
+    let too_large = "the model has more than 2000000 bytes (catalog.max_model_bytes; admission.provision_reference_bytes where a task brings it)";
     fixture.mishaps([Mishap::Endless]);
     assert_eq!(fixture.problem("/m.gguf").await, too_large);
     assert_eq!(fixture.parts(), 0);
@@ -361,6 +367,37 @@ async fn what_is_too_large_ends_before_it_fills_the_disk() {
         fixture.put(&format!("/x/{name}"), vec![b' '; 900_000], None);
     }
     assert_eq!(fixture.problem("/x").await, too_large);
+    let guest = Entry { guest: true, ..fixture.entry("/m.gguf") };
+    let error = fixture.prepare(&guest).await.unwrap_err().to_string();
+    assert!(error.contains("more than 1000000 bytes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_range_that_may_be_a_part_or_is_not_what_comes_makes_no_file() {
+    let fixture = Fixture::with_gguf().await;
+    for (span, why) in [
+        ("bytes 0-99/*", "of m.gguf it is not said how long it is"),
+        ("bytes 0-99/1200000", "more of m.gguf comes than the range has"),
+        ("bytes 0-1200000/1200000", "content-range is"),
+    ] {
+        fixture.mishaps([Mishap::Span(span)]);
+        let problem = fixture.problem("/m.gguf").await;
+        assert!(problem.contains(why), "{span}: {problem}");
+    }
+    fixture.mishaps([]);
+    assert_eq!(content(&fixture.get("/m.gguf").await), gguf(1));
+}
+
+#[tokio::test]
+async fn a_secret_in_an_address_is_not_told() {
+    let fixture = Fixture::with_gguf().await;
+    for to in
+        ["https://localhost/m.gguf?sign=secret", "http://x:secret@localhost/m", "http://127.0.0.1:1/m.gguf?sign=secret"]
+    {
+        fixture.mishaps((0..9).map(|_| Mishap::Redirect(to.into())));
+        let problem = fixture.problem("/m.gguf?token=secret").await;
+        assert!(!problem.contains("secret") && !problem.is_empty(), "{problem}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Pools that get another model while they serve, as operators and clients see it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,9 +9,9 @@ use futures_util::FutureExt as _;
 use insta::assert_snapshot;
 use serde_json::Value;
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
-use sluicegate::engine::{Engine as _, LoadError, Room};
+use sluicegate::engine::{Engine, LoadError, Room};
 
-use crate::harness::{Answer, Gate, masked, read, request};
+use crate::harness::{Answer, Gate, Watched, masked, read, request};
 
 const TASK: &str = r#"{"model_ref": "old", "prompt": "say it again", "max_tokens": 500}"#;
 
@@ -357,6 +357,30 @@ async fn a_drain_ends_a_reload_at_its_deadline_where_that_began_before() {
     assert_eq!(health["last_error"], "the reload with next failed: a drain or a purge of the pool has ended it");
     gate.post("/v2/pools/default/resume", "").await;
     assert_eq!(digest(&gate, &gate.submit(TASK).await).await, OLD_DIGEST);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_reload_has_loaded_when_it_is_ended_is_gone_before_the_old_model_comes_back() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = Arc::clone(&told);
+    let make = move |number: u32| {
+        tell.lock().unwrap().push(format!("load {number}"));
+        let tell = Arc::clone(&tell);
+        let unloaded = Box::new(move || tell.lock().unwrap().push(format!("unload {number}")));
+        Ok(Arc::new(Watched { unloaded, ..Watched::new(ScriptedEngine::new(old_and_next(0))) }) as Arc<dyn Engine>)
+    };
+    let (name, models) = catalog();
+    let settings = [(name, models.as_str()), SERVES_OLD, ("SLUICEGATE_POOLS__0__REPLICAS", "2")];
+    let gate = Gate::loading_any(Arc::new(make), Arc::new(|_| Ok(Room::Instead)), &settings).await;
+    // The second one of the new model.
+    gate.slow.lock().unwrap().insert(3, Duration::from_secs(3600));
+    begin(&gate).await;
+    gate.post("/v2/pools/default/drain", r#"{"deadline_ms": 30000}"#).await;
+    ended(&gate).await;
+    let told = told.lock().unwrap().clone();
+    assert_eq!(told, ["load 0", "load 1", "unload 0", "unload 1", "load 2", "unload 2", "load 4", "load 5"]);
+    gate.post("/v2/pools/default/resume", "").await;
     gate.finish().await;
 }
 

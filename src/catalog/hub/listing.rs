@@ -38,13 +38,14 @@ impl Listing {
         let request =
             api.repo(Repo::with_revision(repo.to_owned(), RepoType::Model, revision.to_owned())).info_request();
         let answer = async {
-            let unreachable = |error| FetchProblem::Unreachable(causes(&error));
-            let answer = request.query(&[("blobs", "true")]).send().await.map_err(unreachable)?;
+            let unreachable = |error: &dyn std::error::Error| FetchProblem::Unreachable(causes(error));
+            let answer = request.query(&[("blobs", "true")]).send().await;
+            let answer = answer.map_err(|error| unreachable(&error.without_url()))?;
             let status = answer.status();
             if !status.is_success() {
                 return Err(refusal(status.as_u16(), access, FetchProblem::NotFound));
             }
-            let body = answer.bytes().await.map_err(unreachable)?;
+            let body = answer.bytes().await.map_err(|error| unreachable(&error.without_url()))?;
             serde_json::from_slice::<Self>(&body).map_err(|error| FetchProblem::BadAnswer(error.to_string()))
         };
         let listing = timeout(access.stall, answer).await.map_err(|_elapsed| FetchProblem::Stalled(access.stall))??;

@@ -12,7 +12,7 @@ use futures_util::FutureExt as _;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::FetchProblem;
+use super::{FetchProblem, shown};
 
 /// Hosts that are trusted, `catalog.web.trusted_hosts`: they may have private addresses, and be spoken to without encryption.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,18 +40,17 @@ impl Hosts {
     }
 
     pub(super) fn check_url(&self, url: &Url) -> Result<(), FetchProblem> {
-        let shown = || url.as_str().chars().take(200).collect::<String>();
-        let host = url.host_str().ok_or_else(|| FetchProblem::BadAnswer(format!("{} has no host", shown())))?;
+        let host = url.host_str().ok_or_else(|| FetchProblem::BadAnswer(format!("{} has no host", shown(url))))?;
         let trusted = self.trust(host);
         match url.scheme() {
             "https" => {}
             "http" if trusted => {}
-            "http" => return Err(FetchProblem::Plain(shown())),
-            _ => return Err(FetchProblem::BadAnswer(format!("{} is no web address", shown()))),
+            "http" => return Err(FetchProblem::Plain(shown(url))),
+            _ => return Err(FetchProblem::BadAnswer(format!("{} is no web address", shown(url)))),
         }
         let literal: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
         match literal {
-            Some(address) if !trusted && !is_public(address) => Err(FetchProblem::Private(shown())),
+            Some(address) if !trusted && !is_public(address) => Err(FetchProblem::Private(shown(url))),
             _ => Ok(()),
         }
     }

@@ -6,7 +6,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, Response, Url};
 
 use super::guard::{Private, Resolver};
-use super::{FetchProblem, Hosts, WebAccess};
+use super::{FetchProblem, Hosts, WebAccess, shown};
 use crate::catalog::download::{Answer, Origin};
 use crate::causes::causes;
 
@@ -44,7 +44,7 @@ impl Server {
             let request = self.client.get(url.clone()).header("range", format!("bytes={offset}-"));
             let request = request.header("accept-encoding", "identity");
             let request = tag.iter().fold(request, |request, tag| request.header("if-range", *tag));
-            let answer = request.send().await.map_err(|error| unreachable(&url, &error))?;
+            let answer = request.send().await.map_err(|error| unreachable(&url, error))?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok(answer);
             }
@@ -57,15 +57,15 @@ impl Server {
 }
 
 /// Why nothing was answered; the cause may be that the name is not to be resolved.
-fn unreachable(url: &Url, error: &reqwest::Error) -> FetchProblem {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
+fn unreachable(url: &Url, error: reqwest::Error) -> FetchProblem {
+    let mut cause: Option<&dyn std::error::Error> = Some(&error);
     while let Some(error) = cause {
         if error.is::<Private>() {
-            return FetchProblem::Private(url.as_str().chars().take(200).collect());
+            return FetchProblem::Private(shown(url));
         }
         cause = error.source();
     }
-    FetchProblem::Unreachable(causes(error))
+    FetchProblem::Unreachable(causes(&error.without_url()))
 }
 
 pub(super) struct WebFile<'a> {
@@ -81,7 +81,7 @@ impl Origin for WebFile<'_> {
             let headers = answer.headers().clone();
             let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
             let status = answer.status().as_u16();
-            let body = answer.bytes_stream().map(|bytes| bytes.map_err(|error| causes(&error))).boxed();
+            let body = answer.bytes_stream().map(|bytes| bytes.map_err(|error| causes(&error.without_url()))).boxed();
             Ok(Answer::new(status, header, body))
         }
         .boxed()

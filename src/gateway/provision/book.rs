@@ -21,9 +21,8 @@ pub struct Settings {
     pub targets: Vec<PoolId>,
     /// Tasks that wait for models at most.
     pub most_waiting: usize,
-    /// Models at most that tasks bring, and bytes of each.
+    /// Models at most that tasks bring.
     pub most_guests: usize,
-    pub guest_bytes: u64,
     /// From the first task that asks for a model until it serves.
     pub deadline: Duration,
 }
@@ -251,8 +250,7 @@ mod tests {
 
     #[test]
     fn what_reads_files_for_a_preparation_ends_with_it() {
-        let settings =
-            Settings { targets: Vec::new(), most_waiting: 1, most_guests: 0, guest_bytes: 0, deadline: Duration::ZERO };
+        let settings = Settings { targets: Vec::new(), most_waiting: 1, most_guests: 0, deadline: Duration::ZERO };
         let (provision, steps) = (Provision::new(settings, fresh()), Arc::new(Steps::new("m", 0, fresh())));
         let unfinished = Unfinished { provision: &provision, model: "m", steps: &steps };
         assert!(!steps.canceled());

@@ -8,7 +8,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
 use tokio::time::Instant;
 
 use super::{Gateway, RETRY_AFTER_MS, untrusted};
-use crate::catalog::{BadSource, Entry, ModelRef, ModelSource, Refusal, Storage, cache_folder, delete_cache, hex};
+use crate::catalog::{BadSource, Entry, ModelRef, ModelSource, Refusal, cache_folder, delete_cache, hex};
 
 impl Gateway {
     /// The entry that a reference would get; `None` where it says of no place, or no such models are taken.
@@ -38,17 +38,7 @@ impl Gateway {
         checked
             .map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?
             .map_err(|mistake| ErrorEnvelope::invalid("model_ref", mistake.why))?;
-        let id = self.guest_id(&source);
-        Ok(Some(Entry { guest: true, ..Entry::new(id, source) }))
-    }
-
-    /// The end of the source, and what tells it from others where that is taken.
-    fn guest_id(&self, source: &ModelSource) -> String {
-        let id: String = source.default_id().chars().take(128).collect();
-        if self.catalog.resolve(&id).is_err() {
-            return id;
-        }
-        format!("{id}-{}", hex(&Sha256::digest(source.to_string())[..8]))
+        Ok(Some(Entry { guest: true, ..Entry::new(guest_id(&source), source) }))
     }
 
     /// Puts the entry of a guest into the catalog, where it is not there, and makes room for it.
@@ -61,25 +51,54 @@ impl Gateway {
             return Ok(());
         }
         let _one_at_a_time = self.provision.guests.lock().await;
-        self.provision.lock().used.insert(entry.id.clone(), Instant::now());
-        if self.catalog.get(&entry.id).is_ok() {
-            return Ok(());
+        match self.catalog.get(&entry.id) {
+            Ok(known) if known.entry.source == entry.source => {}
+            Ok(_) => return Err(taken(Refusal::Taken(entry.id.clone()))),
+            Err(_) => self.add_guest(entry).await?,
         }
+        let used = &mut self.provision.lock().used;
+        used.insert(entry.id.clone(), Instant::now());
+        // An operator may have taken some out.
+        used.retain(|id, _| self.catalog.get(id).is_ok());
+        Ok(())
+    }
+
+    async fn add_guest(&self, entry: &Entry) -> Result<(), ErrorEnvelope> {
         let guests: Vec<_> = self.catalog.models().into_iter().filter(|model| model.entry.guest).collect();
         if guests.len() >= self.provision.settings.most_guests {
-            let idle = |entry: &Entry| {
-                !self.provision.lock().is_wanted(&entry.id)
-                    && !self.pools.iter().any(|pool| pool.needs_model(&entry.id))
-            };
-            let idle = guests.into_iter().map(|model| model.entry).filter(idle);
+            let idle = guests.into_iter().map(|model| model.entry).filter(|entry| self.is_idle(entry));
             let oldest = idle.min_by_key(|entry| self.provision.lock().used.get(&entry.id).copied());
             self.remove_guest(oldest.ok_or_else(no_room)?).await?;
         }
         match self.catalog.add(entry.clone()) {
             Ok(()) => self.keep_model(&entry.id).await,
             Err(Refusal::Full) => Err(no_room()),
-            Err(refusal) => Err(ErrorEnvelope::new(ErrorCode::Conflict, refusal.to_string())),
+            Err(refusal) => Err(taken(refusal)),
         }
+    }
+
+    /// Whether no task waits for a guest, and no pool has it.
+    fn is_idle(&self, guest: &Entry) -> bool {
+        let wanted = self.provision.lock().is_wanted(&guest.id);
+        !wanted && !self.pools.iter().any(|pool| pool.needs_model(&guest.id))
+    }
+
+    /// Takes guests out that have names which an operator gives to another model, where nobody needs them.
+    ///
+    /// # Errors
+    ///
+    /// INTERNAL where the store fails.
+    pub(in super::super) async fn make_way(&self, entry: &Entry) -> Result<(), ErrorEnvelope> {
+        let _one_at_a_time = self.provision.guests.lock().await;
+        for name in std::iter::once(&entry.id).chain(&entry.aliases) {
+            if let Ok(model) = self.catalog.get(name)
+                && model.entry.guest
+                && self.is_idle(&model.entry)
+            {
+                self.remove_guest(model.entry).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn remove_guest(&self, entry: Entry) -> Result<(), ErrorEnvelope> {
@@ -103,15 +122,16 @@ impl Gateway {
         }
         Ok(())
     }
+}
 
-    /// Where the files of an entry go, and how many bytes they may have.
-    pub(super) fn storage_for(&self, entry: &Entry) -> Storage {
-        let mut storage = self.storage.clone();
-        if entry.guest {
-            storage.max_model_bytes = storage.max_model_bytes.min(self.provision.settings.guest_bytes);
-        }
-        storage
-    }
+/// The end of the source, for people, and a digest of it: a name that nobody means another model by.
+fn guest_id(source: &ModelSource) -> String {
+    let end: String = source.default_id().chars().take(100).collect();
+    format!("{end}-{}", hex(&Sha256::digest(source.to_string())[..8]))
+}
+
+fn taken(refusal: Refusal) -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::Conflict, refusal.to_string())
 }
 
 fn no_room() -> ErrorEnvelope {

@@ -25,10 +25,13 @@ fn source(folder: &tempfile::TempDir) -> Value {
     Value::from(format!("file:{}", folder.path().display()))
 }
 
+async fn models(gate: &Gate) -> Vec<Value> {
+    gate.get("/v2/catalog/models").await.json()["models"].as_array().unwrap().clone()
+}
+
 /// Without those of the program.
 async fn brought(gate: &Gate) -> Vec<Value> {
-    let list = gate.get("/v2/catalog/models").await.json();
-    let sources = list["models"].as_array().unwrap().iter().map(|model| model["source"].clone());
+    let sources = models(gate).await.into_iter().map(|model| model["source"].clone());
     sources.filter(|source| source.as_str().unwrap().starts_with("file:")).collect()
 }
 
@@ -113,5 +116,58 @@ async fn no_more_tasks_wait_than_may_however_many_come_at_once() {
     assert!(answers.iter().filter(|answer| answer.status == 429).count() == 2);
     load_of(&gate, good[0].json()["task_id"].as_str().unwrap()).await;
     assert_eq!(brought(&gate).await.len(), 1, "one that is refused brings nothing");
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_brought_takes_nobodys_name() {
+    let roots = [folder(), folder(), folder()];
+    // All that makes a model, in folders of one name.
+    let folders = roots.each_ref().map(|root| {
+        let place = root.path().join("gpt");
+        std::fs::create_dir(&place).unwrap();
+        for name in ["config.json", "tokenizer.json", "model.safetensors"] {
+            std::fs::copy(root.path().join(name), place.join(name)).unwrap();
+        }
+        format!("file:{}", place.display())
+    });
+    let gate = hosting(&roots, "8", &[]).await;
+    let task = |model: &str| TASK.replace("\"m\"", &format!("\"{model}\""));
+    let answers = join_all(folders[..2].iter().map(async |folder| gate.post("/v2/tasks", &task(folder)).await)).await;
+    for answer in answers {
+        assert_eq!(answer.status, 202, "{}", answer.body);
+        load_of(&gate, answer.json()["task_id"].as_str().unwrap()).await;
+    }
+    let ids: Vec<_> = models(&gate).await.iter().map(|model| model["id"].as_str().unwrap().to_owned()).collect();
+    let guests: Vec<_> = ids.iter().filter(|id| id.starts_with("gpt-") && id.len() == "gpt-".len() + 16).collect();
+    assert_eq!(guests.len(), 2, "{ids:?}");
+    assert_eq!(gate.post("/v2/tasks", &task("gpt")).await.json()["code"], "NOT_FOUND");
+    // The operator's model has whatever name it is given, that of a guest too which nobody needs.
+    let idle = guests[0];
+    for id in ["gpt", idle.as_str()] {
+        let model = json!({"id": id, "source": folders[2]}).to_string();
+        let added = gate.post("/v2/catalog/models", &model).await;
+        assert_eq!(
+            (added.status.as_u16(), &added.json()["source"]),
+            (201, &folders[2].as_str().into()),
+            "{}",
+            added.body
+        );
+    }
+    assert_eq!(load_of(&gate, &gate.submit(&task("gpt")).await).await, "3");
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_secret_in_the_address_of_a_model_is_shown_to_nobody() {
+    let folder = folder();
+    let trusted = ("SLUICEGATE_CATALOG__WEB__TRUSTED_HOSTS", r#"["127.0.0.1"]"#);
+    let gate = hosting(std::slice::from_ref(&folder), "8", &[trusted]).await;
+    // Nothing listens there.
+    let id = gate.submit(&TASK.replace("\"m\"", "\"http://127.0.0.1:1/m.gguf?token=secret\"")).await;
+    let list = gate.get("/v2/catalog/models").await.body;
+    assert!(list.contains("http://127.0.0.1:1/m.gguf\"") && !list.contains("secret"), "{list}");
+    let events = gate.events(&id).await;
+    assert!(events.contains("POOL_UNAVAILABLE") && !events.contains("secret"), "{events}");
     gate.finish().await;
 }
