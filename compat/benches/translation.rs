@@ -4,7 +4,8 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sluicegate_compat::native::{Event, Token, TokenKind, encode};
-use sluicegate_compat::openai::chat::{ChatContext, ChunkEncoder, ChunkMeta, parse};
+use sluicegate_compat::openai::ChunkMeta;
+use sluicegate_compat::openai::chat::{ChatContext, ChunkEncoder, parse};
 
 /// A chat of about `bytes` bytes, in messages of at most 4 KB, as the SDKs write it.
 fn body(bytes: usize) -> Vec<u8> {

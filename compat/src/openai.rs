@@ -23,11 +23,22 @@ pub mod models;
 pub mod rerank;
 mod usage;
 
+pub use chunk::ChunkMeta;
 pub use error::ErrorBody;
 pub use inputs::Outcome;
 pub use models::{Model, ModelFacts, ModelList};
 
 use crate::native::{ErrorCode, ErrorEnvelope, detail};
+
+/// `envelope` with its `param` in the client's words, which `own` gives for the native ones, also in its message.
+fn rename(mut envelope: ErrorEnvelope, own: impl FnOnce(&str) -> String) -> ErrorEnvelope {
+    if let Some(native) = envelope.param.take() {
+        let own = own(&native);
+        envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
+        envelope.param = Some(own);
+    }
+    envelope
+}
 
 /// What a client reads that did not cancel, of a task that somebody else did.
 fn canceled() -> ErrorEnvelope {

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use sluicegate_compat::native::{Event, Token, TokenKind, TokenLogprobs, TopLogprob, encode};
-use sluicegate_compat::openai::chat::{ChatContext, ChunkEncoder, ChunkMeta};
+use sluicegate_compat::openai::ChunkMeta;
+use sluicegate_compat::openai::chat::{ChatContext, ChunkEncoder};
 
 const TOKENS: u32 = 1000;
 

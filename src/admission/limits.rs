@@ -4,6 +4,9 @@
 //! r + r·w in any window of w minutes, and that much where it is asked for. [`Limiter`] is one mutex around what there is, so
 //! that a task is counted for every limit or for none, and [`Charge`] and [`AtOnce`] are values that give back on drop.
 //!
+//! The governor crate is not used: it can give nothing back, and refuses for ever what is larger than its burst, where a task
+//! that ends without its tokens has to be settled, and a client told that it never fits.
+//!
 //! Only a task whose tokens had to be guessed can overdraw a rate: what it turns out to take is paid back before others come.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -33,7 +33,7 @@ enum Texts {
 
 /// A request that was checked by itself.
 pub(super) struct Asked {
-    /// Without the texts of its prompt.
+    /// Without the texts of its prompt, and without its schema.
     pub request: TaskRequest,
     texts: Texts,
     /// How its answer is to be read.
@@ -62,7 +62,7 @@ impl Asked {
                 (Texts::Inputs(inputs), bytes)
             }
         };
-        let grammar = grammar(&request);
+        let grammar = take_grammar(&mut request);
         let held = held_bytes(&grammar, &reading);
         Self { request, texts, reading, grammar, bytes, held, default_max_tokens }
     }
@@ -197,12 +197,12 @@ fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
     (Prompt::Chat(Chat { messages, tools, kwargs }), "messages", bytes)
 }
 
-/// What the answer to a request must look like.
-fn grammar(request: &TaskRequest) -> Option<Grammar> {
-    match (request.output_mode, &request.json_schema) {
+/// What the answer to a request must look like: its schema is moved out of it.
+fn take_grammar(request: &mut TaskRequest) -> Option<Grammar> {
+    match (request.output_mode, request.json_schema.take()) {
         (OutputMode::Text, _) => None,
         (OutputMode::Json, None) => Some(Grammar::JsonObject),
-        (OutputMode::Json, Some(schema)) => Some(Grammar::JsonSchema(schema.clone())),
+        (OutputMode::Json, Some(schema)) => Some(Grammar::JsonSchema(schema)),
     }
 }
 

@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sluicegate_compat::native::{ErrorEnvelope, Event, Priority, TaskRequest};
-use sluicegate_compat::openai::chat::{self, Answer, ChatContext, ChunkEncoder, ChunkMeta};
-use sluicegate_compat::openai::{Model, ModelFacts, ModelList};
+use sluicegate_compat::openai::chat::{self, Answer, ChatContext, ChunkEncoder};
+use sluicegate_compat::openai::{ChunkMeta, Model, ModelFacts, ModelList};
 use uuid::Uuid;
 
 use super::Api;

@@ -208,6 +208,14 @@ pub struct End {
     pub policy_label: Option<super::PolicyLabel>,
 }
 
+impl End {
+    /// Why one choice ended: its own reason where there are several.
+    pub fn reason_of(&self, choice: usize) -> FinishReason {
+        let own = self.choices.iter().find(|ended| usize::from(ended.choice) == choice);
+        own.map_or(self.finish_reason, |ended| ended.finish_reason)
+    }
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
 const fn is_zero(number: &u64) -> bool {
     *number == 0

@@ -12,17 +12,17 @@ mod stream;
 pub use answer::{Answer, ChatCompletion};
 pub(super) use logprobs::sayable;
 
-pub use context::{CallStyle, ChatContext, ChunkMeta, ParamNames, ServiceTier};
+pub use context::{CallStyle, ChatContext, ParamNames, ServiceTier};
 pub use request::{ChatRequest, openai_param, parse};
 pub use stream::ChunkEncoder;
 
 use super::canceled;
+use super::chunk::ChunkMeta;
 use crate::native::{End, FinishReason};
 
 /// The `finish_reason` of one choice. A deadline is a limit like `max_tokens`, and so `length`.
 fn finish_reason(end: &End, choice: usize, calls: CallStyle) -> &'static str {
-    let own = end.choices.iter().find(|ended| usize::from(ended.choice) == choice);
-    match own.map_or(end.finish_reason, |ended| ended.finish_reason) {
+    match end.reason_of(choice) {
         FinishReason::Stop => "stop",
         FinishReason::ToolCalls if calls == CallStyle::Function => "function_call",
         FinishReason::ToolCalls => "tool_calls",

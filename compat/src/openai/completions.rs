@@ -41,21 +41,16 @@ pub struct CompletionContext {
 impl CompletionContext {
     /// `envelope`, about the prompt with this index, with its `param` in the client's words, also in its message.
     #[must_use]
-    pub fn rename(&self, prompt: usize, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
-        if let Some(native) = envelope.param.take() {
-            let own = match native.as_str() {
-                "model_ref" | "workload" => "model".to_owned(),
-                "prompt" | "messages" if !self.one => format!("prompt[{prompt}]"),
-                "prompt" | "messages" => "prompt".to_owned(),
-                "n" if self.made > self.n => "best_of".to_owned(),
-                "top_logprobs" => "logprobs".to_owned(),
-                "priority" => "sluicegate.priority".to_owned(),
-                same => extension::param(same).unwrap_or_else(|| same.to_owned()),
-            };
-            envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
-            envelope.param = Some(own);
-        }
-        envelope
+    pub fn rename(&self, prompt: usize, envelope: ErrorEnvelope) -> ErrorEnvelope {
+        super::rename(envelope, |native| match native {
+            "model_ref" | "workload" => "model".to_owned(),
+            "prompt" | "messages" if !self.one => format!("prompt[{prompt}]"),
+            "prompt" | "messages" => "prompt".to_owned(),
+            "n" if self.made > self.n => "best_of".to_owned(),
+            "top_logprobs" => "logprobs".to_owned(),
+            "priority" => "sluicegate.priority".to_owned(),
+            same => extension::param(same).unwrap_or_else(|| same.to_owned()),
+        })
     }
 
     fn prompts(&self) -> usize {
@@ -70,8 +65,7 @@ impl CompletionContext {
 
 /// The `finish_reason` of one choice. A deadline is a limit like `max_tokens`, and so `length`.
 fn finish_reason(end: &End, choice: usize) -> &'static str {
-    let own = end.choices.iter().find(|ended| usize::from(ended.choice) == choice);
-    match own.map_or(end.finish_reason, |ended| ended.finish_reason) {
+    match end.reason_of(choice) {
         FinishReason::Stop | FinishReason::ToolCalls => "stop",
         FinishReason::Length | FinishReason::Deadline | FinishReason::Canceled => "length",
     }

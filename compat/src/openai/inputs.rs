@@ -59,19 +59,13 @@ impl Outcome {
 
 /// `envelope` with its `param` in the client's words; `inputs` says what stands for `inputs` with this place behind it.
 #[must_use]
-pub fn rename(mut envelope: ErrorEnvelope, inputs: impl FnOnce(&str) -> String) -> ErrorEnvelope {
-    let renamed = |native: String| match native.strip_prefix("inputs") {
+pub fn rename(envelope: ErrorEnvelope, inputs: impl FnOnce(&str) -> String) -> ErrorEnvelope {
+    super::rename(envelope, |native| match native.strip_prefix("inputs") {
         Some(place) => inputs(place),
-        None if matches!(native.as_str(), "model_ref" | "workload") => "model".to_owned(),
+        None if matches!(native, "model_ref" | "workload") => "model".to_owned(),
         None if native == "priority" => "sluicegate.priority".to_owned(),
-        None => extension::param(&native).unwrap_or(native),
-    };
-    if let Some(native) = envelope.param.take() {
-        let own = renamed(native.clone());
-        envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
-        envelope.param = Some(own);
-    }
-    envelope
+        None => extension::param(native).unwrap_or_else(|| native.to_owned()),
+    })
 }
 
 /// The `usage` of an answer without output. All in tokens.

@@ -8,7 +8,8 @@ use sluicegate_compat::native::{
     ChoiceEnd, End, ErrorCode, ErrorEnvelope, Event, FinishReason, Metrics, Started, Token, TokenKind, TokenLogprobs,
     ToolDelta, TopLogprob,
 };
-use sluicegate_compat::openai::chat::{Answer, ChatContext, ChunkEncoder, ChunkMeta};
+use sluicegate_compat::openai::ChunkMeta;
+use sluicegate_compat::openai::chat::{Answer, ChatContext, ChunkEncoder};
 use smol_str::SmolStr;
 
 pub fn started() -> Event {

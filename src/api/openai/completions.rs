@@ -6,7 +6,7 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use sluicegate_compat::native::ErrorEnvelope;
-use sluicegate_compat::openai::chat::ChunkMeta;
+use sluicegate_compat::openai::ChunkMeta;
 use sluicegate_compat::openai::completions::{self, Answer, ChunkEncoder, CompletionContext};
 
 use super::{about, follow, whole_body, wishes};

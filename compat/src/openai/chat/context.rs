@@ -1,10 +1,9 @@
 //! What the answer to a chat request needs to know of the request.
 
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::native::ErrorEnvelope;
-use crate::openai::extension;
+use crate::openai::{self, extension};
 
 /// The part of a chat request that shapes its answer.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,13 +89,8 @@ impl ChatContext {
     }
 
     /// `envelope` with its `param` in the client's words, also in its message.
-    pub fn rename(&self, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
-        if let Some(native) = envelope.param.take() {
-            let own = self.param(&native);
-            envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
-            envelope.param = Some(own);
-        }
-        envelope
+    pub fn rename(&self, envelope: ErrorEnvelope) -> ErrorEnvelope {
+        openai::rename(envelope, |native| self.param(native))
     }
 
     /// Choices to answer with; admission lets through no more than 16.
@@ -122,26 +116,4 @@ pub enum ServiceTier {
     Default,
     /// Batch priority.
     Flex,
-}
-
-/// What is the same in all chunks of an answer, and not known from the request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChunkMeta {
-    /// `chatcmpl-` or `cmpl-`, and the task's id.
-    pub id: String,
-    /// Unix time in s.
-    pub created: u64,
-    /// Changes whenever the same seed can give other tokens; null where it is not known.
-    pub system_fingerprint: Option<String>,
-}
-
-impl ChunkMeta {
-    pub fn new(task_id: Uuid, created: u64, system_fingerprint: Option<String>) -> Self {
-        Self { id: format!("chatcmpl-{task_id}"), created, system_fingerprint }
-    }
-
-    /// Of an answer that is not one in a conversation.
-    pub fn of_completion(task_id: Uuid, created: u64, system_fingerprint: Option<String>) -> Self {
-        Self { id: format!("cmpl-{task_id}"), created, system_fingerprint }
-    }
 }

@@ -5,18 +5,15 @@ use serde::Serialize;
 use super::logprobs::Logprobs;
 use super::{CallStyle, ChatContext, ChunkMeta, canceled, finish_reason};
 use crate::native::{End, Event, FinishReason, Token, TokenKind, ToolDelta};
-use crate::openai::chunk;
+use crate::openai::chunk::{self, Frame};
 use crate::openai::usage::Usage;
 use crate::sse;
 
 const CONTENT: &[u8] = b",\"delta\":{\"content\":";
 const REASONING: &[u8] = b",\"delta\":{\"reasoning_content\":";
-const ROLE: &[u8] =
-    b",\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null,\"finish_reason\":null}]";
+const ROLE: &[u8] = b",\"delta\":{\"role\":\"assistant\",\"content\":\"\",\"refusal\":null},\"logprobs\":null";
 /// Of a choice that begins with a call.
-const SILENT_ROLE: &[u8] =
-    b",\"delta\":{\"role\":\"assistant\",\"content\":null,\"refusal\":null},\"logprobs\":null,\"finish_reason\":null}]";
-const NOT_FINISHED: &[u8] = b",\"finish_reason\":null}]";
+const SILENT_ROLE: &[u8] = b",\"delta\":{\"role\":\"assistant\",\"content\":null,\"refusal\":null},\"logprobs\":null";
 
 /// Writes the events of one task as the chunks of one answer.
 ///
@@ -24,11 +21,7 @@ const NOT_FINISHED: &[u8] = b",\"finish_reason\":null}]";
 /// text, and allocates nothing once the buffer has grown.
 #[derive(Debug, Clone)]
 pub struct ChunkEncoder {
-    /// From `data: ` to the opening bracket of `choices`.
-    head: Vec<u8>,
-    /// From the closing bracket of `choices` to the end of the event, in every chunk but that of the usage.
-    tail: &'static [u8],
-    include_usage: bool,
+    frame: Frame,
     calls: CallStyle,
     /// For each choice, whether its role has been said.
     opened: Vec<bool>,
@@ -39,9 +32,13 @@ pub struct ChunkEncoder {
 impl ChunkEncoder {
     pub fn new(context: &ChatContext, meta: ChunkMeta) -> Self {
         Self {
-            head: chunk::head("chat.completion.chunk", &context.model, &meta, Some(context.service_tier)),
-            tail: if context.include_usage { b",\"usage\":null}\n\n" } else { b"}\n\n" },
-            include_usage: context.include_usage,
+            frame: Frame::new(
+                "chat.completion.chunk",
+                &context.model,
+                &meta,
+                Some(context.service_tier),
+                context.include_usage,
+            ),
             calls: context.calls,
             opened: vec![false; context.choices()],
             reasoning_tokens: 0,
@@ -80,7 +77,7 @@ impl ChunkEncoder {
             return;
         }
         self.open(choice, ROLE, out);
-        self.begin(choice, out);
+        self.frame.begin(choice, out);
         out.extend_from_slice(if reasoning { REASONING } else { CONTENT });
         sse::json(token.text.as_str(), out);
         out.extend_from_slice(b"},\"logprobs\":");
@@ -88,8 +85,7 @@ impl ChunkEncoder {
             None => out.extend_from_slice(b"null"),
             Some(logprobs) => sse::json(&Logprobs(std::slice::from_ref(logprobs)), out),
         }
-        out.extend_from_slice(NOT_FINISHED);
-        out.extend_from_slice(self.tail);
+        self.frame.go_on(out);
     }
 
     fn tool(&mut self, choice: usize, tool: &ToolDelta, out: &mut Vec<u8>) {
@@ -97,7 +93,7 @@ impl ChunkEncoder {
             return;
         }
         self.open(choice, SILENT_ROLE, out);
-        self.begin(choice, out);
+        self.frame.begin(choice, out);
         match self.calls {
             CallStyle::Tools => {
                 out.extend_from_slice(b",\"delta\":{\"tool_calls\":[");
@@ -110,41 +106,26 @@ impl ChunkEncoder {
                 out.extend_from_slice(b"},\"logprobs\":null");
             }
         }
-        out.extend_from_slice(NOT_FINISHED);
-        out.extend_from_slice(self.tail);
+        self.frame.go_on(out);
     }
 
     fn end(&mut self, end: &End, out: &mut Vec<u8>) {
         for choice in 0..self.opened.len() {
             self.open(choice, ROLE, out);
-            self.begin(choice, out);
-            out.extend_from_slice(b",\"delta\":{},\"logprobs\":null,\"finish_reason\":\"");
-            out.extend_from_slice(finish_reason(end, choice, self.calls).as_bytes());
-            out.extend_from_slice(b"\"}]");
-            out.extend_from_slice(self.tail);
+            self.frame.begin(choice, out);
+            out.extend_from_slice(b",\"delta\":{},\"logprobs\":null");
+            self.frame.finish(finish_reason(end, choice, self.calls), out);
         }
-        if self.include_usage {
-            out.extend_from_slice(&self.head);
-            out.extend_from_slice(b"],\"usage\":");
-            sse::json(&Usage::new(end, self.reasoning_tokens), out);
-            out.extend_from_slice(b"}\n\n");
-        }
-        out.extend_from_slice(sse::DONE);
+        self.frame.end(&Usage::new(end, self.reasoning_tokens), out);
     }
 
     /// Writes the chunk with the role, where `choice` has had none.
     fn open(&mut self, choice: usize, role: &[u8], out: &mut Vec<u8>) {
         if !std::mem::replace(&mut self.opened[choice], true) {
-            self.begin(choice, out);
+            self.frame.begin(choice, out);
             out.extend_from_slice(role);
-            out.extend_from_slice(self.tail);
+            self.frame.go_on(out);
         }
-    }
-
-    fn begin(&self, choice: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(b"{\"index\":");
-        out.extend_from_slice(itoa::Buffer::new().format(choice).as_bytes());
     }
 }
 

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer};
 use super::logprobs::{Logprobs, characters};
 use super::{CompletionContext, canceled, finish_reason};
 use crate::native::{End, ErrorCode, ErrorEnvelope, Event, FinishReason, Token, TokenLogprobs};
-use crate::openai::chat::ChunkMeta;
+use crate::openai::chunk::ChunkMeta;
 use crate::openai::usage::Usage;
 
 /// Collects the events of each prompt's task. Says the same text and usage as [`ChunkEncoder`](super::ChunkEncoder)

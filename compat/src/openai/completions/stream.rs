@@ -3,13 +3,11 @@
 use super::logprobs::{Logprobs, characters};
 use super::{CompletionContext, canceled, finish_reason};
 use crate::native::{End, ErrorEnvelope, Event, FinishReason, Token};
-use crate::openai::chat::ChunkMeta;
-use crate::openai::chunk;
+use crate::openai::chunk::{self, ChunkMeta, Frame};
 use crate::openai::usage::Usage;
 use crate::sse;
 
 const TEXT: &[u8] = b",\"text\":";
-const NOT_FINISHED: &[u8] = b",\"finish_reason\":null}]";
 
 /// Writes the events of each prompt's task as the chunks of one answer.
 ///
@@ -17,11 +15,7 @@ const NOT_FINISHED: &[u8] = b",\"finish_reason\":null}]";
 /// text.
 #[derive(Debug, Clone)]
 pub struct ChunkEncoder {
-    /// From `data: ` to the opening bracket of `choices`.
-    head: Vec<u8>,
-    /// From the closing bracket of `choices` to the end of the event, in every chunk but that of the usage.
-    tail: &'static [u8],
-    include_usage: bool,
+    frame: Frame,
     /// Choices of each prompt.
     choices: usize,
     /// What the choices of each prompt begin with.
@@ -37,9 +31,7 @@ pub struct ChunkEncoder {
 impl ChunkEncoder {
     pub fn new(context: &CompletionContext, meta: &ChunkMeta) -> Self {
         Self {
-            head: chunk::head("text_completion", &context.model, meta, None),
-            tail: if context.include_usage { b",\"usage\":null}\n\n" } else { b"}\n\n" },
-            include_usage: context.include_usage,
+            frame: Frame::new("text_completion", &context.model, meta, None, context.include_usage),
             choices: context.choices(),
             echoes: context.echoes.clone(),
             written: vec![0; context.prompts() * context.choices()],
@@ -78,8 +70,7 @@ impl ChunkEncoder {
             self.begin(choice, out);
             sse::json(echo.as_str(), out);
             out.extend_from_slice(b",\"logprobs\":null");
-            out.extend_from_slice(NOT_FINISHED);
-            out.extend_from_slice(self.tail);
+            self.frame.go_on(out);
             self.written[choice] = characters(echo.as_bytes());
         }
     }
@@ -102,8 +93,7 @@ impl ChunkEncoder {
                 self.written[choice] += characters(&logprobs.bytes);
             }
         }
-        out.extend_from_slice(NOT_FINISHED);
-        out.extend_from_slice(self.tail);
+        self.frame.go_on(out);
     }
 
     fn end(&mut self, prompt: usize, end: &End, out: &mut Vec<u8>) {
@@ -112,25 +102,17 @@ impl ChunkEncoder {
         let choices = self.choices_of(prompt);
         for choice in choices.clone() {
             self.begin(choice, out);
-            out.extend_from_slice(b"\"\",\"logprobs\":null,\"finish_reason\":\"");
-            out.extend_from_slice(finish_reason(end, choice - choices.start).as_bytes());
-            out.extend_from_slice(b"\"}]");
-            out.extend_from_slice(self.tail);
+            out.extend_from_slice(b"\"\",\"logprobs\":null");
+            self.frame.finish(finish_reason(end, choice - choices.start), out);
         }
         let own = Usage::new(end, 0);
-        self.usage = Some(self.usage.map_or(own, |usage| usage.and(own)));
+        let usage = self.usage.map_or(own, |usage| usage.and(own));
+        self.usage = Some(usage);
         self.ended[prompt] = true;
-        if self.ended.contains(&false) {
-            return;
+        if !self.ended.contains(&false) {
+            self.frame.end(&usage, out);
+            self.over = true;
         }
-        if self.include_usage {
-            out.extend_from_slice(&self.head);
-            out.extend_from_slice(b"],\"usage\":");
-            sse::json(&self.usage, out);
-            out.extend_from_slice(b"}\n\n");
-        }
-        out.extend_from_slice(sse::DONE);
-        self.over = true;
     }
 
     fn fail(&mut self, error: &ErrorEnvelope, out: &mut Vec<u8>) {
@@ -144,9 +126,7 @@ impl ChunkEncoder {
     }
 
     fn begin(&self, choice: usize, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.head);
-        out.extend_from_slice(b"{\"index\":");
-        out.extend_from_slice(itoa::Buffer::new().format(choice).as_bytes());
+        self.frame.begin(choice, out);
         out.extend_from_slice(TEXT);
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::native::{ChoiceEnd, Event, Input, Token, TokenKind, TokenLogprobs};
-use crate::openai::chat::ChunkMeta;
+use crate::openai::chunk::ChunkMeta;
 
 fn parsed(body: &Value) -> Result<(Vec<crate::native::TaskRequest>, CompletionContext), ErrorEnvelope> {
     parse(body.to_string().as_bytes())
