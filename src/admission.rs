@@ -32,7 +32,7 @@ mod translate;
 pub use again::{Reserved, interrupted, not_kept};
 use grant::{Grant, grant, over_budget};
 pub use limits::{Charge, Limiter, RateLimits, Standing};
-use recipe::{Asked, check_engine};
+use recipe::{Asked, Counted, check_engine};
 use refusal::{nowhere, refused, violation};
 use translate::{job, spec};
 
@@ -265,6 +265,19 @@ impl Admission {
             }
         }
         Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
+    }
+
+    /// Tokens of a request's prompt, whatever may be left of the context: counted as for [`admit`](Self::admit), with nothing
+    /// queued or charged.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told whose request no pool could serve.
+    pub async fn count(&self, request: TaskRequest, pools: &Pools<'_>) -> Result<u32, ErrorEnvelope> {
+        request.check().map_err(violation)?;
+        let (engine, _) = able(pools.rank(&request)?, &request)?;
+        let counted = Arc::new(Counted(Asked::new(request, self.default_max_tokens)));
+        Ok(prepare(&counted, &engine, &self.lifecycle).await?.limits.prompt_tokens)
     }
 
     /// Every check that comes before the queue.

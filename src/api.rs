@@ -11,6 +11,8 @@ use tower_http::compression::CompressionLayer;
 use crate::gateway::Gateway;
 
 mod access;
+mod answer;
+mod anthropic;
 mod artifacts;
 mod body;
 mod budget;
@@ -76,6 +78,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/completions", post(openai::completions::completions))
         .route("/v1/embeddings", post(openai::inputs::embeddings))
         .route("/v1/rerank", post(openai::inputs::rerank))
+        .route("/v1/messages", post(anthropic::messages))
+        .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model))
         .route("/healthz", get(meta::healthz))

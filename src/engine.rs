@@ -341,9 +341,11 @@ pub enum Finish {
 }
 
 /// How a sequence ended, and what it cost.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Finished {
     pub finish: Finish,
+    /// The stop string that ended it, where the engine knows.
+    pub matched_stop: Option<String>,
     /// Tokens sampled: the end token and those of a stop string included.
     pub tokens_out: u32,
     /// Prompt tokens that the engine took from its cache; 0 where it does not say.

@@ -15,9 +15,9 @@ impl TaskId {
         Self(Uuid::now_v7())
     }
 
-    /// Parses what a client wrote; also accepts the ids of OpenAI answers, which carry the task id after a prefix.
+    /// Parses what a client wrote; also accepts the ids of answers in other dialects, which carry the task id after a prefix.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = ["chatcmpl-", "cmpl-"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+        let text = ["chatcmpl-", "cmpl-", "msg_"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
         Uuid::try_parse(text).ok().map(Self)
     }
 }
@@ -121,10 +121,11 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_found_by_the_id_of_its_openai_answer() {
+    fn a_task_is_found_by_the_id_of_its_answer_in_any_dialect() {
         let id = TaskId::new();
         assert_eq!(TaskId::parse(&format!("chatcmpl-{id}")), Some(id));
         assert_eq!(TaskId::parse(&format!("cmpl-{id}")), Some(id));
+        assert_eq!(TaskId::parse(&format!("msg_{id}")), Some(id));
         assert_eq!(TaskId::parse("not an id"), None);
     }
 }

@@ -7,15 +7,15 @@
 //! # The path of a request
 //!
 //! ```text
-//! socket -> correlation id -> local callers only -> api::native or api::openai
-//!   -> compat: an OpenAI body becomes a TaskRequest
+//! socket -> correlation id -> local callers only -> api::native, api::openai or api::anthropic
+//!   -> compat: the body becomes a TaskRequest
 //!   -> gateway::submit -> admission: checks, placement, exact tokens, limits -> Task in the queue of a pool
 //!   -> pools: a slot is free -> run -> engine::generate: tokens -> the task's event log
-//!   -> any number of readers: native SSE, OpenAI chunks, one collected answer
+//!   -> any number of readers: native SSE, OpenAI chunks, Anthropic events, one collected answer
 //! ```
 //!
-//! There is one path. An OpenAI request makes the same [`Task`](tasks::Task) and reads the same log; when its client hangs up
-//! the task is cancelled. A native task lives on its own until it ends or is cancelled.
+//! There is one path. A request of another dialect makes the same [`Task`](tasks::Task) and reads the same log; when its client
+//! hangs up the task is cancelled. A native task lives on its own until it ends or is cancelled.
 //!
 //! # Where to begin reading
 //!

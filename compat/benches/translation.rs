@@ -1,8 +1,9 @@
-//! What translation costs: a request's body, and a token's event in both dialects.
+//! What translation costs: a request's body, and a token's event in each dialect.
 
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use sluicegate_compat::anthropic::{self, EventEncoder, MessageMeta, MessagesContext};
 use sluicegate_compat::native::{Event, Token, TokenKind, encode};
 use sluicegate_compat::openai::ChunkMeta;
 use sluicegate_compat::openai::chat::{ChatContext, ChunkEncoder, parse};
@@ -33,6 +34,19 @@ fn requests(criterion: &mut Criterion) {
         });
     }
     group.finish();
+    let mut group = criterion.benchmark_group("parse a message");
+    for (name, bytes) in [("1 KB", 1024), ("100 KB", 100 * 1024)] {
+        let mut body: serde_json::Value = serde_json::from_slice(&body(bytes)).expect("it is JSON");
+        let end = serde_json::json!({"role": "user", "content": [{"type": "text", "text": "And?"}]});
+        body["messages"].as_array_mut().expect("it has messages").push(end);
+        body["max_tokens"] = 256.into();
+        let body = body.to_string().into_bytes();
+        group.throughput(Throughput::Bytes(body.len() as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| anthropic::parse(black_box(&body)).expect("the body is right"));
+        });
+    }
+    group.finish();
 }
 
 fn tokens(criterion: &mut Criterion) {
@@ -58,6 +72,14 @@ fn tokens(criterion: &mut Criterion) {
         let meta = ChunkMeta::new(uuid::Uuid::nil(), 1_700_000_000, Some("fp_0123456789".to_owned()));
         let mut encoder = ChunkEncoder::new(&ChatContext::new("builtin"), meta);
         group.bench_function(format!("chunk {name}"), |bencher| {
+            bencher.iter(|| {
+                out.clear();
+                encoder.encode(black_box(&event), &mut out);
+            });
+        });
+        let meta = MessageMeta::new(uuid::Uuid::nil(), "bench", 12);
+        let mut encoder = EventEncoder::new(&MessagesContext::new("builtin"), meta);
+        group.bench_function(format!("message {name}"), |bencher| {
             bencher.iter(|| {
                 out.clear();
                 encoder.encode(black_box(&event), &mut out);

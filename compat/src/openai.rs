@@ -16,7 +16,6 @@ mod chunk;
 pub mod completions;
 pub mod embeddings;
 pub mod error;
-mod extension;
 mod fields;
 mod inputs;
 pub mod models;
@@ -28,20 +27,5 @@ pub use error::ErrorBody;
 pub use inputs::Outcome;
 pub use models::{Model, ModelFacts, ModelList};
 
-use crate::native::{ErrorCode, ErrorEnvelope, detail};
-
-/// `envelope` with its `param` in the client's words, which `own` gives for the native ones, also in its message.
-fn rename(mut envelope: ErrorEnvelope, own: impl FnOnce(&str) -> String) -> ErrorEnvelope {
-    if let Some(native) = envelope.param.take() {
-        let own = own(&native);
-        envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
-        envelope.param = Some(own);
-    }
-    envelope
-}
-
-/// What a client reads that did not cancel, of a task that somebody else did.
-fn canceled() -> ErrorEnvelope {
-    ErrorEnvelope::new(ErrorCode::Conflict, "The task was cancelled before it ended.")
-        .with_detail(detail::TASK_CANCELED)
-}
+use crate::dialect::{canceled, rename};
+use crate::extension;

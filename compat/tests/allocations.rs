@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use sluicegate_compat::anthropic::{EventEncoder, MessageMeta, MessagesContext};
 use sluicegate_compat::native::{Event, Token, TokenKind, TokenLogprobs, TopLogprob, encode};
 use sluicegate_compat::openai::ChunkMeta;
 use sluicegate_compat::openai::chat::{ChatContext, ChunkEncoder};
@@ -33,13 +34,15 @@ fn allocations(events: &[Event], mut write: impl FnMut(&Event, &mut Vec<u8>)) ->
 }
 
 #[test]
-fn a_token_costs_no_allocation_in_either_dialect() {
+fn a_token_costs_no_allocation_in_any_dialect() {
     let events: Vec<_> = (0..TOKENS)
         .map(|index| event(index, if index % 3 == 0 { TokenKind::Reasoning } else { TokenKind::Text }, None))
         .collect();
     assert_eq!(allocations(&events, |event, out| encode(7, event, out)), 0);
     let meta = ChunkMeta::new(uuid::Uuid::nil(), 0, None);
     let mut encoder = ChunkEncoder::new(&ChatContext { include_usage: true, ..ChatContext::new("m") }, meta);
+    assert_eq!(allocations(&events, |event, out| encoder.encode(event, out)), 0);
+    let mut encoder = EventEncoder::new(&MessagesContext::new("m"), MessageMeta::new(uuid::Uuid::nil(), "r", 1));
     assert_eq!(allocations(&events, |event, out| encoder.encode(event, out)), 0);
 }
 

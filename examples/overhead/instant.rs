@@ -45,7 +45,14 @@ impl InstantEngine {
             tokio::task::yield_now().await;
         }
         let none = Duration::ZERO;
-        Finished { finish: Finish::Length, tokens_out: max_tokens, cached_tokens: 0, prefill: none, decode: none }
+        Finished {
+            finish: Finish::Length,
+            matched_stop: None,
+            tokens_out: max_tokens,
+            cached_tokens: 0,
+            prefill: none,
+            decode: none,
+        }
     }
 }
 
@@ -72,8 +79,14 @@ impl Engine for InstantEngine {
 
     fn probe(&self, _: u32) -> BoxFuture<'_, Result<Finished, EngineError>> {
         let none = Duration::ZERO;
-        let finished =
-            Finished { finish: Finish::Length, tokens_out: 1, cached_tokens: 0, prefill: none, decode: none };
+        let finished = Finished {
+            finish: Finish::Length,
+            matched_stop: None,
+            tokens_out: 1,
+            cached_tokens: 0,
+            prefill: none,
+            decode: none,
+        };
         async move { Ok(finished) }.boxed()
     }
 

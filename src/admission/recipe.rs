@@ -176,6 +176,34 @@ impl Recipe for Asked {
     }
 }
 
+/// A request whose prompt is only counted.
+pub(super) struct Counted(pub Asked);
+
+impl Recipe for Counted {
+    fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
+        let (asked, info) = (&self.0, engine.info());
+        let (material, tokens) = match &asked.texts {
+            Texts::Prompt(prompt, param) => {
+                let prompt = asked.count(engine, prompt, param)?;
+                let tokens = prompt.len();
+                (Material::Prompt(prompt), tokens as u64)
+            }
+            Texts::Inputs(inputs) => {
+                let batch = inputs.prepare(engine, info.context_length)?;
+                let tokens = batch.tokens();
+                (Material::Batch(Arc::new(batch)), tokens as u64)
+            }
+        };
+        let limits = asked.with_output(u32::try_from(tokens).map_err(|_| too_many_tokens())?, 0);
+        let (sampling, model_digest) = (asked.sampling(&info.sampling), info.model_digest.clone());
+        Ok(Fitted { model_digest, material, sampling, limits })
+    }
+}
+
 /// Moves the prompt out of the request, with the bytes of its texts.
 fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
     if let Some(prompt) = request.prompt.take() {

@@ -12,12 +12,15 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
-use super::errors::FailedWith;
+use super::errors::{Dialect, FailedWith};
 use super::{Api, correlation, rates};
 use crate::ids::CorrelationId;
 
 /// OpenAI's name for the correlation id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Anthropic's.
+const MESSAGES_REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 
 /// The route of requests that match none.
 const NO_ROUTE: &str = "none";
@@ -34,8 +37,7 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     request.extensions_mut().insert(correlation.clone());
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
-    let path = request.uri().path();
-    let openai = path == "/v1" || path.starts_with("/v1/");
+    let dialect = Dialect::of(request.uri().path());
     let mut record = Record {
         api,
         began,
@@ -60,11 +62,14 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     }
     if let Ok(id) = HeaderValue::from_str(record.correlation.as_str()) {
         response.headers_mut().insert(correlation::HEADER, id.clone());
-        if openai {
+        if dialect == Dialect::Anthropic {
+            response.headers_mut().insert(MESSAGES_REQUEST_ID, id.clone());
+        }
+        if dialect != Dialect::Native {
             response.headers_mut().insert(REQUEST_ID, id);
         }
     }
-    if openai {
+    if dialect != Dialect::Native {
         let headers = response.headers_mut();
         headers.extend(rates::headers(record.api.gateway.rates()));
         headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));

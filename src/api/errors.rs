@@ -7,6 +7,7 @@ use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use sluicegate_compat::anthropic::{self, error as messages};
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
 use sluicegate_compat::openai::error as openai;
 
@@ -56,15 +57,25 @@ pub struct FailedWith(pub ErrorCode);
 
 /// Whose words an answer uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Dialect {
+pub enum Dialect {
     Native,
     OpenAi,
+    Anthropic,
 }
 
 impl Dialect {
-    fn of(path: &str) -> Self {
-        if path == "/v1" || path.starts_with("/v1/") { Self::OpenAi } else { Self::Native }
+    pub fn of(path: &str) -> Self {
+        match path.strip_prefix("/v1") {
+            Some(rest) if is_below(rest, "/messages") => Self::Anthropic,
+            Some(rest) if is_below(rest, "") => Self::OpenAi,
+            _ => Self::Native,
+        }
     }
+}
+
+/// Whether a path is `parent` or one below it.
+fn is_below(path: &str, parent: &str) -> bool {
+    path.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Writes the body of a failure.
@@ -90,18 +101,25 @@ fn body_of(envelope: &ErrorEnvelope, dialect: Dialect) -> Response {
     let (status, body) = match dialect {
         Dialect::Native => (envelope.http_status(), serde_json::to_vec(envelope)),
         Dialect::OpenAi => (openai::status(envelope), serde_json::to_vec(&openai::ErrorBody::from(envelope))),
+        Dialect::Anthropic => (messages::status(envelope), serde_json::to_vec(&anthropic::ErrorBody::from(envelope))),
     };
     let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = (status, body.unwrap_or_default()).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+    // 529: Anthropic's word for a service that is overloaded.
+    if matches!(status.as_u16(), 429 | 503 | 529) {
         let wait_ms = envelope.retry_after_ms.unwrap_or(1000);
         headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
         headers.insert(HeaderName::from_static("x-backoff-ms"), HeaderValue::from(wait_ms));
         headers.insert(HeaderName::from_static("retry-after-ms"), HeaderValue::from(wait_ms));
     }
-    if dialect == Dialect::OpenAi && openai::forbids_retry(envelope) {
+    let forbids_retry = match dialect {
+        Dialect::Native => false,
+        Dialect::OpenAi => openai::forbids_retry(envelope),
+        Dialect::Anthropic => messages::forbids_retry(envelope),
+    };
+    if forbids_retry {
         headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
     }
     response

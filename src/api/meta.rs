@@ -11,7 +11,7 @@ use super::errors::Failure;
 use super::path::Parameter;
 
 /// The documents under `/openapi/`, by file name.
-pub const DOCUMENTS: [(&str, &str); 8] = [
+pub const DOCUMENTS: [(&str, &str); 9] = [
     ("common.yaml", include_str!("../../openapi/common.yaml")),
     ("data.yaml", include_str!("../../openapi/data.yaml")),
     ("control.yaml", include_str!("../../openapi/control.yaml")),
@@ -20,6 +20,7 @@ pub const DOCUMENTS: [(&str, &str); 8] = [
     ("artifacts.yaml", include_str!("../../openapi/artifacts.yaml")),
     ("meta.yaml", include_str!("../../openapi/meta.yaml")),
     ("openai.yaml", include_str!("../../openapi/openai.yaml")),
+    ("anthropic.yaml", include_str!("../../openapi/anthropic.yaml")),
 ];
 
 /// The version of the native API: `info.version` of its documents, which a test holds equal.

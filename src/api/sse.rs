@@ -11,6 +11,7 @@ use std::time::Duration;
 use axum::body::HttpBody;
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
+use sluicegate_compat::anthropic;
 use sluicegate_compat::native::{self, Event};
 use sluicegate_compat::openai::{chat, completions};
 use sluicegate_compat::sse::KEEP_ALIVE;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::tasks::{Owner, Read, Reader};
 
-/// A comment is sent after so much silence.
+/// Something that clients pass over is sent after so much silence.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(15);
 
 /// How a dialect writes events.
@@ -26,6 +27,11 @@ pub trait Encode: Send + Unpin + 'static {
     /// Appends what `event` means to the client, the one with this id of the task with this index; whether that was the
     /// last that there is to say.
     fn encode(&mut self, task: usize, id: u64, event: &Event, out: &mut Vec<u8>) -> bool;
+
+    /// What is sent after a silence.
+    fn keep_alive(&self) -> &'static [u8] {
+        KEEP_ALIVE
+    }
 }
 
 /// The native dialect: every event, as it is.
@@ -56,6 +62,17 @@ impl Encode for completions::ChunkEncoder {
     fn encode(&mut self, task: usize, _: u64, event: &Event, out: &mut Vec<u8>) -> bool {
         completions::ChunkEncoder::encode(self, task, event, out);
         self.is_over()
+    }
+}
+
+impl Encode for anthropic::EventEncoder {
+    fn encode(&mut self, _: usize, _: u64, event: &Event, out: &mut Vec<u8>) -> bool {
+        anthropic::EventEncoder::encode(self, event, out);
+        event.is_last()
+    }
+
+    fn keep_alive(&self) -> &'static [u8] {
+        anthropic::PING
     }
 }
 
@@ -137,7 +154,7 @@ impl<E: Encode> HttpBody for EventStream<E> {
         while !this.ended {
             if !this.read(cx) {
                 ready!(this.silence.as_mut().poll(cx));
-                this.written.extend_from_slice(KEEP_ALIVE);
+                this.written.extend_from_slice(this.encoder.keep_alive());
             }
             if !this.written.is_empty() {
                 return Poll::Ready(Some(Ok(this.frame())));

@@ -259,7 +259,7 @@ impl Engine for MistralEngine {
             let evaluation = Evaluation { batch, dimensions: None, cancel: generation.cancel };
             let evaluated = self.evaluate(evaluation, &mut || ()).await?;
             let (finish, prefill, decode) = (Finish::Length, evaluated.took, Duration::ZERO);
-            Ok(Finished { finish, tokens_out: 0, cached_tokens: 0, prefill, decode })
+            Ok(Finished { finish, matched_stop: None, tokens_out: 0, cached_tokens: 0, prefill, decode })
         }
         .boxed()
     }

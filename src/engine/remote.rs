@@ -307,7 +307,7 @@ impl Engine for RemoteEngine {
             let missing = prompt_tokens.saturating_sub(u32::try_from(trial.batch.tokens()).unwrap_or(u32::MAX));
             let Evaluated { took: prefill, .. } = self.evaluate(trial, &mut || ()).await?;
             let (finish, decode) = (Finish::Length, Duration::ZERO);
-            Ok(Finished { finish, tokens_out: 0, cached_tokens: missing, prefill, decode })
+            Ok(Finished { finish, matched_stop: None, tokens_out: 0, cached_tokens: missing, prefill, decode })
         }
         .boxed()
     }

@@ -237,7 +237,8 @@ impl ScriptedEngine {
                 break finish;
             }
         };
-        Ok(finished(finish, tokens_out, began, first))
+        let matched_stop = output.matched_stop().map(str::to_owned);
+        Ok(Finished { matched_stop, ..finished(finish, tokens_out, began, first) })
     }
 
     /// Puts token number `tokens_out` (from 1) into the output, and says whether the sequence ends with it.
@@ -268,7 +269,8 @@ fn certain(text: &str, top: u8) -> Arc<TokenLogprobs> {
 fn finished(finish: Finish, tokens_out: u32, began: Instant, first: Option<Instant>) -> Finished {
     let now = Instant::now();
     let first = first.unwrap_or(now);
-    Finished { finish, tokens_out, cached_tokens: 0, prefill: first - began, decode: now - first }
+    let (prefill, decode) = (first - began, now - first);
+    Finished { finish, matched_stop: None, tokens_out, cached_tokens: 0, prefill, decode }
 }
 
 /// Counts a sequence while it runs, also when its future is dropped.

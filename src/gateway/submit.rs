@@ -151,6 +151,17 @@ impl Gateway {
         Ok((!abandoned).then_some(Owned { task, owner }))
     }
 
+    /// Tokens of a request's prompt, with nothing queued.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told; POOL_UNAVAILABLE where no pool has the model now.
+    pub async fn count(&self, request: TaskRequest) -> Result<u32, ErrorEnvelope> {
+        let known = |id: &str| self.has_pool(id);
+        let serving = self.serving(&request.model_ref)?;
+        self.admission.count(request, &serving.pools(&known)).await
+    }
+
     /// What would become of a request, with nothing queued.
     pub async fn preview(&self, request: TaskRequest, caller: &Caller) -> PreviewResponse {
         let known = |id: &str| self.has_pool(id);

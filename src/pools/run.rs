@@ -18,7 +18,7 @@ use super::rates::Measured;
 use super::replica::{Health, Moment, Seat, Slots};
 use super::{Job, Pool, prepare};
 use crate::engine::{Engine, EngineError, Finish, Finished, LET_GO_DEADLINE, Material, Piece, Prepared, Sink};
-use crate::tasks::{Durable, Sealed, Task, Usage};
+use crate::tasks::{Durable, Reason, Sealed, Task, Usage};
 
 mod evaluation;
 
@@ -330,7 +330,10 @@ fn finish(task: &Task, done: &[(u16, Finished)]) {
         // The choices share their prompt, which counts once.
         cached_tokens: done.iter().map(|(_, finished)| u64::from(finished.cached_tokens)).min().unwrap_or(0),
     };
-    let first = done.first().map_or(FinishReason::Stop, |(_, finished)| reason(finished));
+    let first = done.first().map_or(FinishReason::Stop.into(), |(_, finished)| Reason {
+        finish: reason(finished),
+        matched_stop: finished.matched_stop.clone(),
+    });
     let choices = if done.len() < 2 { &[] } else { done };
     let choices = choices
         .iter()

@@ -60,6 +60,20 @@ pub struct Usage {
     pub cached_tokens: u64,
 }
 
+/// Why a task has ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    pub finish: FinishReason,
+    /// The stop string that was it.
+    pub matched_stop: Option<String>,
+}
+
+impl From<FinishReason> for Reason {
+    fn from(finish: FinishReason) -> Self {
+        Self { finish, matched_stop: None }
+    }
+}
+
 /// Both clocks at one moment: durations come from the monotonic one, shown times from the other.
 #[derive(Debug, Clone, Copy)]
 pub struct Clock {
@@ -332,7 +346,7 @@ impl Task {
     pub fn exhaust(&self, label: PolicyLabel) {
         if let Some(seal) = self.log.seal() {
             let usage = Usage { tokens_out: self.sampled(&seal.progress()), cached_tokens: 0 };
-            self.close(seal, FinishReason::Length, usage, Vec::new(), Some(label));
+            self.close(seal, FinishReason::Length.into(), usage, Vec::new(), Some(label));
         }
     }
 
@@ -375,17 +389,18 @@ impl Task {
     }
 
     /// Writes the `end` event.
-    pub fn finish(&self, seal: Seal, finish_reason: FinishReason, usage: Usage, choices: Vec<ChoiceEnd>) {
-        let mut reasons = choices.iter().map(|choice| choice.finish_reason).chain([finish_reason]);
+    pub fn finish(&self, seal: Seal, reason: impl Into<Reason>, usage: Usage, choices: Vec<ChoiceEnd>) {
+        let reason = reason.into();
+        let mut reasons = choices.iter().map(|choice| choice.finish_reason).chain([reason.finish]);
         let long = reasons.any(|reason| reason == FinishReason::Length);
         let label = self.spending.as_ref().filter(|_| long).and_then(Spending::capped_by);
-        self.close(seal, finish_reason, usage, choices, label);
+        self.close(seal, reason, usage, choices, label);
     }
 
     fn close(
         &self,
         seal: Seal,
-        finish_reason: FinishReason,
+        reason: Reason,
         usage: Usage,
         choices: Vec<ChoiceEnd>,
         policy_label: Option<PolicyLabel>,
@@ -403,7 +418,8 @@ impl Task {
             queue_ms: millis(started.unwrap_or(now).saturating_duration_since(self.created.instant)),
             first_token_ms: between(started, progress.first_token),
             decode_ms: between(progress.first_token, Some(now)).unwrap_or(0),
-            finish_reason,
+            finish_reason: reason.finish,
+            matched_stop: reason.matched_stop,
             choices,
             policy_label,
         };

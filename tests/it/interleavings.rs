@@ -52,6 +52,7 @@ fn end(seal: Seal, finish_reason: FinishReason) {
         first_token_ms: None,
         decode_ms: 0,
         finish_reason,
+        matched_stop: None,
         choices: Vec::new(),
         policy_label: None,
     };

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use sluicegate_compat::native::ErrorCode;
 
-use self::documents::{Document, NATIVE, OPENAI};
+use self::documents::{DIALECTS, Document, NATIVE};
 use crate::harness::{Gate, says};
 
 /// Calls `visit` with every value of a document and the pointer to it.
@@ -80,8 +80,9 @@ fn every_reference_leads_somewhere_and_every_component_is_used() {
 
 #[test]
 fn a_reference_to_another_document_leads_there_and_one_without_a_name_stays() {
-    let find = |name: &str| NATIVE.into_iter().find(|(known, _)| *known == name).map(|(_, text)| Document::parse(text));
-    for (name, text) in NATIVE {
+    let all = || NATIVE.into_iter().chain(DIALECTS);
+    let find = |name: &str| all().find(|(known, _)| *known == name).map(|(_, text)| Document::parse(text));
+    for (name, text) in all() {
         let document = Document::parse(text);
         visit(&document.root, "", &mut |pointer, value| {
             let Some(reference) = value.get("$ref").and_then(Value::as_str) else { return };
@@ -196,7 +197,7 @@ fn the_error_codes_are_those_of_the_program() {
 async fn the_version_of_the_document_is_that_of_the_api() {
     let gate = Gate::scripted(says(&["hi"])).await;
     let version = gate.get("/v2/meta/version").await.json()["api_version"].clone();
-    for (name, text) in NATIVE.into_iter().chain([("openai.yaml", OPENAI)]) {
+    for (name, text) in NATIVE.into_iter().chain(DIALECTS) {
         assert_eq!(Document::parse(text).root["info"]["version"], version, "{name}");
         assert_eq!(gate.get(&format!("/openapi/{name}")).await.body, text);
     }

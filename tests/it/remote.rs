@@ -139,6 +139,10 @@ async fn misbehave(stream: &mut TcpStream, deed: &str) -> std::io::Result<()> {
             let thought = json!({"choices": [{"delta": {"reasoning_content": "hm"}, "finish_reason": null}]});
             format!("{HEAD}data: {thought}\n\n{}", well())
         }
+        "tell the stop" => {
+            let text = json!({"choices": [{"text": "all ", "finish_reason": "stop", "stop_reason": "well"}]});
+            format!("{HEAD}data: {text}\n\n{USAGE}")
+        }
         "tell logprobs" => {
             let logprobs = json!({"tokens": ["all ", "well"], "token_logprobs": [-0.5, -0.25],
                 "top_logprobs": [{"all ": -0.5, "some ": -1.5}, {"well": -0.25}]});
@@ -202,6 +206,18 @@ async fn each_failure_ends_its_task_and_the_pool_goes_on() {
         gate.recovered().await;
         let after = events(&gate, "not at all").await;
         assert!(after.contains(r#""t":"well""#) && after.contains(r#""finish_reason":"stop""#), "{deed}: {after}");
+    }
+    gate.finish().await;
+}
+
+#[tokio::test]
+async fn a_stop_string_that_the_server_names_is_told() {
+    let gate = gate().await;
+    for (stop, told) in [("well", true), ("other", false)] {
+        let task = json!({"model_ref": "builtin", "prompt": "misbehave: tell the stop", "stop": [stop]});
+        let id = gate.submit(&task.to_string()).await;
+        let events = gate.events(&id).await;
+        assert_eq!(events.contains(r#""finish_reason":"stop","matched_stop":"well""#), told, "{events}");
     }
     gate.finish().await;
 }

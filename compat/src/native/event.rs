@@ -201,6 +201,9 @@ pub struct End {
     /// From the first token to the end.
     pub decode_ms: u64,
     pub finish_reason: FinishReason,
+    /// The stop string that ended the text, where it was one and the engine knows; of the first choice.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub matched_stop: Option<String>,
     /// One per choice, only where there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<ChoiceEnd>,

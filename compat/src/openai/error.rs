@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::dialect;
 use crate::native::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
 
 /// `{"error": {…}}`: the body of a refused request, and the last `data:` of a stream that fails.
@@ -48,8 +49,7 @@ pub fn status(envelope: &ErrorEnvelope) -> u16 {
 
 /// Whether the answer needs `x-should-retry: false`: OpenAI's clients would repeat the request by themselves, in vain.
 pub fn forbids_retry(envelope: &ErrorEnvelope) -> bool {
-    let status = status(envelope);
-    !envelope.retriable && (matches!(status, 408 | 409 | 429) || status >= 500)
+    dialect::forbids_retry(envelope, status(envelope))
 }
 
 const INVALID: &str = "invalid_request_error";

@@ -50,6 +50,7 @@ pub fn end(finish_reason: FinishReason) -> End {
         first_token_ms: Some(2),
         decode_ms: 3,
         finish_reason,
+        matched_stop: None,
         choices: Vec::new(),
         policy_label: None,
     }

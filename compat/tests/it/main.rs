@@ -3,6 +3,7 @@
 // A test that cannot go on panics, and says where.
 #![allow(clippy::unwrap_used)]
 
+mod anthropic;
 mod errors;
 mod events;
 mod inputs;

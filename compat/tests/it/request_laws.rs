@@ -3,7 +3,7 @@
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sluicegate_compat::native::{Content, ErrorCode};
+use sluicegate_compat::native::{Content, ErrorCode, ErrorEnvelope};
 use sluicegate_compat::openai::chat::parse;
 
 const FIELDS: [&str; 52] = [
@@ -65,16 +65,21 @@ const WORDS: [&str; 12] =
     ["user", "assistant", "tool", "function", "text", "image_url", "json_schema", "none", "flex", "batch", "auto", "m"];
 
 fn any_json() -> impl Strategy<Value = Value> {
+    any_json_of(&FIELDS, &WORDS)
+}
+
+/// Any JSON, most of it with these names and words in it.
+pub fn any_json_of(fields: &'static [&'static str], words: &'static [&'static str]) -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),
         any::<i64>().prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
-        proptest::sample::select(&WORDS[..]).prop_map(Value::from),
+        proptest::sample::select(words).prop_map(Value::from),
         any::<String>().prop_map(Value::from),
     ];
-    leaf.prop_recursive(5, 60, 6, |inner| {
-        let key = prop_oneof![9 => proptest::sample::select(&FIELDS[..]).prop_map(str::to_owned), 1 => any::<String>()];
+    leaf.prop_recursive(5, 60, 6, move |inner| {
+        let key = prop_oneof![9 => proptest::sample::select(fields).prop_map(str::to_owned), 1 => any::<String>()];
         prop_oneof![
             vec(inner.clone(), 0..4).prop_map(Value::from),
             btree_map(key, inner, 0..8).prop_map(|map| Value::Object(map.into_iter().collect())),
@@ -98,12 +103,16 @@ fn check(body: &[u8]) -> Result<(), TestCaseError> {
             // Whatever was understood can be checked.
             let _ = request.into_task().0.check();
         }
-        Err(error) => {
-            prop_assert_eq!(error.code, ErrorCode::InvalidParams);
-            prop_assert!(!error.message.is_empty());
-            prop_assert!(error.message.len() < 600, "{}", error.message);
-        }
+        Err(error) => check_error(&error)?,
     }
+    Ok(())
+}
+
+/// What holds of every refusal of a body.
+pub fn check_error(error: &ErrorEnvelope) -> Result<(), TestCaseError> {
+    prop_assert_eq!(error.code, ErrorCode::InvalidParams);
+    prop_assert!(!error.message.is_empty());
+    prop_assert!(error.message.len() < 600, "{}", error.message);
     Ok(())
 }
 

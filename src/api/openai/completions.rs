@@ -9,9 +9,9 @@ use sluicegate_compat::native::ErrorEnvelope;
 use sluicegate_compat::openai::ChunkMeta;
 use sluicegate_compat::openai::completions::{self, Answer, ChunkEncoder, CompletionContext};
 
-use super::{about, follow, whole_body, wishes};
 use crate::admission::Caller;
 use crate::api::Api;
+use crate::api::answer::{about, follow, whole_body, wishes};
 use crate::api::body::Json;
 use crate::api::budget;
 use crate::api::errors::Failure;

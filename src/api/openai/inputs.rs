@@ -8,9 +8,9 @@ use sluicegate_compat::native::{ErrorEnvelope, TaskRequest};
 use sluicegate_compat::openai::{Outcome, embeddings, rerank};
 use uuid::Uuid;
 
-use super::{about, follow, whole_body, wishes};
 use crate::admission::Caller;
 use crate::api::Api;
+use crate::api::answer::{about, follow, whole_body, wishes};
 use crate::api::body::Json;
 use crate::api::budget;
 use crate::api::errors::Failure;

@@ -333,6 +333,7 @@ impl<'a> Progress<'a> {
         let first = self.first.unwrap_or(self.last);
         Finished {
             finish,
+            matched_stop: self.output.matched_stop().map(str::to_owned),
             tokens_out: self.tokens_out,
             cached_tokens: 0,
             prefill: first - self.start,

@@ -87,7 +87,7 @@ async fn a_failure_ends_the_sequences_of_its_own_engine_only() {
     let runs =
         join_all((0..4).map(|_| async { engine.generate(endless(&engine, 300), &mut Count::default()).await })).await;
     assert_eq!(runs.iter().filter(|run| **run == Err(EngineError::Reset)).count(), 1);
-    assert_eq!(runs.iter().filter(|run| run.is_ok_and(|finished| finished.tokens_out == 300)).count(), 3);
+    assert_eq!(runs.iter().filter(|run| run.as_ref().is_ok_and(|finished| finished.tokens_out == 300)).count(), 3);
     assert!(engine.probe(1).await.is_ok());
 }
 

@@ -52,6 +52,9 @@ struct Choice {
     logprobs: Option<Logprobs>,
     #[serde(default)]
     finish_reason: Option<String>,
+    /// vLLM: the stop string that was found, or the id of a token.
+    #[serde(default)]
+    stop_reason: Option<serde_json::Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -118,6 +121,11 @@ pub enum End {
 }
 
 impl Chunk {
+    /// The stop string that ended the text, where the server says so.
+    pub fn matched_stop(&self) -> Option<&str> {
+        self.choices.iter().find(|choice| choice.index == 0)?.stop_reason.as_ref()?.as_str()
+    }
+
     /// Hands over its pieces, in order, and says why the sequence ended if it did.
     ///
     /// # Errors

@@ -52,6 +52,8 @@ struct Sequence<'a> {
     seen: Seen,
     calls: Calls,
     usage: Option<Usage>,
+    /// The stop string that the server says it has found.
+    matched_stop: Option<String>,
     events: Events,
 }
 
@@ -82,7 +84,7 @@ impl<'a> Sequence<'a> {
         let most = (generation.max_tokens as usize).saturating_mul(BYTES_PER_TOKEN).saturating_add(BYTES_BESIDE);
         let (began, events) = (Instant::now(), Events::new(most));
         let (seen, calls) = (Seen::default(), Calls::of(&generation.reading));
-        Self { engine, began, first: None, last: None, seen, calls, usage: None, events }
+        Self { engine, began, first: None, last: None, seen, calls, usage: None, matched_stop: None, events }
     }
 
     async fn drain(&mut self, generation: &Generation, sink: &mut dyn Sink) -> Result<Finish, EngineError> {
@@ -132,6 +134,9 @@ impl<'a> Sequence<'a> {
                 return Err(self.failed(&"the server reports an error in its stream"));
             }
             self.usage = chunk.usage.or(self.usage);
+            if let Some(stop) = chunk.matched_stop() {
+                self.matched_stop = Some(stop.to_owned());
+            }
             if let Some(ended) = self.hand_over(chunk, max_tokens, finish, sink)? {
                 return Ok(ControlFlow::Break(ended));
             }
@@ -191,6 +196,8 @@ impl<'a> Sequence<'a> {
         let first = self.first.unwrap_or_else(Instant::now);
         Finished {
             finish,
+            // Others may mean something else by it.
+            matched_stop: self.matched_stop.clone().filter(|stop| generation.stop.contains(stop)),
             tokens_out,
             cached_tokens: u32::try_from(cached.min(generation.prompt.len() as u64)).unwrap_or(u32::MAX),
             prefill: first - self.began,

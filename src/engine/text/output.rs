@@ -86,6 +86,11 @@ impl Output {
         }
     }
 
+    /// The stop string that ended the text.
+    pub fn matched_stop(&self) -> Option<&str> {
+        self.stops.found()
+    }
+
     /// The next piece that may be shown.
     pub fn pop(&mut self) -> Option<Piece> {
         self.ready.pop_front()

@@ -9,6 +9,8 @@ pub struct StopMatcher {
     stops: Vec<String>,
     /// Text not yet released: the possible beginning of a stop string.
     held: String,
+    /// The stop string that was found.
+    found: Option<usize>,
 }
 
 /// What a piece of text led to.
@@ -23,7 +25,7 @@ pub struct Scan {
 impl StopMatcher {
     /// Empty stop strings match nothing.
     pub fn new(stops: Vec<String>) -> Self {
-        Self { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new() }
+        Self { stops: stops.into_iter().filter(|stop| !stop.is_empty()).collect(), held: String::new(), found: None }
     }
 
     /// Whether there is nothing to look for.
@@ -31,21 +33,30 @@ impl StopMatcher {
         self.stops.is_empty()
     }
 
+    /// The stop string that was found.
+    pub fn found(&self) -> Option<&str> {
+        self.stops.get(self.found?).map(String::as_str)
+    }
+
     pub fn push(&mut self, text: &str) -> Scan {
         self.held.push_str(text);
         let scan = match self.first_match() {
-            Some(start) => Scan { release: start, stopped: true },
+            Some((start, stop)) => {
+                self.found = Some(stop);
+                Scan { release: start, stopped: true }
+            }
             None => Scan { release: self.held.len() - self.possible_start(), stopped: false },
         };
         self.held.drain(..scan.release);
         scan
     }
 
-    /// Where the stop string begins that is complete first.
-    fn first_match(&self) -> Option<usize> {
+    /// Where the stop string begins that is complete first, and which it is.
+    fn first_match(&self) -> Option<(usize, usize)> {
+        let stops = self.stops.iter().enumerate();
         let matches =
-            self.stops.iter().filter_map(|stop| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at)));
-        matches.min().map(|(_, start)| start)
+            stops.filter_map(|(index, stop)| self.held.find(stop.as_str()).map(|at| (at + stop.len(), at, index)));
+        matches.min().map(|(_, start, index)| (start, index))
     }
 
     /// The length of the longest end of the held text that a stop string begins with.
@@ -87,7 +98,9 @@ mod tests {
         for pair in cuts.windows(2) {
             let scan = matcher.push(&text[pair[0]..pair[1]]);
             released += scan.release;
-            if scan.stopped {
+            assert_eq!(scan.stopped, matcher.found().is_some());
+            if let Some(found) = matcher.found() {
+                assert!(text[released..].starts_with(found));
                 return text[..released].to_owned();
             }
         }

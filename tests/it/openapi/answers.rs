@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use serde_json::Value;
 use sluicegate::engine::scripted::{Failure, FailureKind, Script};
 use sluicegate_compat::native::Workload;
 
@@ -12,6 +13,7 @@ use super::witness::Witness;
 use crate::harness::{BOTH_MODELS, Gate, request, says};
 
 mod inputs;
+mod messages;
 
 const TASK: &str = r#"{"model_ref": "builtin", "prompt": "say it", "max_tokens": 500}"#;
 const CHAT: &str = r#"{"model": "builtin", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 500}"#;
@@ -36,24 +38,30 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     artifacts(&mut witness).await;
     inputs(&mut witness).await;
     self::inputs::see(&mut witness).await;
+    messages::see(&mut witness).await;
     conflicts(&mut witness).await;
     a_full_queue(&mut witness).await;
     nothing_to_serve_it(&mut witness).await;
     engines_that_fail(&mut witness).await;
 
     let mut documented = BTreeSet::new();
-    for (document, name) in witness.documents.iter().zip(["native", "openai"]) {
+    for (document, name) in witness.documents.iter().zip(["native", "the dialects"]) {
         for operation in document.operations() {
             let statuses = operation.value["responses"].as_object().unwrap().keys();
             documented.extend(statuses.map(|status| format!("{} {}: {status}", operation.method, operation.path)));
         }
-        let statuses = document.root["x-unmatched-requests"].as_object().unwrap().keys();
-        documented.extend(statuses.map(|status| format!("unmatched in {name}: {status}")));
+        for unmatched in ["x-unmatched-requests", "x-unmatched-messages"] {
+            let statuses = document.root.get(unmatched).and_then(Value::as_object).into_iter().flatten();
+            documented.extend(statuses.map(|(status, _)| format!("{unmatched} of {name}: {status}")));
+        }
     }
     // That takes a bug.
     documented.retain(|answer| !answer.ends_with(": 500"));
     assert_eq!(witness.answers, documented);
-    assert_eq!(Vec::from_iter(witness.events), ["end", "error", "message", "metrics", "result", "started", "token"]);
+    let mut events = vec!["end", "error", "message", "metrics", "result", "started", "token"];
+    events.extend(messages::EVENTS);
+    events.sort_unstable();
+    assert_eq!(Vec::from_iter(witness.events), events);
 }
 
 async fn examples_succeed(witness: &mut Witness) {
@@ -461,7 +469,7 @@ async fn engines_that_fail(witness: &mut Witness) {
 
 /// `body`, an object, with one more field.
 fn with(body: &str, field: &str, value: &str) -> String {
-    let mut body: serde_json::Value = serde_json::from_str(body).unwrap();
+    let mut body: Value = serde_json::from_str(body).unwrap();
     body[field] = serde_json::from_str(value).unwrap();
     body.to_string()
 }

@@ -17,7 +17,19 @@ pub const NATIVE: [(&str, &str); 7] = [
     ("artifacts.yaml", include_str!("../../../openapi/artifacts.yaml")),
     ("meta.yaml", include_str!("../../../openapi/meta.yaml")),
 ];
-pub const OPENAI: &str = include_str!("../../../openapi/openai.yaml");
+/// The documents of the other dialects, which share their headers.
+pub const DIALECTS: [(&str, &str); 2] = [
+    ("openai.yaml", include_str!("../../../openapi/openai.yaml")),
+    ("anthropic.yaml", include_str!("../../../openapi/anthropic.yaml")),
+];
+
+const UNMATCHED: &str = "x-unmatched-requests";
+const UNMATCHED_MESSAGES: &str = "x-unmatched-messages";
+
+/// Where it is said how a request to this path is answered that fits no operation.
+pub fn unmatched(path: &str) -> &'static str {
+    if path.starts_with("/v1/messages") { UNMATCHED_MESSAGES } else { UNMATCHED }
+}
 
 /// Headers that belong to HTTP and not to an operation.
 const TRANSPORT: [&str; 4] = ["content-type", "content-length", "content-encoding", "vary"];
@@ -45,17 +57,22 @@ impl Document {
         Self { root: serde_saphyr::from_str(text).unwrap() }
     }
 
-    /// The native API as one document, and the OpenAI API.
+    /// The native API as one document, and the other dialects as one.
     pub fn both() -> [Self; 2] {
-        [Self::native(), Self::parse(OPENAI)]
+        [Self::native(), Self::whole(&DIALECTS)]
     }
 
-    /// The documents of the native API as one: every path and component, and references that stay inside.
+    /// The documents of the native API as one.
     pub fn native() -> Self {
+        Self::whole(&NATIVE)
+    }
+
+    /// Several documents as one: every path and component, and references that stay inside.
+    fn whole(parts: &[(&str, &str)]) -> Self {
         let mut whole = Self { root: json!({"openapi": "3.1.0", "paths": {}, "components": {}, "tags": []}) };
-        for (name, text) in NATIVE {
-            let mut text = text.to_owned();
-            for (other, _) in NATIVE {
+        for (name, text) in parts {
+            let mut text = (*text).to_owned();
+            for (other, _) in parts {
                 text = text.replace(&format!("'{other}#/"), "'#/");
             }
             let Value::Object(part) = Self::parse(&text).root else { panic!("{name} is no object") };
@@ -64,7 +81,8 @@ impl Document {
                 merge(&mut whole.root["components"][kind], components, name);
             }
             if let Some(unmatched) = part.get("x-unmatched-requests") {
-                whole.root["x-unmatched-requests"] = unmatched.clone();
+                let key = if *name == "anthropic.yaml" { UNMATCHED_MESSAGES } else { UNMATCHED };
+                whole.root[key] = unmatched.clone();
             }
             let tags = part.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
             whole.root["tags"].as_array_mut().unwrap().extend(tags);
@@ -114,7 +132,7 @@ impl Document {
         let status = answer.status.as_str();
         let what = format!("{method} {path}: {status}");
         let operation = self.operation(method, path);
-        let responses = operation.map_or(&self.root["x-unmatched-requests"], |operation| &operation.value["responses"]);
+        let responses = operation.map_or(&self.root[unmatched(path)], |operation| &operation.value["responses"]);
         let response = responses.get(status).unwrap_or_else(|| panic!("{what} is not documented: {}", answer.body));
         let response = self.resolve(response);
         self.assert_headers(response, &answer.headers, &what);

@@ -32,6 +32,10 @@ fn the_documented_fields_are_those_of_the_types() {
     assert_eq!(properties(&openai, "ChatRequest"), fields(source, "Body"));
     assert_eq!(properties(&openai, "Message"), fields(source, "MessageBody"));
     assert_eq!(properties(&openai, "Call"), fields(source, "CallBody"));
+    let source = include_str!("../../../compat/src/anthropic/request/body.rs");
+    assert_eq!(properties(&openai, "MessagesRequest"), fields(source, "Body"));
+    assert_eq!(properties(&openai, "InputMessage"), fields(source, "MessageBody"));
+    assert_eq!(properties(&openai, "InputTool"), fields(source, "ToolBody"));
     let source = include_str!("../../../compat/src/native/chat.rs");
     assert_eq!(properties(&native, "Message"), fields(source, "Message"));
     let source = include_str!("../../../compat/src/native/request.rs");

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use axum::body::Body;
 use axum::http::Request;
 
-use super::documents::{Document, Events};
+use super::documents::{Document, Events, unmatched};
 use crate::harness::{Answer, Gate, read, request};
 
 /// Compares answers with the documents, and remembers which of them it has seen.
@@ -27,7 +27,7 @@ impl Witness {
         let document = &self.documents[usize::from(openai)];
         let events = document.assert_documented(method, path, answer);
         let place = document.operation(method, path).map_or_else(
-            || format!("unmatched in {}", if openai { "openai" } else { "native" }),
+            || format!("{} of {}", unmatched(path), if openai { "the dialects" } else { "native" }),
             |operation| format!("{} {}", operation.method, operation.path),
         );
         self.answers.insert(format!("{place}: {}", answer.status.as_str()));

@@ -17,8 +17,16 @@ use super::running::Running;
 use super::sdks::{installed_by_pip, left_out, sources, succeeds};
 
 /// In this order: those at the end change what the others ask about.
-const DOCUMENTS: [&str; 7] =
-    ["meta.yaml", "openai.yaml", "data.yaml", "sessions.yaml", "artifacts.yaml", "catalog.yaml", "control.yaml"];
+const DOCUMENTS: [&str; 8] = [
+    "meta.yaml",
+    "openai.yaml",
+    "anthropic.yaml",
+    "data.yaml",
+    "sessions.yaml",
+    "artifacts.yaml",
+    "catalog.yaml",
+    "control.yaml",
+];
 
 /// Short answers at once, so that no request waits long.
 fn pools() -> String {

@@ -72,7 +72,7 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         within: "src/",
-        paths: &["sluicegate_compat::openai"],
+        paths: &["sluicegate_compat::openai", "sluicegate_compat::anthropic"],
         inside: &["src/api"],
         reason: "dialects stay at the edge: below it there is one request type and one event type",
     },

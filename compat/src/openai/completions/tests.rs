@@ -34,6 +34,7 @@ fn end(choices: u16) -> Event {
         first_token_ms: None,
         decode_ms: 0,
         finish_reason: FinishReason::Length,
+        matched_stop: None,
         choices: if choices > 1 { ends.collect() } else { Vec::new() },
         policy_label: None,
     }))

@@ -1,4 +1,4 @@
-//! The `sluicegate` object of a request: what the gateway offers beyond OpenAI's API, in the words of the native one.
+//! The `sluicegate` object of a request: what the gateway offers beyond the API of a dialect, in the words of the native one.
 
 use serde::Deserialize;
 use uuid::Uuid;

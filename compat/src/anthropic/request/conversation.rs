@@ -1,0 +1,245 @@
+//! Messages of blocks to the messages that templates see: the results of calls as messages of their own, and messages of
+//! one role that follow each other as one. Texts are moved, not copied.
+
+use serde_json::Value;
+
+use super::body::{BlockBody, MessageBody};
+use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
+use crate::native::{Content, ContentPart, ErrorEnvelope, FunctionCall, Message, Role, ToolCall, detail};
+
+/// What stands before the result of a call that has failed: templates know no other way to say so.
+const FAILED: &str = "Error: ";
+
+/// Adds to `ignored` what the model will not be shown.
+///
+/// # Errors
+///
+/// The first block that is malformed, out of its place, or not served.
+pub fn translate(
+    system: Option<StringOrList<Object<BlockBody>>>,
+    messages: Vec<Object<MessageBody>>,
+    ignored: &mut Vec<String>,
+) -> Result<Vec<Message>, ErrorEnvelope> {
+    let mut conversation = Conversation { done: Vec::new(), turn: None, unanswered: Vec::new(), ignored };
+    if let Some(system) = system {
+        let parts = texts(system, "system")?;
+        if !parts.is_empty() {
+            conversation.done.push(said(Role::System, Some(content(parts))));
+        }
+    }
+    if messages.is_empty() {
+        return Err(invalid("messages", "at least one message is needed"));
+    }
+    for (index, Object(body)) in messages.into_iter().enumerate() {
+        conversation.message(body, index)?;
+    }
+    conversation.finish()
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Author {
+    User,
+    Assistant,
+}
+
+/// Messages of one author that follow each other.
+struct Turn {
+    author: Author,
+    /// The first of them.
+    index: usize,
+    parts: Vec<ContentPart>,
+    reasoning: Option<String>,
+    calls: Vec<ToolCall>,
+    /// What earlier calls have come to.
+    results: Vec<Message>,
+}
+
+struct Conversation<'a> {
+    done: Vec<Message>,
+    turn: Option<Turn>,
+    /// Ids of the calls whose results are missing.
+    unanswered: Vec<String>,
+    ignored: &'a mut Vec<String>,
+}
+
+impl Conversation<'_> {
+    fn message(&mut self, body: MessageBody, index: usize) -> Result<(), ErrorEnvelope> {
+        let path = format!("messages[{index}]");
+        let author = author(body.role.as_deref().ok_or_else(|| missing(format!("{path}.role")))?, &path)?;
+        let content = body.content.ok_or_else(|| missing(format!("{path}.content")))?;
+        if self.turn.as_ref().is_none_or(|turn| turn.author != author) {
+            self.end_turn()?;
+            let (parts, calls, results) = (Vec::new(), Vec::new(), Vec::new());
+            self.turn = Some(Turn { author, index, parts, reasoning: None, calls, results });
+        }
+        let Some(turn) = &mut self.turn else { return Ok(()) };
+        match content {
+            StringOrList::String(text) if text.is_empty() => Err(empty(&path)),
+            StringOrList::String(text) => {
+                turn.parts.push(ContentPart::Text { text });
+                Ok(())
+            }
+            StringOrList::List(blocks) if blocks.is_empty() => Err(empty(&path)),
+            StringOrList::List(blocks) => blocks.into_iter().enumerate().try_for_each(|(index, Object(block))| {
+                turn.add(block, &format!("{path}.content[{index}]"), &mut self.unanswered, self.ignored)
+            }),
+        }
+    }
+
+    /// An answer goes on from a user's turn.
+    fn finish(mut self) -> Result<Vec<Message>, ErrorEnvelope> {
+        if let Some(Turn { author: Author::Assistant, index, .. }) = &self.turn {
+            let message = "This gateway does not continue a message of the assistant: the conversation must end with a \
+                           user message.";
+            let error = ErrorEnvelope::invalid(format!("messages[{index}].role"), message);
+            return Err(error.with_detail(detail::UNSUPPORTED_VALUE));
+        }
+        self.end_turn()?;
+        Ok(self.done)
+    }
+
+    fn end_turn(&mut self) -> Result<(), ErrorEnvelope> {
+        let Some(turn) = self.turn.take() else { return Ok(()) };
+        match turn.author {
+            Author::User => {
+                if !self.unanswered.is_empty() {
+                    let why = "each 'tool_use' block has a 'tool_result' block in the message after it";
+                    return Err(invalid(format!("messages[{}].content", turn.index), why));
+                }
+                self.done.extend(turn.results);
+                if !turn.parts.is_empty() {
+                    self.done.push(said(Role::User, Some(content(turn.parts))));
+                }
+            }
+            Author::Assistant => {
+                self.unanswered = turn.calls.iter().map(|call| call.id.clone()).collect();
+                let silent = turn.parts.is_empty() && !turn.calls.is_empty();
+                self.done.push(Message {
+                    reasoning_content: turn.reasoning,
+                    tool_calls: turn.calls,
+                    ..said(Role::Assistant, (!silent).then(|| content(turn.parts)))
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Turn {
+    fn add(
+        &mut self,
+        body: BlockBody,
+        path: &str,
+        unanswered: &mut Vec<String>,
+        ignored: &mut Vec<String>,
+    ) -> Result<(), ErrorEnvelope> {
+        let kind = body.r#type.as_deref().ok_or_else(|| missing(format!("{path}.type")))?;
+        match (kind, self.author) {
+            ("tool_use", Author::Assistant) => self.calls.push(call(body, path)?),
+            ("thinking", Author::Assistant) => {
+                let text = body.thinking.ok_or_else(|| missing(format!("{path}.thinking")))?;
+                self.reasoning.get_or_insert_default().push_str(&text);
+            }
+            ("redacted_thinking", Author::Assistant) => {
+                let name = "messages[].content[].redacted_thinking";
+                if !ignored.iter().any(|known| known == name) {
+                    ignored.push(name.to_owned());
+                }
+            }
+            ("tool_result", Author::User) => {
+                let result = result(body, path)?;
+                let known = unanswered.iter().position(|id| Some(id) == result.tool_call_id.as_ref());
+                let known = known.ok_or_else(|| {
+                    let why = "no 'tool_use' block of the message before has this id, or it has its result already";
+                    invalid(format!("{path}.tool_use_id"), why)
+                })?;
+                unanswered.swap_remove(known);
+                self.results.push(result);
+            }
+            ("tool_use" | "thinking" | "redacted_thinking" | "tool_result", author) => {
+                let author = if author == Author::User { "user" } else { "assistant" };
+                return Err(invalid(format!("{path}.type"), format!("no block of the {author} has this type")));
+            }
+            _ => self.parts.push(text(body, path)?),
+        }
+        Ok(())
+    }
+}
+
+fn author(word: &str, path: &str) -> Result<Author, ErrorEnvelope> {
+    let path = format!("{path}.role");
+    if word == "system" {
+        let message = "Unexpected role \"system\". The Messages API accepts a top-level `system` parameter, not \"system\" \
+                       as an input message role.";
+        return Err(ErrorEnvelope::invalid(path, message).with_detail(detail::INVALID_VALUE));
+    }
+    one_of(path, word, &[("user", Author::User), ("assistant", Author::Assistant)])
+}
+
+fn call(body: BlockBody, path: &str) -> Result<ToolCall, ErrorEnvelope> {
+    let input = body.input.ok_or_else(|| missing(format!("{path}.input")))?;
+    let name = body.name.ok_or_else(|| missing(format!("{path}.name")))?;
+    Ok(ToolCall {
+        id: body.id.ok_or_else(|| missing(format!("{path}.id")))?,
+        r#type: Default::default(),
+        function: FunctionCall { name, arguments: Value::Object(input).to_string() },
+    })
+}
+
+fn result(body: BlockBody, path: &str) -> Result<Message, ErrorEnvelope> {
+    let id = body.tool_use_id.ok_or_else(|| missing(format!("{path}.tool_use_id")))?;
+    let mut parts = body.content.map(|content| texts(content, &format!("{path}.content"))).transpose()?;
+    if body.is_error == Some(true) {
+        parts.get_or_insert_default().insert(0, ContentPart::Text { text: FAILED.to_owned() });
+    }
+    let content = content(parts.unwrap_or_default());
+    Ok(Message { tool_call_id: Some(id), ..said(Role::Tool, Some(content)) })
+}
+
+/// Texts, where nothing else may stand.
+fn texts(content: StringOrList<Object<BlockBody>>, path: &str) -> Result<Vec<ContentPart>, ErrorEnvelope> {
+    match content {
+        StringOrList::String(text) if text.is_empty() => Ok(Vec::new()),
+        StringOrList::String(text) => Ok(vec![ContentPart::Text { text }]),
+        StringOrList::List(blocks) => {
+            let blocks = blocks.into_iter().enumerate();
+            blocks.map(|(index, Object(block))| text(block, &format!("{path}[{index}]"))).collect()
+        }
+    }
+}
+
+fn text(body: BlockBody, path: &str) -> Result<ContentPart, ErrorEnvelope> {
+    match body.r#type.as_deref() {
+        None => Err(missing(format!("{path}.type"))),
+        Some("text") => {
+            let text = body.text.ok_or_else(|| missing(format!("{path}.text")))?;
+            Ok(ContentPart::Text { text })
+        }
+        Some("image") => Err(unsupported_value(path, "image blocks")),
+        Some("document") => Err(unsupported_value(path, "document blocks")),
+        Some("search_result") => Err(unsupported_value(path, "search result blocks")),
+        Some(_) => Err(invalid(
+            format!("{path}.type"),
+            "the blocks that are served are 'text', 'tool_use', 'tool_result' and 'thinking', each in its place",
+        )),
+    }
+}
+
+fn empty(path: &str) -> ErrorEnvelope {
+    invalid(format!("{path}.content"), "a message is not empty")
+}
+
+fn content(mut parts: Vec<ContentPart>) -> Content {
+    match (parts.len(), parts.pop()) {
+        (1, Some(ContentPart::Text { text })) => Content::Text(text),
+        (_, None) => Content::Text(String::new()),
+        (_, Some(last)) => {
+            parts.push(last);
+            Content::Parts(parts)
+        }
+    }
+}
+
+fn said(role: Role, content: Option<Content>) -> Message {
+    Message { content, ..Message::text(role, "") }
+}

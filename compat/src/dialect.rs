@@ -1,0 +1,25 @@
+//! What the dialects have in common beside the native one.
+
+use crate::native::{ErrorCode, ErrorEnvelope, detail};
+
+/// `envelope` with its `param` in the client's words, which `own` gives for the native ones, also in its message.
+pub fn rename(mut envelope: ErrorEnvelope, own: impl FnOnce(&str) -> String) -> ErrorEnvelope {
+    if let Some(native) = envelope.param.take() {
+        let own = own(&native);
+        envelope.message = envelope.message.replacen(&format!("`{native}`"), &format!("`{own}`"), 1);
+        envelope.param = Some(own);
+    }
+    envelope
+}
+
+/// What a client reads that did not cancel, of a task that somebody else did.
+pub fn canceled() -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::Conflict, "The task was cancelled before it ended.")
+        .with_detail(detail::TASK_CANCELED)
+}
+
+/// Whether an answer with this status needs `x-should-retry: false`: the official clients, which were made by the same
+/// generator, would repeat the request by themselves, in vain.
+pub fn forbids_retry(envelope: &ErrorEnvelope, status: u16) -> bool {
+    !envelope.retriable && (matches!(status, 408 | 409 | 429) || status >= 500)
+}
