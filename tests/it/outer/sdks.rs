@@ -1,4 +1,4 @@
-//! OpenAI's own clients for Python and Node, unchanged, against started gateways.
+//! OpenAI's and Anthropic's own clients for Python and Node, unchanged, against started gateways.
 //!
 //! Their pinned versions are in `tests/sdk`. They are installed once below the target folder, and again when the pinned
 //! set has changed. `SLUICEGATE_TEST_SDKS=off` leaves these tests out.
@@ -54,6 +54,11 @@ pub(super) fn sources(language: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sdk").join(language)
 }
 
+/// Scripts that follow the clients' own documentation.
+fn quickstarts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/quickstarts")
+}
+
 /// Makes the folder where a language's packages live, with what `install` puts there; unless they are there for exactly
 /// these pinned versions.
 fn installed(language: &str, pinned: &str, install: impl FnOnce(&Path)) -> PathBuf {
@@ -97,7 +102,7 @@ pub(super) fn succeeds(what: &str, command: &mut Command) {
 }
 
 #[test]
-fn the_python_client_works_unchanged() {
+fn the_python_clients_work_unchanged() {
     if left_out() {
         return;
     }
@@ -106,11 +111,12 @@ fn the_python_client_works_unchanged() {
     let gateways = Gateways::start();
     let mut python = Command::new(folder.join("bin/python"));
     python.args(["-B", "-m", "unittest", "discover", "-v", "-s"]).arg(&source);
-    succeeds("the Python client", python.envs(gateways.variables()));
+    python.env("QUICKSTARTS", quickstarts()).envs(gateways.variables());
+    succeeds("the Python clients", &mut python);
 }
 
 #[test]
-fn the_node_client_works_unchanged() {
+fn the_node_clients_work_unchanged() {
     if left_out() {
         return;
     }
@@ -122,7 +128,7 @@ fn the_node_client_works_unchanged() {
     });
     // Node looks for packages beside the script, so the scripts go where the packages are.
     let mut scripts = Vec::new();
-    for entry in fs::read_dir(&source).unwrap() {
+    for entry in fs::read_dir(&source).unwrap().chain(fs::read_dir(quickstarts()).unwrap()) {
         let path = entry.unwrap().path();
         if path.extension().is_some_and(|extension| extension == "mjs") {
             let copy = folder.join(path.file_name().unwrap());
@@ -133,5 +139,5 @@ fn the_node_client_works_unchanged() {
     scripts.sort();
     let gateways = Gateways::start();
     let mut node = Command::new("node");
-    succeeds("the Node client", node.arg("--test").args(scripts).current_dir(&folder).envs(gateways.variables()));
+    succeeds("the Node clients", node.arg("--test").args(scripts).current_dir(&folder).envs(gateways.variables()));
 }
