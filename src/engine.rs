@@ -213,6 +213,8 @@ pub struct Chat {
     pub tools: Vec<Tool>,
     /// Extra variables for the template, such as `enable_thinking`.
     pub kwargs: BTreeMap<String, serde_json::Value>,
+    /// The answer goes on from the last message, which is the assistant's.
+    pub continues: bool,
 }
 
 /// A prompt that cannot be used; the message is meant for the caller.

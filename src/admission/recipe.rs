@@ -222,7 +222,8 @@ fn take_prompt(request: &mut TaskRequest) -> (Prompt, &'static str, usize) {
     let bytes = messages.iter().map(bytes_of).sum::<usize>()
         + kwargs.values().map(|value| value.to_string().len()).sum::<usize>()
         + tools.iter().map(bytes_of_tool).sum::<usize>();
-    (Prompt::Chat(Chat { messages, tools, kwargs }), "messages", bytes)
+    let continues = request.continue_final_message;
+    (Prompt::Chat(Chat { messages, tools, kwargs, continues }), "messages", bytes)
 }
 
 /// What the answer to a request must look like: its schema is moved out of it.
@@ -323,6 +324,7 @@ fn asks_for(request: &TaskRequest, param: &str) -> bool {
         "repetition_penalty" => request.repetition_penalty.is_some(),
         "reasoning_effort" => request.reasoning_effort.is_some(),
         "chat_template_kwargs" => request.chat_template_kwargs.is_some(),
+        "continue_final_message" => request.continue_final_message,
         _ => false,
     }
 }

@@ -197,6 +197,22 @@ async fn a_conversation_with_calls_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_was_begun_goes_on_where_the_engine_can() {
+    let gate = Gate::scripted(says(&["sunny."])).await;
+    let begun =
+        json!({"messages": [{"role": "user", "content": "Weather?"}, {"role": "assistant", "content": "It is"}]});
+    let answer = gate.post(PATH, &ask(&begun)).await.json();
+    assert_eq!((&answer["content"][0]["text"], &answer["usage"]["input_tokens"]), (&json!("sunny."), &json!(3)));
+    gate.finish().await;
+    let remote = r#"{ base_url = "http://127.0.0.1:1/v1", model = "m" }"#;
+    let elsewhere = format!(r#"[{{ id = "elsewhere", engine = "remote", remote = {remote} }}]"#);
+    let gate = Gate::configured(&[("SLUICEGATE_POOLS", &elsewhere)]).await;
+    let refused = gate.post(PATH, &ask(&begun)).await;
+    assert_snapshot!(refused.json()["error"].to_string(), @r#"{"type":"invalid_request_error","message":"A message of the assistant cannot be continued here: the last of the messages must be the user's.","param":"messages"}"#);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_says_why_it_ended() {
     let gate = Gate::scripted(says(&["one t", "wo thr", "ee four"])).await;
     for (change, reason, stop, text) in [
@@ -287,11 +303,11 @@ async fn failures_are_anthropics_error_object() {
     400 invalid_request_error | "`stop_sequences`: a stop string is not empty"
     400 invalid_request_error | "Invalid value for 'thinking.budget_tokens': it is less than 'max_tokens'."
     400 invalid_request_error | "Invalid value for 'tools[0].type': the only type of tool that is served is 'custom': those that Anthropic's service runs or defines, such as web search, are not there."
-    400 invalid_request_error | "`tools[0].name`: 1 to 64 letters, digits, underscores and hyphens"
+    400 invalid_request_error | "`tools[0].name`: 1 to 128 letters, digits, underscores and hyphens"
     400 invalid_request_error | "`tool_choice`: `tool_choice` goes with `tools`"
     400 invalid_request_error | "`output_config.format.schema.not`: an answer cannot be held to this keyword"
     400 invalid_request_error | "messages[0].role: Unexpected role \"system\". The Messages API accepts a top-level `system` parameter, not \"system\" as an input message role."
-    400 invalid_request_error | "messages[1].role: This gateway does not continue a message of the assistant: the conversation must end with a user message."
+    400 invalid_request_error | "Invalid value for 'messages[1].content': the beginning of an answer does not end with white space."
     400 invalid_request_error | "Unsupported value: 'messages[0].content[0]' does not support image blocks with this model."
     400 invalid_request_error | "Invalid value for 'messages[0].content[0].tool_use_id': no 'tool_use' block of the message before has this id, or it has its result already."
     "#);

@@ -60,7 +60,7 @@ impl MessagesContext {
         match field {
             // That the model is of no use for a conversation.
             "model_ref" | "workload" => "model".to_owned(),
-            "prompt" | "inputs" => "messages".to_owned(),
+            "prompt" | "inputs" | "continue_final_message" => "messages".to_owned(),
             "stop" => "stop_sequences".to_owned(),
             "metadata" => "metadata.user_id".to_owned(),
             "parallel_tool_calls" => "tool_choice.disable_parallel_tool_use".to_owned(),
@@ -77,7 +77,13 @@ impl MessagesContext {
     }
 
     /// `envelope` with its `param` in the client's words, also in its message.
-    pub fn rename(&self, envelope: ErrorEnvelope) -> ErrorEnvelope {
+    pub fn rename(&self, mut envelope: ErrorEnvelope) -> ErrorEnvelope {
+        if envelope.param.as_deref() == Some("continue_final_message") {
+            // The field is not the client's.
+            let message =
+                "A message of the assistant cannot be continued here: the last of the messages must be the user's.";
+            envelope.message = message.to_owned();
+        }
         rename(envelope, |native| self.param(native))
     }
 }

@@ -71,7 +71,8 @@ impl Body {
         self.refuse_what_is_not_served()?;
         let mut task = TaskRequest::new(context.model.clone());
         let messages = self.messages.ok_or_else(|| missing("messages"))?;
-        task.messages = Some(conversation::translate(self.system, messages, &mut context.ignored)?);
+        let (messages, continues) = conversation::translate(self.system, messages, &mut context.ignored)?;
+        (task.messages, task.continue_final_message) = (Some(messages), continues);
         task.max_tokens = self.max_tokens;
         task.temperature = self.temperature.map(temperature).transpose()?;
         // The likeliest token is always left.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ErrorEnvelope, Input, Message, Tool, ToolChoice, Workload, schema, tools, workload};
+use super::{ErrorEnvelope, Input, Message, Role, Tool, ToolChoice, Workload, schema, tools, workload};
 
 /// The body of `POST /v2/tasks`. Every other dialect is translated to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,6 +54,9 @@ pub struct TaskRequest {
     pub reasoning_effort: Option<ReasoningEffort>,
     #[serde(default)]
     pub chat_template_kwargs: Option<BTreeMap<String, serde_json::Value>>,
+    /// The answer goes on from the last message, which is the assistant's.
+    #[serde(default)]
+    pub continue_final_message: bool,
     #[serde(default)]
     pub max_tokens: Option<u32>,
     /// From admission, in ms.
@@ -139,6 +142,7 @@ impl TaskRequest {
             parallel_tool_calls: None,
             reasoning_effort: None,
             chat_template_kwargs: None,
+            continue_final_message: false,
             max_tokens: None,
             deadline_ms: None,
             expected_tokens: None,
@@ -194,6 +198,7 @@ impl TaskRequest {
         if let Some(messages) = &self.messages {
             ensure(!messages.is_empty(), "messages", "at least one message is needed")?;
         }
+        self.check_beginning()?;
         tools::check(self.tools.as_deref().unwrap_or_default(), self.tool_choice.as_ref())?;
         if self.messages.is_none() {
             ensure(self.tools.is_none(), "tools", "`tools` goes with `messages`")?;
@@ -201,6 +206,22 @@ impl TaskRequest {
         }
         ensure(!self.model_ref.is_empty(), "model_ref", "name a model")?;
         ensure(self.model_ref.len() <= 1024, "model_ref", "at most 1,024 bytes")
+    }
+
+    /// What the answer goes on from.
+    fn check_beginning(&self) -> Result<(), Violation> {
+        let last = self.messages.as_deref().and_then(<[Message]>::last);
+        let spoken = last.is_some_and(|message| {
+            let words = message.content.as_ref().is_some_and(|content| !content.is_empty());
+            message.role == Role::Assistant && message.tool_calls.is_empty() && words
+        });
+        let (param, text) = ("continue_final_message", self.output_mode == OutputMode::Text);
+        ensure(
+            spoken || !self.continue_final_message,
+            param,
+            "goes with `messages` that end with words of the assistant",
+        )?;
+        ensure(text || !self.continue_final_message, param, "goes with `output_mode: \"text\"`")
     }
 
     fn check_limits(&self) -> Result<(), Violation> {

@@ -29,7 +29,7 @@ pub fn check(tools: &[Tool], choice: Option<&ToolChoice>) -> Result<(), Violatio
     for (index, tool) in tools.iter().enumerate() {
         let function = &tool.function;
         let wrong = if !is_name(&function.name) {
-            Some(("name", "1 to 64 letters, digits, underscores and hyphens"))
+            Some(("name", "1 to 128 letters, digits, underscores and hyphens"))
         } else if !names.insert(function.name.as_str()) {
             Some(("name", "another tool has this name"))
         } else if function.description.as_ref().is_some_and(|text| text.len() > LONGEST_DESCRIPTION) {
@@ -62,7 +62,7 @@ fn is_strict(tool: &Tool) -> bool {
 
 fn is_name(name: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
-    (1..=64).contains(&name.len()) && name.bytes().all(letter)
+    (1..=128).contains(&name.len()) && name.bytes().all(letter)
 }
 
 #[cfg(test)]
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn each_tool_that_is_none_is_named() {
-        let long = "a".repeat(65);
+        let long = "a".repeat(129);
         let cases = [
             (json!([{"name": "a"}, {"name": "b c"}]), "tools[1].function.name"),
             (json!([{"name": ""}]), "tools[0].function.name"),

@@ -98,6 +98,7 @@ fn refuse_what_is_for_completions(request: &TaskRequest) -> Result<(), Violation
         ("parallel_tool_calls", request.parallel_tool_calls.is_some()),
         ("reasoning_effort", request.reasoning_effort.is_some()),
         ("chat_template_kwargs", request.chat_template_kwargs.is_some()),
+        ("continue_final_message", request.continue_final_message),
         ("max_tokens", request.max_tokens.is_some()),
         ("expected_tokens", request.expected_tokens.is_some()),
         ("seed", request.seed.is_some()),

@@ -208,6 +208,21 @@ fn turns_of_one_role_are_one_and_results_stand_before_what_is_said() {
 }
 
 #[test]
+fn a_last_turn_of_the_assistant_is_the_beginning_of_its_answer() {
+    let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "It"},
+        {"role": "assistant", "content": [{"type": "text", "text": " is"}]}]);
+    let (task, context) = read(&json!({"messages": messages}));
+    assert!(task.continue_final_message && !read(&json!({})).0.continue_final_message);
+    assert_eq!(task.messages.unwrap().pop().unwrap().content.map(Content::into_text).as_deref(), Some("It is"));
+    let format = json!({"messages": messages, "output_config": {"format": {"type": "json_schema", "schema": {}}}});
+    let held = parse(with(&format).to_string().as_bytes()).unwrap().0.check().unwrap_err();
+    assert_eq!(held.param, "continue_final_message");
+    let error = context.rename(ErrorEnvelope::invalid("continue_final_message", held.message));
+    assert_eq!(error.param.as_deref(), Some("messages"));
+    assert!(error.message.contains("cannot be continued here"), "{}", error.message);
+}
+
+#[test]
 fn tools_and_the_choice_among_them() {
     let tools = json!([{"name": "f", "input_schema": {"type": "object"}, "strict": true, "cache_control": {}}]);
     for (choice, wanted) in [
@@ -259,7 +274,12 @@ fn what_is_refused_is_named() {
         (json!({"messages": [{"role": "system", "content": "a"}]}), "messages[0].role"),
         (json!({"messages": [{"role": "tool", "content": "a"}]}), "messages[0].role"),
         (json!({"messages": [call, {"role": "user", "content": "a"}]}), "messages[1].content"),
-        (json!({"messages": [call]}), "messages[0].role"),
+        (json!({"messages": [call]}), "messages[0].content"),
+        (json!({"messages": [{"role": "assistant", "content": "It is "}]}), "messages[0].content"),
+        (
+            json!({"messages": [{"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm"}]}]}),
+            "messages[0].content",
+        ),
     ];
     for (more, param) in cases {
         let (named, message) = refused(&more);

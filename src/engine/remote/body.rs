@@ -24,8 +24,9 @@ pub const fn unsupported(engine: EngineName) -> &'static [&'static str] {
             "repetition_penalty",
             "reasoning_effort",
             "chat_template_kwargs",
+            "continue_final_message",
         ],
-        _ => &["determinism", "kv_hint"],
+        _ => &["determinism", "kv_hint", "continue_final_message"],
     }
 }
 

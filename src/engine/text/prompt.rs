@@ -16,6 +16,9 @@ use super::shield::{Shield, Stretch};
 use super::template::ChatTemplate;
 use crate::engine::{Chat, Prompt, PromptError, Reading};
 
+/// Where a message ends that is to be continued; a Unicode noncharacter, which is never part of interchanged text.
+const END: char = '\u{fdd1}';
+
 /// What a model needs to turn prompts into tokens and tokens into text. Immutable; share it.
 pub struct TextModel {
     /// Recognises special tokens, for what a template writes.
@@ -136,14 +139,26 @@ impl TextModel {
         let fault = |message: String| PromptError { param: "messages", message };
         let template = self.template.as_ref();
         let template = template.ok_or_else(|| fault("this model has no chat template: use a plain prompt".into()))?;
-        template
-            .render(&self.variables(chat), SystemTime::now())
-            .map_err(|error| fault(format!("the model's chat template does not accept the conversation: {error}")))
+        let rendered = template.render(&self.variables(chat), SystemTime::now(), !chat.continues);
+        let mut rendered = rendered
+            .map_err(|error| fault(format!("the model's chat template does not accept the conversation: {error}")))?;
+        if chat.continues {
+            let end = rendered.rfind(END);
+            let end = end.ok_or_else(|| fault("the model's chat template lets no message be continued".into()))?;
+            rendered.truncate(end);
+        }
+        Ok(rendered)
     }
 
     fn variables(&self, chat: &Chat) -> BTreeMap<String, Value> {
         let mut variables = chat.kwargs.clone();
-        variables.insert("messages".into(), chat.messages.iter().map(|message| self.message(message)).collect());
+        let mut messages: Vec<Value> = chat.messages.iter().map(|message| self.message(message)).collect();
+        if let Some(Value::String(content)) =
+            messages.last_mut().filter(|_| chat.continues).map(|last| &mut last["content"])
+        {
+            content.push(END);
+        }
+        variables.insert("messages".into(), messages.into());
         let tools = if chat.tools.is_empty() { Value::Null } else { chat.tools.iter().map(tool).collect() };
         variables.insert("tools".into(), tools);
         variables.values_mut().for_each(|value| self.shield.cover_all(value));

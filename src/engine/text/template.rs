@@ -82,7 +82,7 @@ impl ChatTemplate {
             {"role": "tool", "tool_call_id": "abcdefghi", "name": "f", "content": "b"},
         ]);
         let variables = BTreeMap::from([("messages".to_owned(), messages), ("tools".to_owned(), Value::Null)]);
-        self.render(&variables, SystemTime::UNIX_EPOCH).ok()
+        self.render(&variables, SystemTime::UNIX_EPOCH, true).ok()
     }
 
     /// Whether it wants the arguments of calls as text, and not as objects.
@@ -130,13 +130,18 @@ impl ChatTemplate {
         self
     }
 
-    /// Renders up to where the assistant's turn begins. `variables` holds `messages` and `tools` (null for none) in the
-    /// form of the OpenAI API, and whatever else the template may ask for.
+    /// Renders the conversation, and where the assistant's turn is to be `begun`, up to there. `variables` holds `messages`
+    /// and `tools` (null for none) in the form of the OpenAI API, and whatever else the template may ask for.
     ///
     /// # Errors
     ///
     /// With the template's own words where it raised an exception.
-    pub fn render(&self, variables: &BTreeMap<String, Value>, now: SystemTime) -> Result<String, TemplateError> {
+    pub fn render(
+        &self,
+        variables: &BTreeMap<String, Value>,
+        now: SystemTime,
+        begun: bool,
+    ) -> Result<String, TemplateError> {
         let environment = environment(now);
         let source = match &self.tool_source {
             Some(source) if variables.get("tools").is_some_and(|tools| !tools.is_null()) => source,
@@ -147,7 +152,7 @@ impl ChatTemplate {
         let mut context: BTreeMap<&str, minijinja::Value> =
             variables.iter().map(|(key, value)| (key.as_str(), minijinja::Value::from_serialize(value))).collect();
         context.extend(self.special_tokens.iter().map(|(key, name)| (*key, minijinja::Value::from(name))));
-        context.insert("add_generation_prompt", true.into());
+        context.insert("add_generation_prompt", begun.into());
         context.entry("documents").or_insert_with(|| ().into());
         template.render(context).map_err(|error| describe(&error))
     }

@@ -175,9 +175,10 @@ fn samples() -> [Value; 11] {
 
 /// What the documents allow and the gateway refuses: fields that go with others, that depend on the pool, or that are
 /// not served yet.
-const SCHEMAS_CANNOT_SAY: [&str; 7] = [
+const SCHEMAS_CANNOT_SAY: [&str; 8] = [
     "tools",
     "chat_template_kwargs",
+    "continue_final_message",
     "sampler_profile_version",
     "top_logprobs",
     "json_schema",

@@ -86,6 +86,12 @@ class Messages(unittest.TestCase):
         self.assertEqual((answer.stop_reason, answer.stop_sequence), ("stop_sequence", stop))
         self.assertEqual(text_of(answer), whole[: whole.index(stop)])
 
+    def test_an_answer_that_was_begun_goes_on(self):
+        whole = text_of(ask())
+        begun = whole[: whole.index(" ", len(whole) // 3)]
+        rest = text_of(ask(messages=[*QUESTION, {"role": "assistant", "content": begun}]))
+        self.assertEqual(begun + rest, whole)
+
     def test_a_limit_ends_the_answer(self):
         answer = ask(max_tokens=3)
         self.assertEqual((answer.stop_reason, answer.usage.output_tokens), ("max_tokens", 3))
@@ -163,7 +169,7 @@ class Errors(unittest.TestCase):
             ({"extra_body": {"temperature": 1.5}}, "temperature"),
             ({"max_tokens": 999_999}, "max_tokens"),
             ({"messages": [{"role": "system", "content": "Be brief."}]}, "messages[0].role"),
-            ({"messages": [*ASK, {"role": "assistant", "content": "It is"}]}, "messages[1].role"),
+            ({"messages": [*ASK, {"role": "assistant", "content": "It is "}]}, "messages[1].content"),
             ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools[0].type"),
         ]
         for more, field in cases:

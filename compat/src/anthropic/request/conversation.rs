@@ -10,7 +10,7 @@ use crate::native::{Content, ContentPart, ErrorEnvelope, FunctionCall, Message, 
 /// What stands before the result of a call that has failed: templates know no other way to say so.
 const FAILED: &str = "Error: ";
 
-/// Adds to `ignored` what the model will not be shown.
+/// The messages, and whether the answer goes on from the last one. Adds to `ignored` what the model will not be shown.
 ///
 /// # Errors
 ///
@@ -19,7 +19,7 @@ pub fn translate(
     system: Option<StringOrList<Object<BlockBody>>>,
     messages: Vec<Object<MessageBody>>,
     ignored: &mut Vec<String>,
-) -> Result<Vec<Message>, ErrorEnvelope> {
+) -> Result<(Vec<Message>, bool), ErrorEnvelope> {
     let mut conversation = Conversation { done: Vec::new(), turn: None, unanswered: Vec::new(), ignored };
     if let Some(system) = system {
         let parts = texts(system, "system")?;
@@ -86,16 +86,12 @@ impl Conversation<'_> {
         }
     }
 
-    /// An answer goes on from a user's turn.
-    fn finish(mut self) -> Result<Vec<Message>, ErrorEnvelope> {
-        if let Some(Turn { author: Author::Assistant, index, .. }) = &self.turn {
-            let message = "This gateway does not continue a message of the assistant: the conversation must end with a \
-                           user message.";
-            let error = ErrorEnvelope::invalid(format!("messages[{index}].role"), message);
-            return Err(error.with_detail(detail::UNSUPPORTED_VALUE));
-        }
+    /// A turn of the assistant at the end is the beginning of its answer.
+    fn finish(mut self) -> Result<(Vec<Message>, bool), ErrorEnvelope> {
+        let begun = self.turn.as_ref().filter(|turn| turn.author == Author::Assistant);
+        let continues = begun.map(Turn::check_beginning).transpose()?.is_some();
         self.end_turn()?;
-        Ok(self.done)
+        Ok((self.done, continues))
     }
 
     fn end_turn(&mut self) -> Result<(), ErrorEnvelope> {
@@ -103,8 +99,7 @@ impl Conversation<'_> {
         match turn.author {
             Author::User => {
                 if !self.unanswered.is_empty() {
-                    let why = "each 'tool_use' block has a 'tool_result' block in the message after it";
-                    return Err(invalid(format!("messages[{}].content", turn.index), why));
+                    return Err(unanswered_call(format!("messages[{}].content", turn.index)));
                 }
                 self.done.extend(turn.results);
                 if !turn.parts.is_empty() {
@@ -126,6 +121,21 @@ impl Conversation<'_> {
 }
 
 impl Turn {
+    /// Whether an answer can go on from it.
+    fn check_beginning(&self) -> Result<(), ErrorEnvelope> {
+        let path = format!("messages[{}].content", self.index);
+        if !self.calls.is_empty() {
+            return Err(unanswered_call(path));
+        }
+        match self.parts.last() {
+            Some(ContentPart::Text { text }) if text.ends_with(char::is_whitespace) => {
+                Err(invalid(path, "the beginning of an answer does not end with white space"))
+            }
+            Some(ContentPart::Text { text }) if !text.is_empty() => Ok(()),
+            _ => Err(invalid(path, "the beginning of an answer ends with a text")),
+        }
+    }
+
     fn add(
         &mut self,
         body: BlockBody,
@@ -223,6 +233,10 @@ fn text(body: BlockBody, path: &str) -> Result<ContentPart, ErrorEnvelope> {
             "the blocks that are served are 'text', 'tool_use', 'tool_result' and 'thinking', each in its place",
         )),
     }
+}
+
+fn unanswered_call(path: String) -> ErrorEnvelope {
+    invalid(path, "each 'tool_use' block has a 'tool_result' block in the message after it")
 }
 
 fn empty(path: &str) -> ErrorEnvelope {

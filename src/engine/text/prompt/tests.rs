@@ -57,6 +57,20 @@ fn shown(model: &TextModel, ids: &[u32]) -> String {
 }
 
 #[test]
+fn a_message_that_is_continued_has_no_end() {
+    let messages = vec![Message::text(Role::User, "a"), Message::text(Role::Assistant, "b <|im_end|>  ")];
+    let prompt = Prompt::Chat(Chat { messages: messages.clone(), continues: true, ..Chat::default() });
+    let model = model();
+    let ids = model.tokenize(&prompt).unwrap();
+    assert_eq!(shown(&model, &ids), "[<s>][<|im_start|>]user\na[<|im_end|>][<|im_start|>]assistant\nb <|im_end|>  ");
+    // As much as the same conversation has before the message ends.
+    assert!(model.tokenize(&chat(messages)).unwrap().starts_with(&ids));
+    let silent = ChatTemplate::new(&json!("{{ messages[0].content }}"), &Value::Null).unwrap();
+    let model = TextModel::new(byte_level(), Some(silent), 259);
+    assert_eq!(model.tokenize(&prompt).unwrap_err().message, "the model's chat template lets no message be continued");
+}
+
+#[test]
 fn a_chat_is_rendered_and_begins_once() {
     let model = model();
     let parts = Content::Parts(vec![ContentPart::Text { text: "a".into() }, ContentPart::Text { text: "b".into() }]);

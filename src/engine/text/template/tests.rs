@@ -7,7 +7,7 @@ use super::*;
 fn render(template: &str, variables: Value) -> Result<String, TemplateError> {
     let config = json!({"bos_token": "<s>", "eos_token": {"content": "</s>", "lstrip": false}});
     let Value::Object(variables) = variables else { panic!("variables are an object") };
-    ChatTemplate::new(&json!(template), &config)?.render(&variables.into_iter().collect(), SystemTime::UNIX_EPOCH)
+    ChatTemplate::new(&json!(template), &config)?.render(&variables.into_iter().collect(), SystemTime::UNIX_EPOCH, true)
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn a_template_that_does_not_parse_is_refused_at_once() {
 fn tools_choose_the_template_made_for_them() {
     let named = json!([{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "tools"}]);
     let template = ChatTemplate::new(&named, &Value::Null).expect("parses");
-    let render = |tools: Value| template.render(&[("tools".into(), tools)].into(), SystemTime::UNIX_EPOCH);
+    let render = |tools: Value| template.render(&[("tools".into(), tools)].into(), SystemTime::UNIX_EPOCH, true);
     assert_eq!(render(Value::Null).as_deref(), Ok("plain"));
     assert_eq!(render(json!([{}])).as_deref(), Ok("tools"));
 }
