@@ -100,7 +100,7 @@ fn gateway(criterion: &mut Criterion) {
     group.bench_function("submit, look, cancel", |bencher| {
         bencher.iter(|| {
             let id = submit(&runtime, gateway, request.clone(), &caller);
-            let position = view(id).summary.queue_position;
+            let position = view(id).show().summary.queue_position;
             cancel(id);
             position
         });

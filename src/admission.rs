@@ -9,15 +9,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sluicegate_compat::native::{
     AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, ModelPrice, PolicyLabel, Preparation,
-    Priority, Streams, TaskRequest, Workload,
+    Streams, TaskRequest, Workload,
 };
 
 use crate::budgets::{Budgets, Left};
 use crate::engine::Engine;
-use crate::ids::{CorrelationId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
+use crate::ids::{CorrelationId, ModelId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
-use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Refused, Share, prepare};
+use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Share, prepare};
 use crate::sessions::{Good, Key as SessionKey, Sessions};
 use crate::tasks::{Durable, Home, Key, Limits, Registry, Spending, Task, Ties};
 
@@ -25,6 +25,7 @@ mod again;
 mod batch;
 mod grant;
 mod limits;
+mod order;
 mod recipe;
 mod refusal;
 mod translate;
@@ -32,6 +33,7 @@ mod translate;
 pub use again::{Reserved, interrupted, not_kept};
 use grant::{Grant, grant, over_budget};
 pub use limits::{Charge, Limiter, RateLimits, Standing};
+use order::{Choice, Look, by_start, in_time, submit};
 use recipe::{Asked, Counted, check_engine};
 use refusal::{nowhere, refused, violation};
 use translate::{job, spec};
@@ -127,6 +129,8 @@ type Tiers = Vec<Vec<Arc<Pool>>>;
 pub struct Pools<'a> {
     /// Those of its model, in the order of the configuration.
     pub serving: &'a [Arc<Pool>],
+    /// Its model.
+    pub model: &'a ModelId,
     /// Whether a pool of this name exists, whatever it serves.
     pub known: &'a (dyn Fn(&str) -> bool + Sync),
     /// Of its model.
@@ -196,7 +200,8 @@ impl Admission {
         let job = Job { allowed: allowed(request, &order, pools.serving), near, ..job(&asked, &task, caller, fitted) };
         // Filed before it is queued, so that the journal hears of its start and its end afterwards.
         let durable = self.file(&task, caller, life);
-        let place = submit(job, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.withdraw(&task))?;
+        let place =
+            submit(job, pools.model, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.withdraw(&task))?;
         charge.keep();
         self.watch_deadline(&task);
         Ok(Admitted { task, place, durable })
@@ -420,79 +425,4 @@ fn allowed(request: &TaskRequest, order: &[Choice], serving: &[Arc<Pool>]) -> Op
 fn session_of(request: &TaskRequest, caller: &Caller) -> Option<SessionKey> {
     let tenant = caller.share.tenant.clone();
     request.session_id.map(|id| SessionKey { tenant, id: SessionId(id) })
-}
-
-/// A pool with the place that a task would have there, where that was looked at.
-type Choice = (Arc<Pool>, Option<Result<Place, Refused>>);
-
-/// Whether the place that a task would have is looked at. The queue that takes it says it once more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
-    Always,
-    /// Where there is a choice of pools.
-    Needed,
-}
-
-/// Leaves the pools where a task would start before its deadline; refuses what is already known to come too late.
-fn in_time(mut order: Vec<Choice>, deadline_ms: Option<u64>) -> Result<Vec<Choice>, ErrorEnvelope> {
-    let Some(deadline_ms) = deadline_ms else { return Ok(order) };
-    let start_ms = |place: &Option<Result<Place, Refused>>| match place {
-        Some(Ok(place)) => place.prediction.start_ms,
-        // It takes nothing before then.
-        Some(Err(Refused::QueueFull { retry_after_ms } | Refused::BatchShed { retry_after_ms })) => *retry_after_ms,
-        Some(Err(_)) | None => 0,
-    };
-    let soonest_ms = order.iter().map(|(_, place)| start_ms(place)).min();
-    order.retain(|(_, place)| start_ms(place) < deadline_ms);
-    match soonest_ms.filter(|_| order.is_empty()) {
-        None => Ok(order),
-        Some(start_ms) => {
-            let message = format!("it would start in about {start_ms} ms, after its deadline of {deadline_ms} ms");
-            let error = ErrorEnvelope::new(ErrorCode::DeadlineUnmet, message);
-            Err(ErrorEnvelope { param: Some("deadline_ms".into()), ..error })
-        }
-    }
-}
-
-/// The pools of each tier in the order in which they would start the task, the tiers one after the other. Of those that
-/// would start it at the same time, the one that is `near` comes first.
-fn by_start(
-    tiers: Tiers,
-    priority: Priority,
-    share: &Share,
-    limits: &Limits,
-    near: Option<&PoolId>,
-    look: Look,
-) -> Vec<Choice> {
-    let pools: usize = tiers.iter().map(Vec::len).sum();
-    if look == Look::Needed && pools == 1 {
-        return tiers.into_iter().flatten().map(|pool| (pool, None)).collect();
-    }
-    let sorted = tiers.into_iter().flat_map(|tier| {
-        let foresee = |pool: Arc<Pool>| (pool.foresee(priority, share, limits), pool);
-        let mut tier: Vec<_> = tier.into_iter().map(foresee).collect();
-        tier.sort_by_key(|(place, pool)| {
-            let start_ms = place.as_ref().map_or(u64::MAX, |place| place.prediction.start_ms);
-            (start_ms, near != Some(pool.id()))
-        });
-        tier.into_iter().map(|(place, pool)| (pool, Some(place)))
-    });
-    sorted.collect()
-}
-
-/// Queues a task in the first of `pools` that takes it.
-fn submit<'a>(mut job: Job, pools: impl Iterator<Item = &'a Arc<Pool>>) -> Result<Place, ErrorEnvelope> {
-    let mut refusal = None;
-    for pool in pools {
-        job.task.move_to(pool.home());
-        match pool.submit(job) {
-            Ok(place) => return Ok(place),
-            Err(rejected) => {
-                // The best pool's reason is the one to tell.
-                refusal.get_or_insert_with(|| refused(rejected.reason, pool));
-                job = rejected.job;
-            }
-        }
-    }
-    Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
 }

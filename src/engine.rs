@@ -28,6 +28,8 @@ use sluicegate_compat::native::{EngineName, Input, Message, TokenKind, TokenLogp
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
+use crate::ids::CorrelationId;
+
 mod evaluation;
 mod form;
 mod meter;
@@ -241,6 +243,8 @@ pub struct Generation {
     pub reading: Reading,
     /// Keep nothing of earlier sequences' caches: for `strict` determinism and `kv_hint: cold`.
     pub cold: bool,
+    /// Whose it is, for an engine that has a log of its own; `None` for a probe.
+    pub correlation_id: Option<CorrelationId>,
     pub cancel: CancellationToken,
 }
 

@@ -51,7 +51,7 @@ use idempotency::Idempotency;
 pub use idempotency::Once;
 pub use kept_models::take_in_models;
 pub use kept_pools::{Configured, KeptPool, take_in_pools};
-pub use look::TaskFilter;
+pub use look::{TaskFilter, View};
 use provision::Provision;
 pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
 pub use recover::{Waiting, take_in};
@@ -231,7 +231,7 @@ impl Gateway {
             let message = format!("no pool serves the model {:?}", entry.id);
             return Err(ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000));
         }
-        Ok(Serving { pools, price: entry.price })
+        Ok(Serving { pools, model: ModelId::from(entry.id), price: entry.price })
     }
 
     fn has_pool(&self, id: &str) -> bool {
@@ -247,6 +247,7 @@ impl Gateway {
 /// The pools that serve a model, and what it costs.
 struct Serving {
     pools: Vec<Arc<Pool>>,
+    model: ModelId,
     price: ModelPrice,
 }
 
@@ -258,7 +259,7 @@ impl Serving {
 
     /// `known` says whether a pool of a name exists.
     fn pools<'a>(&'a self, known: &'a (dyn Fn(&str) -> bool + Sync)) -> Pools<'a> {
-        Pools { serving: &self.pools, known, price: self.price }
+        Pools { serving: &self.pools, model: &self.model, known, price: self.price }
     }
 }
 

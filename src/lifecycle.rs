@@ -18,6 +18,10 @@ use tokio_util::task::TaskTracker;
 /// The priority of threads that compute, where 99 is the highest: niceness 10 on Linux.
 const COMPUTING: u8 = 22;
 
+/// More bytes are worked on off the reactor: prompts are tokenized at some 10 MB/s, and vectors written at some 50, so that
+/// this is a few ms at most.
+const INLINE_BYTES: usize = 32 * 1024;
+
 /// What it means when a spawned task ends by panicking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnPanic {
@@ -93,6 +97,20 @@ impl Lifecycle {
             tracing::error!(task = name, %error, "blocking work did not finish");
             Panicked
         })
+    }
+
+    /// Runs work on so many bytes here where they are few, else [off the reactor](Self::blocking).
+    ///
+    /// # Errors
+    ///
+    /// As [`blocking`](Self::blocking).
+    pub async fn sized<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        bytes: usize,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, Panicked> {
+        if bytes <= INLINE_BYTES { Ok(work()) } else { self.blocking(name, work).await }
     }
 
     /// Cancelled when the gateway takes no more work.
@@ -221,6 +239,14 @@ mod tests {
         assert_eq!(there, Ok((here + 10).min(19)));
         assert_eq!(niceness(), here);
         assert_eq!(low_priority("failing", || -> u8 { panic!("lost") }).await, Err(Panicked));
+    }
+
+    #[tokio::test]
+    async fn much_is_worked_on_elsewhere_and_little_here() {
+        let (lifecycle, here) = (Lifecycle::new(), std::thread::current().id());
+        let place = |bytes| lifecycle.sized("work", bytes, || std::thread::current().id());
+        assert_eq!(place(INLINE_BYTES).await, Ok(here));
+        assert_ne!(place(INLINE_BYTES + 1).await, Ok(here));
     }
 
     #[tokio::test]

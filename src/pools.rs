@@ -330,14 +330,14 @@ impl Pool {
         (state.slots_used(), state.slots_total())
     }
 
-    /// Queues a task. It starts as soon as a slot is free.
+    /// Queues a task for `model`. It starts as soon as a slot is free.
     ///
     /// # Errors
     ///
-    /// [`Rejected`], with the task: the queue is full, or the pool cannot run anything now.
-    pub fn submit(self: &Arc<Self>, job: Job) -> Result<Place, Box<Rejected>> {
+    /// [`Rejected`], with the task: the queue is full, or the pool cannot run anything now, or has another model meanwhile.
+    pub fn submit(self: &Arc<Self>, job: Job, model: &ModelId) -> Result<Place, Box<Rejected>> {
         let task = Arc::clone(&job.task);
-        let submitted = self.lock().submit(job, Instant::now());
+        let submitted = self.lock().submit(job, model, Instant::now());
         let was_full = match &submitted {
             Ok(submitted) => submitted.evicted.is_some(),
             Err(rejected) => matches!(rejected.reason, Refused::QueueFull { .. } | Refused::BatchShed { .. }),

@@ -1,6 +1,6 @@
 //! What the dialects have in common beside the native one.
 
-use crate::native::{ErrorCode, ErrorEnvelope, detail};
+use crate::native::{CanceledBy, End, ErrorCode, ErrorEnvelope, detail};
 
 /// `envelope` with its `param` in the client's words, which `own` gives for the native ones, also in its message.
 pub fn rename(mut envelope: ErrorEnvelope, own: impl FnOnce(&str) -> String) -> ErrorEnvelope {
@@ -12,8 +12,15 @@ pub fn rename(mut envelope: ErrorEnvelope, own: impl FnOnce(&str) -> String) -> 
     envelope
 }
 
-/// What a client reads that did not cancel, of a task that somebody else did.
-pub fn canceled() -> ErrorEnvelope {
+/// What a client reads that did not cancel, of a task that somebody else did, or its pool's operator.
+pub fn canceled(end: &End) -> ErrorEnvelope {
+    if let Some(by) = end.canceled_by {
+        let why = match by {
+            CanceledBy::Drain => "Its pool was taken out of service before the task ended.",
+            CanceledBy::Purge => "Its model was purged before the task ended.",
+        };
+        return ErrorEnvelope::new(ErrorCode::PoolUnready, why).with_retry_after_ms(1000);
+    }
     ErrorEnvelope::new(ErrorCode::Conflict, "The task was cancelled before it ended.")
         .with_detail(detail::TASK_CANCELED)
 }

@@ -27,8 +27,8 @@ pub use chat::{
 };
 pub use error::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
 pub use event::{
-    ChoiceEnd, End, Event, FinishReason, Metrics, Started, TaskResult, Token, TokenKind, TokenLogprobs, ToolDelta,
-    TopLogprob, encode, encode_verbose,
+    CanceledBy, ChoiceEnd, End, Event, FinishReason, Metrics, Started, TaskResult, Token, TokenKind, TokenLogprobs,
+    ToolDelta, TopLogprob, encode, encode_verbose,
 };
 pub use pool::{
     DrainRequest, PoolFigures, PoolList, PoolView, PurgeRequest, PurgeView, ReloadRequest, ReloadView, ReplicaView,

@@ -138,6 +138,7 @@ impl Direct {
             grammar: None,
             reading: Reading::Plain,
             cold: false,
+            correlation_id: None,
             cancel: CancellationToken::new(),
         };
         let mut sink = Collect { began: Instant::now(), first_token: None, text: String::new() };

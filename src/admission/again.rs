@@ -63,7 +63,7 @@ impl Admission {
         // No engine that is there now has kept anything for it.
         let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None, Look::Needed);
         let job = Job { allowed: allowed(&asked.request, &order, pools.serving), ..job(&asked, task, &caller, fitted) };
-        submit(job, order.iter().map(|(pool, _)| pool)).map(drop)
+        submit(job, pools.model, order.iter().map(|(pool, _)| pool)).map(drop)
     }
 
     /// What can be checked of a request while there is no engine of its model. `known` says whether a pool of a name exists.

@@ -36,6 +36,7 @@ pub(super) fn refused(reason: Refused, pool: &Pool) -> ErrorEnvelope {
             ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(retry_after_ms)
         }
         Refused::Unloaded => ErrorEnvelope::new(ErrorCode::PoolUnready, reason.to_string()).with_retry_after_ms(5000),
+        Refused::Exchanged => ErrorEnvelope::new(ErrorCode::PoolUnavailable, reason.to_string()).with_retry_after_ms(0),
         Refused::Exhausted => {
             ErrorEnvelope::new(ErrorCode::ReplicaExhausted, reason.to_string()).with_retry_after_ms(5000)
         }

@@ -12,7 +12,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
 use sluicegate_compat::openai::error as openai;
 
 use crate::ids::CorrelationId;
-use crate::lifecycle::panic_message;
+use crate::lifecycle::{Panicked, panic_message};
 
 /// A refused request. Its body is written by [`render`].
 #[derive(Debug)]
@@ -107,8 +107,8 @@ fn body_of(envelope: &ErrorEnvelope, dialect: Dialect) -> Response {
     let mut response = (status, body.unwrap_or_default()).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    // 529: Anthropic's word for a service that is overloaded.
-    if matches!(status.as_u16(), 429 | 503 | 529) {
+    // Where waiting does not help, nobody is told to. 529: Anthropic's word for a service that is overloaded.
+    if envelope.retriable && matches!(status.as_u16(), 429 | 503 | 529) {
         let wait_ms = envelope.retry_after_ms.unwrap_or(1000);
         headers.insert(RETRY_AFTER, HeaderValue::from(wait_ms.div_ceil(1000)));
         headers.insert(HeaderName::from_static("x-backoff-ms"), HeaderValue::from(wait_ms));
@@ -123,6 +123,11 @@ fn body_of(envelope: &ErrorEnvelope, dialect: Dialect) -> Response {
         headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
     }
     response
+}
+
+/// What a caller sees whose answer could not be written.
+pub fn internal(panicked: Panicked) -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string())
 }
 
 /// 404 for a path that no route has.

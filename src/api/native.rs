@@ -15,7 +15,7 @@ use super::Api;
 use super::access::About;
 use super::body::Json;
 use super::budget;
-use super::errors::Failure;
+use super::errors::{Failure, internal};
 use super::path::Parameter;
 use super::sse::{EventStream, Native};
 use crate::admission::Caller;
@@ -68,7 +68,9 @@ pub async fn list(State(api): State<Api>, query: Parameters) -> Result<Response,
 
 /// `GET /v2/tasks/{id}`.
 pub async fn view(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    Ok(axum::Json(api.gateway.view(TaskId::parse(&id))?).into_response())
+    let view = api.gateway.view(TaskId::parse(&id))?;
+    let shown = api.gateway.lifecycle.sized("task", view.bytes(), move || axum::Json(view.show()).into_response());
+    Ok(shown.await.map_err(internal)?)
 }
 
 /// `POST /v2/tasks/{id}/cancel`: 204, and from then on no token.

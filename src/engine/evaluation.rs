@@ -7,6 +7,7 @@ use sluicegate_compat::native::TaskResult;
 use tokio_util::sync::CancellationToken;
 
 use super::Prepared;
+use crate::ids::CorrelationId;
 
 /// Inputs, each prepared as a prompt of its own; with a query where they are to be scored.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +46,8 @@ pub struct Evaluation {
     /// Numbers of each vector that are wanted. Only for an engine that knows better what to leave out: whoever asks for them
     /// shortens what is longer.
     pub dimensions: Option<u32>,
+    /// Whose it is, for an engine that has a log of its own; `None` for a probe.
+    pub correlation_id: Option<CorrelationId>,
     pub cancel: CancellationToken,
 }
 

@@ -196,6 +196,7 @@ impl MistralEngine {
             grammar: None,
             reading: Reading::Plain,
             cold: true,
+            correlation_id: None,
             cancel: CancellationToken::new(),
         }
     }
@@ -256,7 +257,7 @@ impl Engine for MistralEngine {
                 return self.generate(generation, &mut Nowhere).await;
             }
             let batch = Arc::new(Batch { query: None, inputs: vec![generation.prompt] });
-            let evaluation = Evaluation { batch, dimensions: None, cancel: generation.cancel };
+            let evaluation = Evaluation { batch, dimensions: None, correlation_id: None, cancel: generation.cancel };
             let evaluated = self.evaluate(evaluation, &mut || ()).await?;
             let (finish, prefill, decode) = (Finish::Length, evaluated.took, Duration::ZERO);
             Ok(Finished { finish, matched_stop: None, tokens_out: 0, cached_tokens: 0, prefill, decode })

@@ -37,6 +37,7 @@ use super::{
     Batch, Chat, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
     Instructions, LoadError, Nowhere, Prepared, Prompt, PromptError, Reading, Sampling, Sink, Stated,
 };
+use crate::ids::CorrelationId;
 use prompt::Counter;
 
 /// Output tokens of a probe.
@@ -191,7 +192,8 @@ impl RemoteEngine {
         })
     }
 
-    fn post(&self, path: &str, body: Vec<u8>) -> RequestBuilder {
+    /// `of` is what the server's log and ours tell the same task by.
+    fn post(&self, path: &str, of: Option<&CorrelationId>, body: Vec<u8>) -> RequestBuilder {
         let mut url = self.base.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path.split('/'));
@@ -200,6 +202,10 @@ impl RemoteEngine {
         let request = request.header("content-type", "application/json");
         let request = match &self.spec.api_key {
             Some(Secret(key)) => request.bearer_auth(key),
+            None => request,
+        };
+        let request = match of {
+            Some(id) => request.header("x-request-id", id.as_str()),
             None => request,
         };
         request.body(body)
@@ -241,6 +247,7 @@ impl RemoteEngine {
             grammar: None,
             reading: Reading::Plain,
             cold: false,
+            correlation_id: None,
             cancel: CancellationToken::new(),
         }
     }
@@ -254,7 +261,7 @@ impl RemoteEngine {
         };
         let query = (!self.serves(Workload::Embedding)).then(|| text(1));
         let batch = Arc::new(Batch { query, inputs: vec![text(tokens)] });
-        Evaluation { batch, dimensions: None, cancel: CancellationToken::new() }
+        Evaluation { batch, dimensions: None, correlation_id: None, cancel: CancellationToken::new() }
     }
 
     fn serves(&self, workload: Workload) -> bool {

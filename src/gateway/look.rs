@@ -32,6 +32,24 @@ impl TaskFilter {
     }
 }
 
+/// A task that somebody looks at.
+pub struct View {
+    task: Arc<Task>,
+    waiting: Option<(u64, u64)>,
+}
+
+impl View {
+    /// Of all that it shows.
+    pub fn bytes(&self) -> usize {
+        self.task.bytes()
+    }
+
+    /// As clients see it. Takes as long as it has text or numbers.
+    pub fn show(&self) -> TaskView {
+        self.task.view(self.waiting)
+    }
+}
+
 impl Gateway {
     /// A page of tasks, newest first.
     pub fn list(&self, filter: &TaskFilter) -> TaskList {
@@ -73,9 +91,9 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub fn view(&self, id: Option<TaskId>) -> Result<TaskView, ErrorEnvelope> {
+    pub fn view(&self, id: Option<TaskId>) -> Result<View, ErrorEnvelope> {
         let task = self.task(id)?;
-        Ok(task.view(self.waiting(&task)))
+        Ok(View { waiting: self.waiting(&task), task })
     }
 
     /// The position and the predicted start in ms of a task that waits.

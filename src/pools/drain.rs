@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+use sluicegate_compat::native::{CanceledBy, ErrorCode, ErrorEnvelope};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +111,7 @@ impl Pool {
         }
         tracing::info!(pool = %self.spec.id, tasks = left.len(), "the deadline of the drain has come");
         for task in left {
-            task.cancel();
+            task.cancel_for(CanceledBy::Drain);
         }
     }
 }

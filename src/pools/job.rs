@@ -12,9 +12,6 @@ use crate::lifecycle::Lifecycle;
 use crate::pools::{Place, Share, Work};
 use crate::tasks::{Limits, Task};
 
-/// Prompts of more bytes are prepared off the reactor: at some 10 MB/s this is a few ms.
-const INLINE_PROMPT_BYTES: usize = 32 * 1024;
-
 /// What of a request depends on the model: enough to prepare it for whichever engine will run it.
 pub trait Recipe: Send + Sync + 'static {
     /// Of the prompt's texts.
@@ -59,11 +56,8 @@ pub async fn prepare(
     engine: &Arc<dyn Engine>,
     lifecycle: &Lifecycle,
 ) -> Result<Fitted, ErrorEnvelope> {
-    if recipe.bytes() <= INLINE_PROMPT_BYTES {
-        return recipe.prepare(engine.as_ref());
-    }
-    let (recipe, engine) = (Arc::clone(recipe), Arc::clone(engine));
-    let done = lifecycle.blocking("prepare", move || recipe.prepare(engine.as_ref())).await;
+    let (bytes, recipe, engine) = (recipe.bytes(), Arc::clone(recipe), Arc::clone(engine));
+    let done = lifecycle.sized("prepare", bytes, move || recipe.prepare(engine.as_ref())).await;
     done.map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?
 }
 
@@ -130,6 +124,7 @@ impl Job {
             grammar: self.grammar.clone(),
             reading: self.reading.clone(),
             cold: self.cold,
+            correlation_id: Some(self.task.spec.correlation_id.clone()),
             cancel,
         }
     }

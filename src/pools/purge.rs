@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluicegate_compat::native::EngineName;
+use sluicegate_compat::native::{CanceledBy, EngineName};
 
 use super::Pool;
 use super::recovery::release;
@@ -106,7 +106,7 @@ impl Purging {
         let pool = &self.pool;
         if tasks == Tasks::Cancel {
             let left = pool.lock().tasks();
-            left.iter().for_each(|task| task.cancel());
+            left.iter().for_each(|task| task.cancel_for(CanceledBy::Purge));
         }
         let idle = pool.wait_until(|state| state.has_no_tasks() && state.nothing_is_replaced());
         if pool.lifecycle.draining().run_until_cancelled(idle).await.is_none() {

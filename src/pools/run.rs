@@ -65,7 +65,7 @@ impl Pool {
                     attempt = self.attempt(&job, &slots.seat).await;
                 }
             }
-            self.conclude(&task, &slots.seat, attempt);
+            self.conclude(&task, &slots.seat, attempt).await;
         }
         drop(unfinished);
         drop(slots);
@@ -285,10 +285,18 @@ impl Pool {
     }
 
     /// Writes the last event of a task whose sequences have ended, unless somebody else has.
-    fn conclude(self: &Arc<Self>, task: &Task, seat: &Seat, attempt: Attempt) {
+    async fn conclude(self: &Arc<Self>, task: &Arc<Task>, seat: &Seat, attempt: Attempt) {
         match attempt {
             Attempt::Done(done) => finish(task, &done),
-            Attempt::Evaluated(result) => evaluation::finish(task, result),
+            Attempt::Evaluated(result) => {
+                let bytes = result.as_ref().map_or(0, TaskResult::bytes);
+                let ended = Arc::clone(task);
+                let finish = move || evaluation::finish(&ended, result);
+                // A panic of it is told as the task's.
+                if self.lifecycle.sized("finish", bytes, finish).await.is_err() {
+                    task.fail(ErrorEnvelope::new(ErrorCode::Internal, "something went wrong in the gateway"));
+                }
+            }
             Attempt::Failed(error) => {
                 if error == EngineError::Reset {
                     self.engine_failed(seat);
@@ -331,8 +339,8 @@ fn finish(task: &Task, done: &[(u16, Finished)]) {
         cached_tokens: done.iter().map(|(_, finished)| u64::from(finished.cached_tokens)).min().unwrap_or(0),
     };
     let first = done.first().map_or(FinishReason::Stop.into(), |(_, finished)| Reason {
-        finish: reason(finished),
         matched_stop: finished.matched_stop.clone(),
+        ..reason(finished).into()
     });
     let choices = if done.len() < 2 { &[] } else { done };
     let choices = choices

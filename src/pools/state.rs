@@ -86,6 +86,8 @@ pub enum Refused {
     },
     #[error("the pool's model was purged, and it has got no other one yet")]
     Unloaded,
+    #[error("the pool has just got another model; send the task again")]
+    Exchanged,
     #[error("every replica of the pool has failed")]
     Exhausted,
 }
@@ -298,8 +300,10 @@ impl State {
         self.usable().map(|(_, replica)| replica.slots_total).max().unwrap_or(0)
     }
 
-    pub fn submit(&mut self, job: Job, now: Instant) -> Result<Submitted, Box<Rejected>> {
+    /// Queues a task for `model`, which the pool had when the prompt was counted.
+    pub fn submit(&mut self, job: Job, model: &ModelId, now: Instant) -> Result<Submitted, Box<Rejected>> {
         match self.open() {
+            Ok(()) if self.model != *model => Err(Box::new(Rejected { reason: Refused::Exchanged, job })),
             Ok(()) => self.enqueue(job, now),
             Err(reason) => Err(Box::new(Rejected { reason, job })),
         }

@@ -42,6 +42,34 @@ pub(super) struct Spent {
     pub turn: bool,
 }
 
+/// How a task ended.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    /// With the last event.
+    pub progress: Progress,
+    /// Of that event.
+    pub last_id: u64,
+    /// Where it counts for a session.
+    pub spent: Option<Spent>,
+}
+
+/// What the journal knows of a task.
+#[derive(Default)]
+pub(super) enum Filing {
+    /// Nothing: it is not filed yet, or neither outlives the process nor counts for a session.
+    #[default]
+    Nothing,
+    Kept(Journal, Extent),
+    /// Nothing, and it has ended. Should it be filed all the same, its end has to follow.
+    Missed(Box<Ending>),
+}
+
+impl Filing {
+    pub fn journal(&self) -> Option<(Journal, Extent)> {
+        if let Self::Kept(journal, extent) = self { Some((journal.clone(), *extent)) } else { None }
+    }
+}
+
 /// Files tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
@@ -178,16 +206,25 @@ impl Journal {
             ended_at_ms: None,
             outcome: None,
         };
-        task.keep_in(self.clone(), Extent::Task);
         let session = session.and_then(|session| hold(task, session));
-        durable(|told| self.store.task_accepted(row, key, session, told))
+        let accepted = durable(|told| self.store.task_accepted(row, key, session, told));
+        self.keep(task, Extent::Task);
+        accepted
     }
 
     /// Files what a task has reserved of its session's budgets that ends with the process, and that the session is in use.
     pub fn reserve(&self, task: &Task, session: SessionRow) {
         if let Some((session, hold)) = hold(task, session) {
-            task.keep_in(self.clone(), Extent::Spending);
             self.store.hold_taken(session, hold);
+            self.keep(task, Extent::Spending);
+        }
+    }
+
+    /// From now on hears what becomes of a task that was just filed. One that somebody has cancelled meanwhile has its end
+    /// filed as well, or the next process would run it.
+    fn keep(&self, task: &Task, extent: Extent) {
+        if let Some(ending) = task.keep_in(self.clone(), extent) {
+            self.ended(task, extent, &ending, || ());
         }
     }
 
@@ -214,23 +251,22 @@ impl Journal {
 
     /// Files what a task of an earlier process is charged for that ended with it.
     pub fn settled(&self, id: TaskId, at_ms: u64, amounts: Amounts) {
-        self.spent(id, at_ms, Spent { amounts, turn: false }, || ());
+        self.store.hold_settled(spent_row(id, at_ms, Spent { amounts, turn: false }), |_| ());
     }
 
-    /// Files what a task that ends with the process has used, and calls back when its end may be shown.
-    pub(super) fn spent(&self, id: TaskId, at_ms: u64, spent: Spent, show: impl FnOnce() + Send + 'static) {
-        self.store.hold_settled(spent_row(id, at_ms, spent), shown(id, show));
-    }
-
-    /// Files the end of a task and what it has used, and calls back when it may be shown.
-    pub(super) fn ended(
-        &self,
-        task: &Task,
-        progress: &Progress,
-        spent: Option<Spent>,
-        show: impl FnOnce() + Send + 'static,
-    ) {
+    /// Files the end of a task and what it has used, both together, so that whoever has seen the end never finds the other
+    /// given back; and calls back when it may be shown.
+    pub(super) fn ended(&self, task: &Task, extent: Extent, ending: &Ending, show: impl FnOnce() + Send + 'static) {
+        let Ending { progress, last_id, spent } = ending;
         let Some((at, last)) = &progress.ended else { return show() };
+        let (id, ended_at_ms) = (task.spec.id, task.created.unix_ms_at(*at));
+        let spent = spent.map(|spent| spent_row(id, ended_at_ms, spent));
+        if extent == Extent::Spending {
+            return match spent {
+                Some(spent) => self.store.hold_settled(spent, shown(id, show)),
+                None => show(),
+            };
+        }
         let at_ms = |instant: Instant| task.created.unix_ms_at(instant);
         let started = progress.started.as_ref();
         let outcome = Outcome {
@@ -239,16 +275,14 @@ impl Journal {
                 Event::End(end) => Last::End(end.as_ref().clone()),
                 _ => return show(),
             },
-            id: task.log.last_id() + 1,
+            id: *last_id,
             start: started.map(|(at, event)| Start { at_ms: at_ms(*at), event: event.as_ref().clone() }),
             first_token_at_ms: progress.first_token.map(at_ms),
             tokens: progress.tokens,
             outputs: task.outputs(),
             pool_id: task.pool_id().to_string(),
         };
-        let (id, at_ms) = (task.spec.id, at_ms(*at));
-        let row = EndedRow { id: id.to_string(), ended_at_ms: signed(at_ms), outcome: json(&outcome) };
-        let spent = spent.map(|spent| spent_row(id, at_ms, spent));
+        let row = EndedRow { id: id.to_string(), ended_at_ms: signed(ended_at_ms), outcome: json(&outcome) };
         self.store.task_ended(row, spent, shown(id, show));
     }
 

@@ -1,23 +1,26 @@
-//! One task: its request, its log, and the ways it can end. How it looks to clients is in `view`.
+//! One task: its request, its log and what it holds. How it can end is in `endings`, how it looks to clients in `view`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{
-    ChoiceEnd, Determinism, End, ErrorEnvelope, Event, FinishReason, Metrics, PolicyLabel, Priority, Started, Workload,
+    Determinism, End, Event, FinishReason, Metrics, PolicyLabel, Priority, Started, Workload,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::journal::{Extent, Spent};
+use super::journal::{Ending, Extent, Filing, Spent};
 use super::spending::{label, told};
 use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Spending, Stage, Ties};
 use crate::budgets::price::Tokens;
 use crate::budgets::{Amounts, Exceeded};
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 
+mod endings;
 mod view;
+
+pub use endings::Reason;
 
 /// What admission decided about a task. The texts of the prompt are not here: they go with its job, and end with it.
 #[derive(Debug, Clone)]
@@ -58,20 +61,6 @@ pub struct Usage {
     pub tokens_out: u64,
     /// Prompt tokens that came from the engine's cache.
     pub cached_tokens: u64,
-}
-
-/// Why a task has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reason {
-    pub finish: FinishReason,
-    /// The stop string that was it.
-    pub matched_stop: Option<String>,
-}
-
-impl From<FinishReason> for Reason {
-    fn from(finish: FinishReason) -> Self {
-        Self { finish, matched_stop: None }
-    }
 }
 
 /// Both clocks at one moment: durations come from the monotonic one, shown times from the other.
@@ -119,7 +108,7 @@ impl Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        if self.0.finish_early(FinishReason::Canceled) {
+        if self.0.finish_early(FinishReason::Canceled.into()) {
             self.0.abandoned.store(true, Ordering::Release);
         }
     }
@@ -172,8 +161,8 @@ pub struct Task {
     abandoned: AtomicBool,
     /// Its model is being made ready: it is in no queue yet.
     preparing: AtomicBool,
-    /// Where it is kept, and what of it; empty for a task that neither outlives the process nor counts for a session.
-    journal: OnceLock<(Journal, Extent)>,
+    /// Where it is kept. A plain mutex, held to copy or to replace it.
+    filing: Mutex<Filing>,
     /// The text of each choice, of a task that ended in an earlier process.
     kept_outputs: Vec<String>,
     /// Change when the pool of a waiting task gets another model. As above.
@@ -201,7 +190,7 @@ impl Task {
             replica: Mutex::default(),
             abandoned: AtomicBool::new(false),
             preparing: AtomicBool::new(false),
-            journal: OnceLock::new(),
+            filing: Mutex::default(),
             kept_outputs: Vec::new(),
             limits,
             registry,
@@ -222,20 +211,26 @@ impl Task {
             Stage::Started(log) => (log, Vec::new()),
             Stage::Ended { log, outputs, .. } => (log, outputs),
         };
-        let (replica, journal) = (Mutex::new(kept.replica_id), OnceLock::from((journal, Extent::Task)));
+        let (replica, filing) = (Mutex::new(kept.replica_id), Mutex::new(Filing::Kept(journal, Extent::Task)));
         let (held, spending) = (Mutex::new(ties.held), ties.spending);
-        Arc::new(Self { log, kept_outputs, replica, journal, held, spending, ..begun })
+        Arc::new(Self { log, kept_outputs, replica, filing, held, spending, ..begun })
     }
 
-    /// From now on `journal` hears what becomes of it, or of what it holds.
-    pub(super) fn keep_in(&self, journal: Journal, extent: Extent) {
-        // It is filed once.
-        let _ = self.journal.set((journal, extent));
+    /// From now on `journal` hears what becomes of it, or of what it holds. Returns the end that came before that.
+    pub(super) fn keep_in(&self, journal: Journal, extent: Extent) -> Option<Box<Ending>> {
+        match std::mem::replace(&mut *self.filing(), Filing::Kept(journal, extent)) {
+            Filing::Missed(ending) => Some(ending),
+            Filing::Nothing | Filing::Kept(..) => None,
+        }
     }
 
     /// Whether it outlives the process.
     pub fn is_kept(&self) -> bool {
-        matches!(self.journal.get(), Some((_, Extent::Task)))
+        matches!(&*self.filing(), Filing::Kept(_, Extent::Task))
+    }
+
+    fn filing(&self) -> MutexGuard<'_, Filing> {
+        self.filing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes the `started` event. What is returned is to be waited for before there is a token.
@@ -246,7 +241,8 @@ impl Task {
     pub fn start(&self, started: Arc<Started>, now: Instant) -> Result<Option<Durable>, Sealed> {
         self.log.append(Event::Started(Arc::clone(&started)), now)?;
         let (id, at_ms) = (self.spec.id, self.created.unix_ms_at(now));
-        Ok(self.journal.get().map(|(journal, extent)| match extent {
+        let filing = self.filing().journal();
+        Ok(filing.map(|(journal, extent)| match extent {
             Extent::Task => journal.started(id, at_ms, &started),
             Extent::Spending => journal.spending_started(id, at_ms),
         }))
@@ -303,16 +299,6 @@ impl Task {
         self.home.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the task as cancelled. Once this returns no token is appended any more. Does nothing where it has ended.
-    pub fn cancel(&self) {
-        self.finish_early(FinishReason::Canceled);
-    }
-
-    /// Ends the task because its deadline has come. Does nothing where it has ended.
-    pub fn expire(&self) {
-        self.finish_early(FinishReason::Deadline);
-    }
-
     /// Notes whether its model is being made ready.
     pub fn prepares(&self, preparing: bool) {
         self.preparing.store(preparing, Ordering::Release);
@@ -328,26 +314,10 @@ impl Task {
         self.abandoned.load(Ordering::Acquire)
     }
 
-    /// Whether this has ended it.
-    fn finish_early(&self, reason: FinishReason) -> bool {
-        let Some(seal) = self.log.seal() else { return false };
-        let tokens_out = self.sampled(&seal.progress());
-        self.finish(seal, reason, Usage { tokens_out, cached_tokens: 0 }, Vec::new());
-        true
-    }
-
     /// Tokens sampled, as far as its events tell: one that is part of two things has two of them.
     fn sampled(&self, progress: &Progress) -> u64 {
         let limits = self.limits();
         progress.tokens.min(u64::from(limits.max_tokens) * u64::from(limits.choices))
-    }
-
-    /// Ends the task because a budget is used up. Does nothing where it has ended.
-    pub fn exhaust(&self, label: PolicyLabel) {
-        if let Some(seal) = self.log.seal() {
-            let usage = Usage { tokens_out: self.sampled(&seal.progress()), cached_tokens: 0 };
-            self.close(seal, FinishReason::Length.into(), usage, Vec::new(), Some(label));
-        }
     }
 
     /// When the engine time that it has reserved is over; `None` before its start, and where it counts for no budget.
@@ -381,51 +351,6 @@ impl Task {
         told(&self.spending.as_ref()?.left()?)
     }
 
-    /// Ends the task with an error. Does nothing where it has ended.
-    pub fn fail(&self, error: ErrorEnvelope) {
-        if let Some(seal) = self.log.seal() {
-            self.end(seal, Event::Error(Arc::new(error.with_correlation_id(self.spec.correlation_id.as_str()))));
-        }
-    }
-
-    /// Writes the `end` event.
-    pub fn finish(&self, seal: Seal, reason: impl Into<Reason>, usage: Usage, choices: Vec<ChoiceEnd>) {
-        let reason = reason.into();
-        let mut reasons = choices.iter().map(|choice| choice.finish_reason).chain([reason.finish]);
-        let long = reasons.any(|reason| reason == FinishReason::Length);
-        let label = self.spending.as_ref().filter(|_| long).and_then(Spending::capped_by);
-        self.close(seal, reason, usage, choices, label);
-    }
-
-    fn close(
-        &self,
-        seal: Seal,
-        reason: Reason,
-        usage: Usage,
-        choices: Vec<ChoiceEnd>,
-        policy_label: Option<PolicyLabel>,
-    ) {
-        let now = Instant::now();
-        let progress = seal.progress();
-        let started = progress.started.as_ref().map(|(at, _)| *at);
-        let between = |from: Option<Instant>, to: Option<Instant>| {
-            from.zip(to).map(|(from, to)| millis(to.saturating_duration_since(from)))
-        };
-        let end = End {
-            tokens_in: if started.is_some() { u64::from(self.limits().prompt_tokens) } else { 0 },
-            cached_tokens: usage.cached_tokens,
-            tokens_out: usage.tokens_out,
-            queue_ms: millis(started.unwrap_or(now).saturating_duration_since(self.created.instant)),
-            first_token_ms: between(started, progress.first_token),
-            decode_ms: between(progress.first_token, Some(now)).unwrap_or(0),
-            finish_reason: reason.finish,
-            matched_stop: reason.matched_stop,
-            choices,
-            policy_label,
-        };
-        self.end(seal, Event::End(Arc::new(end)));
-    }
-
     fn end(&self, seal: Seal, last: Event) {
         self.stop.cancel();
         let mut progress = seal.progress();
@@ -441,19 +366,24 @@ impl Task {
         held.iter().for_each(|held| held.ended(self, &ended));
         drop(held);
         let (registry, id) = (Weak::clone(&self.registry), self.spec.id);
+        let ending = Ending { progress: ended.progress, last_id: self.log.last_id() + 1, spent };
         let show = move || {
             seal.end(last, now);
             if let Some(registry) = registry.upgrade() {
                 registry.ended(id);
             }
         };
-        // Together with what it has used, so that whoever has seen the end never finds that given back.
-        match (self.journal.get(), spent) {
-            (Some((journal, Extent::Task)), spent) => journal.ended(self, &ended.progress, spent, show),
-            (Some((journal, Extent::Spending)), Some(spent)) => {
-                journal.spent(id, self.created.unix_ms_at(now), spent, show);
+        let filing = {
+            let mut filing = self.filing();
+            let journal = filing.journal();
+            if journal.is_none() {
+                *filing = Filing::Missed(Box::new(ending.clone()));
             }
-            _ => show(),
+            journal
+        };
+        match filing {
+            Some((journal, extent)) => journal.ended(self, extent, &ending, show),
+            None => show(),
         }
     }
 

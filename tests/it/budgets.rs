@@ -104,6 +104,10 @@ async fn without_max_tokens_the_output_is_what_the_budget_leaves() {
         let answer = gate.post("/v2/tasks", &body).await;
         assert!(refused(&answer, "budget.tokens"), "{}", answer.body);
         assert_eq!(answer.header("x-budget-tokens-remaining"), "0");
+        // Nobody is told to come again where that does not help.
+        for name in ["retry-after", "x-backoff-ms", "retry-after-ms"] {
+            assert_eq!(answer.header(name), "", "{name}");
+        }
         let preview = gate.post("/v2/tasks/preview", &body).await.json();
         assert_eq!(preview["error"]["policy_label"], "budget.tokens");
     }

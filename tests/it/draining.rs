@@ -67,9 +67,24 @@ async fn the_deadline_of_a_drain_cancels_what_is_left_with_a_last_event() {
     drain(&gate, "default", 1_000).await;
     for (id, started) in [(&running, true), (&waiting, false)] {
         let events = gate.events(id).await;
-        assert!(events.contains(r#""finish_reason":"canceled""#), "{events}");
+        assert!(events.contains(r#""finish_reason":"canceled","canceled_by":"drain""#), "{events}");
         assert_eq!(events.contains("event: started"), started);
+        let view = view(&gate, id).await;
+        assert_eq!((&view["state"], &view["canceled_by"]), (&"canceled".into(), &"drain".into()), "{view}");
     }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chat_that_a_drain_cancels_may_be_sent_again() {
+    let gate = Gate::scripted(long()).await;
+    let body = r#"{"model": "builtin", "messages": [{"role": "user", "content": "go on"}], "max_tokens": 500}"#;
+    let chat = async {
+        let answer = gate.post("/v1/chat/completions", body).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "1"));
+        assert_snapshot!(answer.body, @r#"{"error":{"message":"Its pool was taken out of service before the task ended.","type":"server_error","param":null,"code":"service_unavailable","retry_after_ms":1000}}"#);
+    };
+    tokio::join!(chat, drain(&gate, "default", 1_000));
     gate.finish().await;
 }
 

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use super::harness::{Gate, masked, read, request, says};
 
+mod filing;
 mod pools;
 mod sessions;
 mod spending;

@@ -48,6 +48,7 @@ fn greedy(prompt: Arc<[u32]>, max_tokens: u32) -> Generation {
         grammar: None,
         reading: Reading::Plain,
         cold: false,
+        correlation_id: None,
         cancel: CancellationToken::new(),
     }
 }

@@ -199,7 +199,11 @@ async fn a_batch_ends_early_by_cancel_and_by_deadline_and_gives_its_slot_back() 
         "{stream}"
     );
     let id = gate.submit(&task(json!({"inputs": vec!["a"; 100], "deadline_ms": 2000}))).await;
-    assert!(gate.events(&id).await.contains(r#""finish_reason":"deadline""#));
+    // Half of a result helps nobody.
+    let stream = gate.events(&id).await;
+    assert_snapshot!(masked(stream.split_once("event: error\n").unwrap_or_else(|| panic!("{stream}")).1), @r#"data: {"code":"DEADLINE_UNMET","message":"the deadline came before the result","retriable":false,"correlation_id":"<uuid>"}"#);
+    let view = gate.get(&format!("/v2/tasks/{id}")).await.json();
+    assert_eq!((&view["state"], &view["error"]["code"]), (&"failed".into(), &"DEADLINE_UNMET".into()), "{view}");
     gate.finish().await;
 }
 

@@ -55,6 +55,7 @@ fn end(seal: Seal, finish_reason: FinishReason) {
         matched_stop: None,
         choices: Vec::new(),
         policy_label: None,
+        canceled_by: None,
     };
     seal.end(Event::End(Arc::new(end)), Instant::now());
 }

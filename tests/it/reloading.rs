@@ -9,7 +9,7 @@ use futures_util::FutureExt as _;
 use insta::assert_snapshot;
 use serde_json::Value;
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
-use sluicegate::engine::{Engine, LoadError, Room};
+use sluicegate::engine::{Engine, LoadError, Prompt, Room};
 
 use crate::harness::{Answer, Gate, Watched, masked, read, request};
 
@@ -381,6 +381,39 @@ async fn what_a_reload_has_loaded_when_it_is_ended_is_gone_before_the_old_model_
     let told = told.lock().unwrap().clone();
     assert_eq!(told, ["load 0", "load 1", "unload 0", "unload 1", "load 2", "unload 2", "load 4", "load 5"]);
     gate.post("/v2/pools/default/resume", "").await;
+    gate.finish().await;
+}
+
+#[tokio::test]
+async fn a_task_whose_pool_gets_another_model_while_its_prompt_is_counted_is_not_run_by_that() {
+    let (counting, mut counts) = tokio::sync::mpsc::channel(1);
+    let (let_go, held) = std::sync::mpsc::channel::<()>();
+    let held = Arc::new(Mutex::new(held));
+    // So many bytes are counted off the reactor.
+    let long = "a".repeat(50_000);
+    let make = move |number: u32| {
+        let (counting, held) = (counting.clone(), Arc::clone(&held));
+        let prepares = Box::new(move |prompt: &Prompt| {
+            if matches!(prompt, Prompt::Text(text) if text.len() == 50_000) {
+                counting.blocking_send(()).unwrap();
+                held.lock().unwrap().recv().unwrap();
+            }
+        });
+        Ok(Arc::new(Watched { prepares, ..Watched::new(ScriptedEngine::new(old_and_next(number))) }) as Arc<dyn Engine>)
+    };
+    let (name, models) = catalog();
+    let settings = [(name, models.as_str()), SERVES_OLD];
+    let gate = Gate::loading_any(Arc::new(make), Arc::new(|_| Ok(Room::Beside)), &settings).await;
+    let exchange = async {
+        counts.recv().await.unwrap();
+        begin(&gate).await;
+        ended(&gate).await;
+        let_go.send(()).unwrap();
+    };
+    let task = TASK.replace("say it again", &long);
+    let (answer, ()) = tokio::join!(gate.post("/v2/tasks", &task), exchange);
+    assert_eq!((answer.status, answer.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, "0"));
+    assert_snapshot!(masked(&answer.body), @r#"{"code":"POOL_UNAVAILABLE","message":"the pool has just got another model; send the task again","retriable":true,"pool_id":"default","retry_after_ms":0,"correlation_id":"<uuid>"}"#);
     gate.finish().await;
 }
 

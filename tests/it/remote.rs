@@ -245,6 +245,28 @@ async fn an_answer_ends_at_its_limit_and_usage_is_held_against_it() {
 }
 
 #[tokio::test]
+async fn a_server_is_told_whose_each_request_is() {
+    for (workload, body) in [
+        ("completion", json!({"model_ref": "builtin", "messages": [{"role": "user", "content": "hi"}]})),
+        ("embedding", json!({"model_ref": "builtin", "workload": "embedding", "inputs": ["hi"]})),
+        ("rerank", json!({"model_ref": "builtin", "workload": "rerank", "query": "hi", "inputs": ["hi"]})),
+    ] {
+        let server = Arc::default();
+        let gate = before_for(&server, workload).await;
+        let mut request = crate::harness::request("POST", "/v2/tasks", axum::body::Body::from(body.to_string()));
+        request.headers_mut().insert("x-correlation-id", "mine-1".parse().unwrap());
+        let accepted = crate::harness::read(gate.send(request).await).await.json();
+        gate.events(accepted["task_id"].as_str().unwrap()).await;
+        let requests = server.requests.lock().unwrap().clone();
+        let named = |request: &String| request.lines().any(|line| line.eq_ignore_ascii_case("x-request-id: mine-1"));
+        let its = |request: &String| request.contains("\"hi\"");
+        // The probes before it are nobody's.
+        assert!(requests.iter().any(its) && requests.iter().all(|one| named(one) == its(one)), "{requests:?}");
+        gate.finish().await;
+    }
+}
+
+#[tokio::test]
 async fn what_no_server_elsewhere_can_promise_is_refused_by_name() {
     let gate = gate().await;
     for (field, value) in [("determinism", "strict"), ("kv_hint", "cold")] {

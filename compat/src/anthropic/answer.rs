@@ -42,7 +42,7 @@ impl Answer {
         match event {
             Event::Started(_) | Event::Result(_) | Event::Metrics(_) => {}
             Event::Token(token) => blocks.token(token, |_, part| take(content, part, meta)),
-            Event::End(end) if end.finish_reason == FinishReason::Canceled => *outcome = Some(Err(canceled())),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => *outcome = Some(Err(canceled(end))),
             Event::End(end) => {
                 blocks.end(|_, part| take(content, part, meta));
                 *outcome = Some(Ok(Arc::clone(end)));

@@ -50,7 +50,7 @@ impl EventEncoder {
                 let Self { meta, blocks, .. } = self;
                 blocks.token(token, |index, part| write(index, part, meta, out));
             }
-            Event::End(end) if end.finish_reason == FinishReason::Canceled => self.fail(&canceled(), out),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => self.fail(&canceled(end), out),
             Event::End(end) => self.end(end, out),
             Event::Error(error) => self.fail(error, out),
         }

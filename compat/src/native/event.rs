@@ -186,6 +186,16 @@ impl FinishReason {
     }
 }
 
+/// What has cancelled a task that no client did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CanceledBy {
+    /// The deadline of its pool's drain.
+    Drain,
+    /// A purge of its model.
+    Purge,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct End {
     /// Tokens of the prompt, counted once for all choices; 0 for a task that never started.
@@ -209,6 +219,8 @@ pub struct End {
     pub choices: Vec<ChoiceEnd>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy_label: Option<super::PolicyLabel>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub canceled_by: Option<CanceledBy>,
 }
 
 impl End {

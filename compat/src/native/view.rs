@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{ErrorEnvelope, FinishReason, Priority, Workload};
+use super::{CanceledBy, ErrorEnvelope, FinishReason, Priority, Workload};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -90,6 +90,8 @@ pub struct TaskSummary {
     pub tokens_in: u64,
     pub tokens_out: u64,
     pub finish_reason: Option<FinishReason>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub canceled_by: Option<CanceledBy>,
     pub error: Option<ErrorEnvelope>,
     pub metadata: BTreeMap<String, String>,
 }

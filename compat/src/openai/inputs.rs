@@ -8,7 +8,7 @@ use serde::de::{Error, IntoDeserializer, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{canceled, extension};
-use crate::native::{End, ErrorCode, ErrorEnvelope, Event, FinishReason, Input, PolicyLabel, TaskResult};
+use crate::native::{End, ErrorCode, ErrorEnvelope, Event, FinishReason, Input, TaskResult};
 
 /// A string, an array of token ids, or an array of either.
 #[derive(Debug)]
@@ -35,25 +35,24 @@ impl Outcome {
         }
     }
 
+    /// Of the numbers that it has.
+    pub fn bytes(&self) -> usize {
+        self.result.as_ref().map_or(0, |result| result.bytes())
+    }
+
     /// The result, and how the task ended that has it.
     ///
     /// # Errors
     ///
-    /// Why there is none: half of a result is of no use to anybody.
+    /// Why there is none.
     pub fn finish(self) -> Result<(Arc<TaskResult>, Arc<End>), ErrorEnvelope> {
         let unfinished = || Err(ErrorEnvelope::new(ErrorCode::Internal, "The task has not ended."));
         let end = self.end.unwrap_or_else(unfinished)?;
-        match (self.result, end.finish_reason) {
-            (_, FinishReason::Canceled) => Err(canceled()),
-            (Some(result), _) => Ok((result, end)),
-            (None, FinishReason::Deadline) => {
-                Err(ErrorEnvelope::new(ErrorCode::DeadlineUnmet, "The deadline came before the result."))
-            }
-            (None, _) => {
-                let label = end.policy_label.unwrap_or(PolicyLabel::BudgetTime);
-                Err(ErrorEnvelope::rejected(label, "The budget was used up before the result came."))
-            }
+        if end.finish_reason == FinishReason::Canceled {
+            return Err(canceled(&end));
         }
+        let result = self.result.ok_or_else(|| ErrorEnvelope::new(ErrorCode::Internal, "The task has no result."))?;
+        Ok((result, end))
     }
 }
 

@@ -53,6 +53,7 @@ pub fn end(finish_reason: FinishReason) -> End {
         matched_stop: None,
         choices: Vec::new(),
         policy_label: None,
+        canceled_by: None,
     }
 }
 

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use sluicegate_compat::native::{End, ErrorCode, Event, FinishReason, Input, TaskResult, Workload};
+use sluicegate_compat::native::{
+    CanceledBy, End, ErrorCode, ErrorEnvelope, Event, FinishReason, Input, PolicyLabel, TaskResult, Workload,
+};
 use sluicegate_compat::openai::{Outcome, embeddings, rerank};
 use uuid::Uuid;
 
@@ -94,13 +96,16 @@ fn an_answer_has_the_vectors_in_their_order_and_what_they_cost() {
 #[test]
 fn a_task_without_a_result_is_an_error() {
     let (_, context) = embeddings::parse(embedding(json!({})).to_string().as_bytes()).unwrap();
-    for (reason, code) in [
-        (FinishReason::Canceled, ErrorCode::Conflict),
-        (FinishReason::Deadline, ErrorCode::DeadlineUnmet),
-        (FinishReason::Length, ErrorCode::AdmissionReject),
+    let drained = End { canceled_by: Some(CanceledBy::Drain), ..crate::events::end(FinishReason::Canceled) };
+    let budget = ErrorEnvelope::rejected(PolicyLabel::BudgetTime, "the budget was used up before the result came");
+    for (last, code) in [
+        (end(FinishReason::Canceled), ErrorCode::Conflict),
+        (Event::End(Arc::new(drained)), ErrorCode::PoolUnready),
+        (Event::Error(Arc::new(budget)), ErrorCode::AdmissionReject),
+        (end(FinishReason::Stop), ErrorCode::Internal),
     ] {
         let mut outcome = Outcome::default();
-        outcome.push(&end(reason));
+        outcome.push(&last);
         assert_eq!(context.answer(outcome).unwrap_err().code, code);
     }
     assert_eq!(context.answer(Outcome::default()).unwrap_err().code, ErrorCode::Internal);

@@ -1,9 +1,10 @@
 //! Embeddings and rerank: one task for a request, and one answer when it has ended.
 
+use std::sync::Arc;
+
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use sluicegate_compat::native::{ErrorEnvelope, TaskRequest};
 use sluicegate_compat::openai::{Outcome, embeddings, rerank};
 use uuid::Uuid;
@@ -13,7 +14,7 @@ use crate::api::Api;
 use crate::api::answer::{about, follow, whole_body, wishes};
 use crate::api::body::Json;
 use crate::api::budget;
-use crate::api::errors::Failure;
+use crate::api::errors::{Failure, internal};
 use crate::api::native::once;
 use crate::gateway::{Once, Owned};
 use crate::ids::CorrelationId;
@@ -26,10 +27,13 @@ pub async fn embeddings(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (request, context) = embeddings::parse(&body)?;
+    let context = Arc::new(context);
     let asked = Asked::read(&headers, request, once(&headers, "embeddings", &body)?)?;
     drop(body);
     let rename = |error| context.rename(error);
-    asked.answer(&api, correlation, &context.ignored, rename, |_, outcome| context.answer(outcome)).await
+    let answers = Arc::clone(&context);
+    let write = move |_, outcome, queue_ms| Ok(whole_body(answers.answer(outcome)?, queue_ms));
+    asked.answer(&api, correlation, &context.ignored, rename, write).await
 }
 
 /// `POST /v1/rerank`. A client that hangs up cancels its task.
@@ -40,10 +44,13 @@ pub async fn rerank(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (request, context) = rerank::parse(&body)?;
+    let context = Arc::new(context);
     let asked = Asked::read(&headers, request, once(&headers, "rerank", &body)?)?;
     drop(body);
     let rename = |error| context.rename(error);
-    asked.answer(&api, correlation, &context.ignored, rename, |id, outcome| context.answer(id, outcome)).await
+    let answers = Arc::clone(&context);
+    let write = move |id, outcome, queue_ms| Ok(whole_body(answers.answer(id, outcome)?, queue_ms));
+    asked.answer(&api, correlation, &context.ignored, rename, write).await
 }
 
 /// A request that was read.
@@ -59,13 +66,13 @@ impl Asked {
     }
 
     /// Lets the task in, waits for its end, and writes what became of it.
-    async fn answer<T: Serialize>(
+    async fn answer(
         self,
         api: &Api,
         correlation: CorrelationId,
         ignored: &[String],
         rename: impl Fn(ErrorEnvelope) -> ErrorEnvelope,
-        answer: impl FnOnce(Uuid, Outcome) -> Result<T, ErrorEnvelope>,
+        write: impl FnOnce(Uuid, Outcome, Option<u64>) -> Result<Response, ErrorEnvelope> + Send + 'static,
     ) -> Result<Response, Failure> {
         let (session, caller) = (self.request.session_id, Caller::local(correlation));
         let submitted = api.gateway.submit_owned(self.once, self.request, &caller).await;
@@ -73,10 +80,13 @@ impl Asked {
         let Owned { task, owner } = submitted.map_err(|error| Failure::from(rename(error)).with_budget(budget))?;
         let mut outcome = Outcome::default();
         let queue_ms = follow(&task, |event| outcome.push(event)).await;
+        let bytes = outcome.bytes();
         // Held until here: dropped before, it would have cancelled the task.
         drop(owner);
-        let response = match answer(task.spec.id.0, outcome) {
-            Ok(body) => whole_body(body, queue_ms),
+        let id = task.spec.id.0;
+        let written = api.gateway.lifecycle.sized("answer", bytes, move || write(id, outcome, queue_ms)).await;
+        let response = match written.unwrap_or_else(|panicked| Err(internal(panicked))) {
+            Ok(response) => response,
             Err(error) => Failure::from(rename(error)).with_budget(budget).into_response(),
         };
         Ok(about(response, &task, ignored, budget))

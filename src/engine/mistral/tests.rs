@@ -95,7 +95,7 @@ async fn a_failure_ends_the_sequences_of_its_own_engine_only() {
 async fn after_a_panic_under_an_input_the_next_one_is_embedded() {
     let engine = engine_of("examples/builtin-embedding/model", 1).await;
     let batch = Arc::new(Batch { query: None, inputs: vec![engine.trial(5).prompt] });
-    let evaluation = Evaluation { batch, dimensions: None, cancel: CancellationToken::new() };
+    let evaluation = Evaluation { batch, dimensions: None, correlation_id: None, cancel: CancellationToken::new() };
     let before = engine.evaluate(evaluation.clone(), &mut || ()).await.expect("works");
     for _ in 0..2 {
         let place = engine.lanes.take().await.expect("a place");

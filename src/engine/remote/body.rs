@@ -176,6 +176,7 @@ mod tests {
             grammar: None,
             reading: Reading::Plain,
             cold: false,
+            correlation_id: None,
             cancel: CancellationToken::new(),
         };
         let Request { path, body } = request(engine, "m", &generation).unwrap();

@@ -6,7 +6,7 @@ use sluicegate_compat::native::TaskResult;
 use tokio::time::Instant;
 
 use super::RemoteEngine;
-use crate::engine::{Batch, EngineError, Evaluated, Evaluation, Prepared, Prompt};
+use crate::engine::{EngineError, Evaluated, Evaluation, Prepared, Prompt};
 
 /// Inputs to embed in one request at most: what a server has to do before it answers stays short, and so does its answer.
 const INPUTS_AT_ONCE: usize = 32;
@@ -27,11 +27,10 @@ pub async fn run(
 ) -> Result<Evaluated, EngineError> {
     let _running = engine.meter.sequence();
     let began = Instant::now();
-    let batch = evaluation.batch.as_ref();
     let work = async {
-        match &batch.query {
-            None => vectors(engine, batch, evaluation.dimensions, done).await,
-            Some(query) => scores(engine, batch, query, done).await,
+        match &evaluation.batch.query {
+            None => vectors(engine, &evaluation, done).await,
+            Some(query) => scores(engine, &evaluation, query, done).await,
         }
     };
     // Dropping the work closes the connection, which is how a server is told to stop.
@@ -98,15 +97,15 @@ type Answer = (TaskResult, Option<u32>);
 
 async fn vectors(
     engine: &RemoteEngine,
-    batch: &Batch,
-    dimensions: Option<u32>,
+    evaluation: &Evaluation,
     done: &mut (dyn FnMut() + Send),
 ) -> Result<Answer, EngineError> {
+    let (batch, dimensions) = (evaluation.batch.as_ref(), evaluation.dimensions);
     let mut vectors: Vec<Vec<f32>> = Vec::with_capacity(batch.inputs.len());
     let mut tokens = Some(0_u32);
     for inputs in batch.inputs.chunks(INPUTS_AT_ONCE) {
         let body = ToEmbed { model: &engine.spec.model, input: texts(inputs)?, encoding_format: "float", dimensions };
-        let response = post(engine, "embeddings", &body).await?;
+        let response = post(engine, "embeddings", evaluation, &body).await?;
         let Embedded { data, usage } = engine.whole(response, inputs.len() * BYTES_PER_VECTOR + BYTES_BESIDE).await?;
         let more = in_order(data.into_iter().map(|vector| (vector.index, vector.embedding)), inputs.len());
         let more = more.ok_or_else(|| engine.failed(&"not one vector for each input", vectors.len()))?;
@@ -123,14 +122,15 @@ async fn vectors(
 
 async fn scores(
     engine: &RemoteEngine,
-    batch: &Batch,
+    evaluation: &Evaluation,
     query: &Prepared,
     done: &mut (dyn FnMut() + Send),
 ) -> Result<Answer, EngineError> {
+    let batch = evaluation.batch.as_ref();
     let documents = texts(&batch.inputs)?;
     let (top_n, bytes) = (documents.len(), documents.iter().map(|document| document.len()).sum::<usize>());
     let body = ToScore { model: &engine.spec.model, query: text(query)?, documents, top_n, return_documents: false };
-    let response = post(engine, "rerank", &body).await?;
+    let response = post(engine, "rerank", evaluation, &body).await?;
     let most = bytes * ESCAPED + top_n * BYTES_PER_SCORE + BYTES_BESIDE;
     let Scored { results, usage } = engine.whole(response, most).await?;
     let scores = in_order(results.into_iter().map(|score| (score.index, score.relevance_score)), top_n);
@@ -140,9 +140,14 @@ async fn scores(
     Ok((TaskResult::Scores(scores), told(&usage, batch.inputs.iter().chain(&batch.query))))
 }
 
-async fn post(engine: &RemoteEngine, path: &str, body: &(impl Serialize + Sync)) -> Result<Response, EngineError> {
+async fn post(
+    engine: &RemoteEngine,
+    path: &str,
+    of: &Evaluation,
+    body: &(impl Serialize + Sync),
+) -> Result<Response, EngineError> {
     let body = serde_json::to_vec(body).map_err(|_| EngineError::Rejected)?;
-    engine.ask(path, "application/json", body).await
+    engine.ask((path, "application/json"), of.correlation_id.as_ref(), body).await
 }
 
 fn texts(inputs: &[Prepared]) -> Result<Vec<&str>, EngineError> {

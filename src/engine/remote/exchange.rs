@@ -10,15 +10,21 @@ use tokio::time::timeout;
 use super::RemoteEngine;
 use crate::causes::causes;
 use crate::engine::EngineError;
+use crate::ids::CorrelationId;
 
 /// Bytes of a refusal that are read for the log.
 const REFUSAL_BYTES: usize = 8192;
 
 impl RemoteEngine {
     /// Posts a body, and returns the answer once its head is there and says that all is well.
-    pub(super) async fn ask(&self, path: &str, accept: &str, body: Vec<u8>) -> Result<Response, EngineError> {
+    pub(super) async fn ask(
+        &self,
+        (path, accept): (&str, &str),
+        of: Option<&CorrelationId>,
+        body: Vec<u8>,
+    ) -> Result<Response, EngineError> {
         let limits = self.spec.limits;
-        let request = self.post(path, body).header("accept", accept);
+        let request = self.post(path, of, body).header("accept", accept);
         let response = match timeout(limits.first_byte, request.send()).await {
             Ok(Ok(response)) => response,
             Ok(Err(error)) => return Err(self.failed(&causes(&error.without_url()), 0)),

@@ -90,7 +90,8 @@ impl<'a> Sequence<'a> {
     async fn drain(&mut self, generation: &Generation, sink: &mut dyn Sink) -> Result<Finish, EngineError> {
         let spec = &self.engine.spec;
         let request = request(spec.engine, &spec.model, generation).ok_or(EngineError::Rejected)?;
-        let mut response = self.engine.ask(request.path, "text/event-stream", request.body).await?;
+        let of = generation.correlation_id.as_ref();
+        let mut response = self.engine.ask((request.path, "text/event-stream"), of, request.body).await?;
         let kind = response.headers().get("content-type").and_then(|value| value.to_str().ok());
         if !kind.is_some_and(|kind| kind.trim_start().starts_with("text/event-stream")) {
             return Err(self.failed(&"the answer is no event stream"));

@@ -18,7 +18,8 @@ impl Pool {
     pub(super) async fn evaluation(&self, seat: &Seat, job: &Job, batch: &Arc<Batch>) -> Attempt {
         let since = self.lock().replicas[seat.replica].moment(Instant::now());
         let (dimensions, cancel) = (job.dimensions, job.task.stop.child_token());
-        let evaluation = Evaluation { batch: Arc::clone(batch), dimensions, cancel };
+        let correlation_id = Some(job.task.spec.correlation_id.clone());
+        let evaluation = Evaluation { batch: Arc::clone(batch), dimensions, correlation_id, cancel };
         let mut done = || job.task.log.touch(Instant::now());
         match self.caught(seat.engine.evaluate(evaluation, &mut done)).await {
             Err(error) => Attempt::Failed(error),

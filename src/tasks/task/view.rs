@@ -20,6 +20,11 @@ impl Task {
         }
     }
 
+    /// Of its events, and of the output that is left of an earlier process.
+    pub fn bytes(&self) -> usize {
+        self.log.progress().bytes + self.kept_outputs.iter().map(String::len).sum::<usize>()
+    }
+
     /// The task as clients see it. `waiting` is its queue position and predicted start in ms, while it is queued.
     pub fn view(&self, waiting: Option<(u64, u64)>) -> TaskView {
         let summary = self.summary(waiting);
@@ -67,6 +72,7 @@ impl Task {
             },
             tokens_out: end.map_or(progress.tokens, |end| end.tokens_out),
             finish_reason,
+            canceled_by: end.and_then(|end| end.canceled_by),
             error,
             metadata: self.spec.metadata.clone(),
         }

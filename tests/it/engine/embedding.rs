@@ -28,7 +28,12 @@ fn prepared(engine: &MistralEngine, text: &str) -> Prepared {
 fn batch(engine: &MistralEngine, query: Option<&str>, texts: &[&str]) -> Evaluation {
     let inputs = texts.iter().map(|text| prepared(engine, text)).collect();
     let query = query.map(|query| prepared(engine, query));
-    Evaluation { batch: Arc::new(Batch { query, inputs }), dimensions: None, cancel: CancellationToken::new() }
+    Evaluation {
+        batch: Arc::new(Batch { query, inputs }),
+        dimensions: None,
+        correlation_id: None,
+        cancel: CancellationToken::new(),
+    }
 }
 
 async fn vectors(engine: &MistralEngine, texts: &[&str]) -> Vec<Vec<f32>> {
@@ -99,10 +104,20 @@ async fn what_the_engine_would_panic_over_never_reaches_it() {
     assert!(engine.prepare(&Arc::new(Prompt::Tokens(vec![5, 1024]))).is_err(), "beyond the vocabulary");
     let ids = |ids: Vec<u32>| Batch { query: None, inputs: vec![Prepared::Ids(ids.into())] };
     for batch in [ids(vec![5]), ids(vec![5; 2049]), ids(vec![5, 1024])] {
-        let evaluation = Evaluation { batch: Arc::new(batch), dimensions: None, cancel: CancellationToken::new() };
+        let evaluation = Evaluation {
+            batch: Arc::new(batch),
+            dimensions: None,
+            correlation_id: None,
+            cancel: CancellationToken::new(),
+        };
         assert_eq!(engine.evaluate(evaluation, &mut || ()).await, Err(EngineError::Rejected));
     }
-    let whole = Evaluation { batch: Arc::new(ids(vec![5; 2048])), dimensions: None, cancel: CancellationToken::new() };
+    let whole = Evaluation {
+        batch: Arc::new(ids(vec![5; 2048])),
+        dimensions: None,
+        correlation_id: None,
+        cancel: CancellationToken::new(),
+    };
     assert!(engine.evaluate(whole, &mut || ()).await.is_ok());
 }
 

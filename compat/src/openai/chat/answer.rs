@@ -91,7 +91,7 @@ impl Answer {
         match event {
             Event::Started(_) | Event::Result(_) | Event::Metrics(_) => {}
             Event::Token(token) => self.token(token),
-            Event::End(end) if end.finish_reason == FinishReason::Canceled => self.outcome = Some(Err(canceled())),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => self.outcome = Some(Err(canceled(end))),
             Event::End(end) => self.outcome = Some(Ok(Arc::clone(end))),
             Event::Error(error) => self.outcome = Some(Err(error.as_ref().clone())),
         }

@@ -56,7 +56,7 @@ impl ChunkEncoder {
         match event {
             Event::Started(_) | Event::Result(_) | Event::Metrics(_) => {}
             Event::Token(token) => self.token(token, out),
-            Event::End(end) if end.finish_reason == FinishReason::Canceled => chunk::fail(&canceled(), out),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => chunk::fail(&canceled(end), out),
             Event::End(end) => self.end(end, out),
             Event::Error(error) => chunk::fail(error, out),
         }

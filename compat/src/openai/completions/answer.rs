@@ -56,7 +56,7 @@ impl<'a> Answer<'a> {
         match event {
             Event::Started(_) | Event::Result(_) | Event::Metrics(_) => {}
             Event::Token(token) => task.token(token),
-            Event::End(end) if end.finish_reason == FinishReason::Canceled => task.outcome = Some(Err(canceled())),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => task.outcome = Some(Err(canceled(end))),
             Event::End(end) => task.outcome = Some(Ok(Arc::clone(end))),
             Event::Error(error) => task.outcome = Some(Err(error.as_ref().clone())),
         }

@@ -55,7 +55,7 @@ impl ChunkEncoder {
         match event {
             Event::Started(_) | Event::Result(_) | Event::Metrics(_) => {}
             Event::Token(token) => self.token(prompt, token, out),
-            Event::End(end) if end.finish_reason == FinishReason::Canceled => self.fail(&canceled(), out),
+            Event::End(end) if end.finish_reason == FinishReason::Canceled => self.fail(&canceled(end), out),
             Event::End(end) => self.end(prompt, end, out),
             Event::Error(error) => self.fail(error, out),
         }

@@ -37,6 +37,7 @@ fn end(choices: u16) -> Event {
         matched_stop: None,
         choices: if choices > 1 { ends.collect() } else { Vec::new() },
         policy_label: None,
+        canceled_by: None,
     }))
 }
 
