@@ -272,17 +272,23 @@ impl Admission {
         Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
     }
 
-    /// Tokens of a request's prompt, whatever may be left of the context: counted as for [`admit`](Self::admit), with nothing
-    /// queued or charged.
+    /// A request's prompt in tokens, whatever may be left of the context: as for [`admit`](Self::admit), with nothing queued or
+    /// charged; and the engine that it was prepared for. `bare`: a text without what the model's makers want around it.
     ///
     /// # Errors
     ///
     /// What the client is told whose request no pool could serve.
-    pub async fn count(&self, request: TaskRequest, pools: &Pools<'_>) -> Result<u32, ErrorEnvelope> {
+    pub async fn read(
+        &self,
+        request: TaskRequest,
+        pools: &Pools<'_>,
+        bare: bool,
+    ) -> Result<(Fitted, Arc<dyn Engine>), ErrorEnvelope> {
         request.check().map_err(violation)?;
         let (engine, _) = able(pools.rank(&request)?, &request)?;
-        let counted = Arc::new(Counted(Asked::new(request, self.default_max_tokens)));
-        Ok(prepare(&counted, &engine, &self.lifecycle).await?.limits.prompt_tokens)
+        let counted = Arc::new(Counted { asked: Asked::new(request, self.default_max_tokens), bare });
+        let fitted = prepare(&counted, &engine, &self.lifecycle).await?;
+        Ok((fitted, engine))
     }
 
     /// Every check that comes before the queue.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
+use tower::ServiceBuilder;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 
@@ -26,6 +27,7 @@ mod native;
 mod openai;
 mod path;
 mod pools;
+mod prefix;
 mod rates;
 mod sessions;
 mod sse;
@@ -80,6 +82,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/rerank", post(openai::inputs::rerank))
         .route("/v1/messages", post(anthropic::messages))
         .route("/v1/messages/count_tokens", post(anthropic::count_tokens))
+        .route("/v1/tokenize", post(openai::tokens::tokenize))
+        .route("/v1/detokenize", post(openai::tokens::detokenize))
         .route("/v1/models", get(openai::models))
         .route("/v1/models/{*id}", get(openai::model))
         .route("/healthz", get(meta::healthz))
@@ -91,7 +95,7 @@ pub fn router(api: Api) -> Router {
     let compress = CompressionLayer::new();
     let compress = if compression { compress } else { compress.no_gzip().no_zstd() };
     // Each `layer` wraps what stands above it, so the last one is the outermost.
-    routes
+    let routes = routes
         // Bodies beyond the limit end as PAYLOAD_TOO_LARGE.
         .layer(DefaultBodyLimit::max(max_body_bytes))
         // Without keys, web pages and other hosts stay out.
@@ -104,5 +108,7 @@ pub fn router(api: Api) -> Router {
         .layer(compress)
         // The id that ties everything together; then the log line and the histogram when the body has ended.
         .layer(axum::middleware::from_fn_with_state(api.clone(), access::record))
-        .with_state(api)
+        .with_state(api);
+    // Before a route is looked for, which a layer of the router itself would come too late for.
+    Router::new().fallback_service(ServiceBuilder::new().map_request(prefix::complete).service(routes))
 }

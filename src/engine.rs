@@ -56,6 +56,11 @@ pub trait Engine: Send + Sync + 'static {
     /// [`PromptError`], which is the caller's fault and says so in words meant for the caller.
     fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError>;
 
+    /// The model's text side, where the model runs here.
+    fn text(&self) -> Option<&text::TextModel> {
+        None
+    }
+
     /// Whether an answer can be held to what a request asks for. Makes the grammar, which takes some ms, and more for a large
     /// schema.
     ///

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `submit` | let a task in, once for each idempotency key; preview |
 //! | `look` | view, list, follow, cancel |
+//! | `tokens` | texts as tokens, and tokens as texts |
 //! | `recover` | what an earlier process left |
 //! | `provision` | make models ready that tasks ask for |
 //! | `operate` | how pools stand; drain, resume and reload |
@@ -43,6 +44,7 @@ mod purge;
 mod recover;
 mod sessions;
 mod submit;
+mod tokens;
 mod workers;
 
 pub use artifacts::Filed;
@@ -56,6 +58,7 @@ use provision::Provision;
 pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
 pub use recover::{Waiting, take_in};
 pub use submit::Owned;
+pub use tokens::{Tokens, Wanted};
 use workers::Workers;
 
 /// The gateway without its protocols. Built once.

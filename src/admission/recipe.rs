@@ -78,13 +78,23 @@ impl Asked {
         self.with_output(prompt_tokens, output)
     }
 
-    /// The prompt as the engine needs it, counted in the model's own tokens.
-    fn count(&self, engine: &dyn Engine, prompt: &Arc<Prompt>, param: &str) -> Result<Prepared, ErrorEnvelope> {
+    /// The prompt as the engine needs it, counted in the model's own tokens. `bare`: a text without what the model's makers
+    /// want around it.
+    fn count(
+        &self,
+        engine: &dyn Engine,
+        prompt: &Arc<Prompt>,
+        param: &str,
+        bare: bool,
+    ) -> Result<Prepared, ErrorEnvelope> {
         let context = engine.info().context_length;
         if self.bytes / MOST_BYTES_PER_TOKEN > context as usize {
             return Err(too_long(param, None, 1, context));
         }
-        let prepared = engine.prepare(prompt);
+        let prepared = match (prompt.as_ref(), engine.text()) {
+            (Prompt::Text(text), Some(model)) if bare => model.tokenize_bare(text).map(|ids| Prepared::Ids(ids.into())),
+            _ => engine.prepare(prompt),
+        };
         let prepared = prepared.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
         if prepared.is_empty() {
             return Err(ErrorEnvelope::invalid(param, "the prompt has no tokens"));
@@ -158,7 +168,7 @@ impl Recipe for Asked {
         let context = self.context(info.context_length)?;
         let (material, limits) = match &self.texts {
             Texts::Prompt(prompt, param) => {
-                let prompt = self.count(engine, prompt, param)?;
+                let prompt = self.count(engine, prompt, param, false)?;
                 let limits = self.limits(context, prompt.len(), param)?;
                 let held = engine.hold(self.grammar.as_ref(), &self.reading);
                 held.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
@@ -177,18 +187,22 @@ impl Recipe for Asked {
 }
 
 /// A request whose prompt is only counted.
-pub(super) struct Counted(pub Asked);
+pub(super) struct Counted {
+    pub asked: Asked,
+    /// See [`Asked::count`].
+    pub bare: bool,
+}
 
 impl Recipe for Counted {
     fn bytes(&self) -> usize {
-        self.0.bytes
+        self.asked.bytes
     }
 
     fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
-        let (asked, info) = (&self.0, engine.info());
+        let (asked, info) = (&self.asked, engine.info());
         let (material, tokens) = match &asked.texts {
             Texts::Prompt(prompt, param) => {
-                let prompt = asked.count(engine, prompt, param)?;
+                let prompt = asked.count(engine, prompt, param, self.bare)?;
                 let tokens = prompt.len();
                 (Material::Prompt(prompt), tokens as u64)
             }

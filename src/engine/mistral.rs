@@ -226,6 +226,10 @@ impl Engine for MistralEngine {
         Ok(Prepared::Ids(ids))
     }
 
+    fn text(&self) -> Option<&TextModel> {
+        Some(&self.text)
+    }
+
     fn hold(&self, grammar: Option<&Grammar>, reading: &Reading) -> Result<(), Unheld> {
         self.grammars.as_ref().map_or(Ok(()), |factory| grammar::check(factory, &self.text, grammar, reading))
     }

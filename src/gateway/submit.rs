@@ -159,7 +159,8 @@ impl Gateway {
     pub async fn count(&self, request: TaskRequest) -> Result<u32, ErrorEnvelope> {
         let known = |id: &str| self.has_pool(id);
         let serving = self.serving(&request.model_ref)?;
-        self.admission.count(request, &serving.pools(&known)).await
+        let (fitted, _) = self.admission.read(request, &serving.pools(&known), false).await?;
+        Ok(fitted.limits.prompt_tokens)
     }
 
     /// What would become of a request, with nothing queued.

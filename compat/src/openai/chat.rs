@@ -14,6 +14,7 @@ pub(super) use logprobs::sayable;
 
 pub use context::{CallStyle, ChatContext, ParamNames, ServiceTier};
 pub use request::{ChatRequest, openai_param, parse};
+pub(super) use request::{MessageBody, ToolBody, conversation};
 pub use stream::ChunkEncoder;
 
 use super::canceled;

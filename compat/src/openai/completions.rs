@@ -20,7 +20,7 @@ use crate::native::{End, ErrorEnvelope, FinishReason};
 #[derive(Debug, Clone, PartialEq)]
 pub struct CompletionContext {
     /// The model as the client named it.
-    model: String,
+    pub model: String,
     pub stream: bool,
     /// Whether a stream tells its usage at the end.
     include_usage: bool,
@@ -32,6 +32,8 @@ pub struct CompletionContext {
     logprobs: bool,
     /// What the choices of each prompt begin with.
     echoes: Vec<String>,
+    /// Prompts of token ids that are to be echoed, by their index: their texts are to be [told](Self::echo).
+    pub unread: Vec<(usize, Vec<u32>)>,
     /// `prompt` is one prompt, and no array of them.
     one: bool,
     /// Fields of the body that have no effect, for the header `x-sluicegate-ignored`.
@@ -51,6 +53,13 @@ impl CompletionContext {
             "priority" => "sluicegate.priority".to_owned(),
             same => extension::param(same).unwrap_or_else(|| same.to_owned()),
         })
+    }
+
+    /// What the choices of the prompt with this index begin with.
+    pub fn echo(&mut self, prompt: usize, text: String) {
+        if let Some(echo) = self.echoes.get_mut(prompt) {
+            *echo = text;
+        }
     }
 
     fn prompts(&self) -> usize {

@@ -27,7 +27,7 @@ pub async fn completions(
     headers: HeaderMap,
     Json(body): Json,
 ) -> Result<Response, Failure> {
-    let (mut requests, context) = completions::parse(&body)?;
+    let (mut requests, mut context) = completions::parse(&body)?;
     for request in &mut requests {
         wishes(&headers, request)?;
     }
@@ -35,6 +35,10 @@ pub async fn completions(
     drop(body);
     let (session, caller) = (requests.first().and_then(|request| request.session_id), Caller::local(correlation));
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
+    for (prompt, ids) in std::mem::take(&mut context.unread) {
+        let text = api.gateway.detokenize(&context.model, ids).await;
+        context.echo(prompt, text.map_err(|error| context.rename(prompt, told_of_prompt(error)))?);
+    }
     let mut all = Vec::with_capacity(requests.len());
     for (prompt, request) in requests.into_iter().enumerate() {
         let once = once.as_ref().map(|once| once.part(prompt));
@@ -53,6 +57,12 @@ pub async fn completions(
         whole(all, &context, meta).await.unwrap_or_else(|error| Failure::from(error).into_response())
     };
     Ok(about(response, &first, &context.ignored, budget))
+}
+
+/// `error` about tokens to echo, as one about the prompt that they are.
+fn told_of_prompt(error: ErrorEnvelope) -> ErrorEnvelope {
+    let tokens = error.param.as_deref().is_some_and(|param| param.starts_with("tokens"));
+    if tokens { ErrorEnvelope { param: Some("prompt".to_owned()), ..error } } else { error }
 }
 
 /// Waits for the end of the tasks; the drop of their owners cancels them where the client does not wait as long, or one of

@@ -122,6 +122,26 @@ impl TextModel {
         Ok(ids)
     }
 
+    /// The ids of a plain text alone: nothing that the model's makers want around it.
+    ///
+    /// # Errors
+    ///
+    /// [`PromptError`] where it cannot be tokenized.
+    pub fn tokenize_bare(&self, text: &str) -> Result<Vec<u32>, PromptError> {
+        encode(&self.literal, text, false, "prompt")
+    }
+
+    /// What these tokens stand for one after the other, special ones by their names; U+FFFD for what is no character.
+    pub fn text_of_all(&self, ids: &[u32]) -> String {
+        let bytes: Vec<u8> = ids.iter().flat_map(|&id| self.bytes.of_token(id)).copied().collect();
+        String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    }
+
+    /// A token as the vocabulary writes it; `None` for an id that it does not have.
+    pub fn name_of(&self, id: u32) -> Option<String> {
+        self.tokenizer.id_to_token(id)
+    }
+
     fn tokenize_chat(&self, chat: &Chat) -> Result<Vec<u32>, PromptError> {
         let rendered = self.render(chat)?;
         let mut ids = Vec::new();

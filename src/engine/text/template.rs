@@ -152,7 +152,12 @@ impl ChatTemplate {
         let mut context: BTreeMap<&str, minijinja::Value> =
             variables.iter().map(|(key, value)| (key.as_str(), minijinja::Value::from_serialize(value))).collect();
         context.extend(self.special_tokens.iter().map(|(key, name)| (*key, minijinja::Value::from(name))));
-        context.insert("add_generation_prompt", begun.into());
+        if begun {
+            // Unless a caller wants the conversation alone.
+            context.entry("add_generation_prompt").or_insert_with(|| true.into());
+        } else {
+            context.insert("add_generation_prompt", false.into());
+        }
         context.entry("documents").or_insert_with(|| ().into());
         template.render(context).map_err(|error| describe(&error))
     }

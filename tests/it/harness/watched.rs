@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sluicegate::engine::scripted::ScriptedEngine;
+use sluicegate::engine::text::TextModel;
 use sluicegate::engine::{
     Engine, EngineError, EngineInfo, EngineStats, Finished, Generation, Prepared, Prompt, PromptError, Sink,
 };
@@ -13,13 +14,14 @@ pub struct Watched {
     pub engine: ScriptedEngine,
     /// Is called before a prompt is prepared.
     pub prepares: Box<dyn Fn(&Prompt) + Send + Sync>,
+    pub text: Option<TextModel>,
     /// Is called once the engine is unloaded.
     pub unloaded: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Watched {
     pub fn new(engine: ScriptedEngine) -> Self {
-        Self { engine, prepares: Box::new(|_| ()), unloaded: Box::new(|| ()) }
+        Self { engine, prepares: Box::new(|_| ()), text: None, unloaded: Box::new(|| ()) }
     }
 }
 
@@ -28,9 +30,16 @@ impl Engine for Watched {
         self.engine.info()
     }
 
+    fn text(&self) -> Option<&TextModel> {
+        self.text.as_ref()
+    }
+
     fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError> {
         (self.prepares)(prompt);
-        self.engine.prepare(prompt)
+        match &self.text {
+            Some(text) => text.tokenize(prompt).map(Prepared::Ids),
+            None => self.engine.prepare(prompt),
+        }
     }
 
     fn generate<'a>(

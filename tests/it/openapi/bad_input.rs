@@ -117,8 +117,9 @@ impl<'a> Target<'a> {
     /// The example with `value` at a place, and where it is [`MARK`] with this text instead.
     fn with(&self, place: &Place, value: Value, text: &str) -> String {
         let mut body = self.base.clone();
-        if self.is_native() && ONE_OF.contains(&place.root()) {
-            body.as_object_mut().unwrap().retain(|name, _| !ONE_OF.contains(&name.as_str()));
+        if (self.is_native() || self.path.ends_with("/tokenize")) && ONE_OF.contains(&place.root()) {
+            let own = |name: &str| !self.is_native() && name == place.root();
+            body.as_object_mut().unwrap().retain(|name, _| own(name) || !ONE_OF.contains(&name.as_str()));
         }
         place.put(self.document, self.schema, &mut body, value);
         body.to_string().replacen(&format!("\"{MARK}\""), text, 1)

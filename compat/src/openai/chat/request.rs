@@ -6,10 +6,11 @@ mod output;
 mod tools;
 
 use self::body::Body;
+pub(in crate::openai) use self::body::{MessageBody, ToolBody};
 use super::context::ParamNames;
 use super::{CallStyle, ChatContext, ServiceTier};
 use crate::json::{self, Object, missing, one_of, unsupported_parameter};
-use crate::native::{ErrorEnvelope, Priority, ReasoningEffort, TaskRequest, detail};
+use crate::native::{ErrorEnvelope, Message, Priority, ReasoningEffort, TaskRequest, Tool, detail};
 use crate::openai::extension::Extension;
 use crate::openai::fields;
 
@@ -33,6 +34,21 @@ pub fn parse(body: &[u8]) -> Result<ChatRequest, ErrorEnvelope> {
     body.refuse_what_is_not_served()?;
     let task = body.into_task(&mut context)?;
     Ok(ChatRequest { task, context })
+}
+
+/// The conversation in a request to another endpoint, which says it in the same words.
+///
+/// # Errors
+///
+/// As [`parse`].
+pub(in crate::openai) fn conversation(
+    messages: Vec<Object<MessageBody>>,
+    tools: Option<Vec<Object<ToolBody>>>,
+    ignored: &mut Vec<String>,
+) -> Result<(Vec<Message>, Option<Vec<Tool>>), ErrorEnvelope> {
+    let messages = message::translate(messages, ignored)?;
+    let (tools, _) = tools::translate(tools, None, None, None, &mut ParamNames::default())?;
+    Ok((messages, tools))
 }
 
 /// The name that the client used for the field that is `native` in the task request.

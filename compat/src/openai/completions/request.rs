@@ -54,6 +54,9 @@ struct Body {
     suffix: Option<String>,
 }
 
+/// Texts of prompts, and the ids of those that come as token ids.
+type Echoes = (Vec<String>, Vec<(usize, Vec<u32>)>);
+
 /// Reads a body: the tasks that it asks for, one for each prompt, and what the answer needs to know. Ranges are not checked
 /// yet: that is [`TaskRequest::check`]'s.
 ///
@@ -82,7 +85,7 @@ impl Body {
         let include_usage = fields::include_usage(stream, self.stream_options.take(), &mut ignored)?;
         let n = self.n.unwrap_or(1);
         let made = self.choices(n, stream)?;
-        let echoes = self.echoes(&prompts)?;
+        let (echoes, unread) = self.echoes(&prompts)?;
         let context = CompletionContext {
             model: model.clone(),
             stream,
@@ -91,6 +94,7 @@ impl Body {
             made,
             logprobs: self.logprobs.is_some(),
             echoes,
+            unread,
             one,
             ignored,
         };
@@ -117,19 +121,22 @@ impl Body {
         Ok(made)
     }
 
-    /// What the choices of each prompt begin with.
-    fn echoes(&self, prompts: &[Input]) -> Result<Vec<String>, ErrorEnvelope> {
+    /// What the choices of each prompt begin with; and those that have no text yet.
+    fn echoes(&self, prompts: &[Input]) -> Result<Echoes, ErrorEnvelope> {
+        let mut echoes = (vec![String::new(); prompts.len()], Vec::new());
         if !self.echo.unwrap_or(false) {
-            return Ok(vec![String::new(); prompts.len()]);
+            return Ok(echoes);
         }
         if self.logprobs.is_some() {
             return Err(unsupported_value("echo", "log-probabilities of a prompt's tokens are not served"));
         }
-        let text = |prompt: &Input| match prompt {
-            Input::Text(text) => Ok(text.clone()),
-            Input::Tokens(_) => Err(unsupported_value("echo", "a prompt of token ids is not echoed")),
-        };
-        prompts.iter().map(text).collect()
+        for (at, prompt) in prompts.iter().enumerate() {
+            match prompt {
+                Input::Text(text) => echoes.0[at].clone_from(text),
+                Input::Tokens(ids) => echoes.1.push((at, ids.clone())),
+            }
+        }
+        Ok(echoes)
     }
 
     /// The task of each prompt, without it. `judged`: log-probabilities are needed to choose among its choices.
