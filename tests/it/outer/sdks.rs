@@ -1,4 +1,4 @@
-//! OpenAI's and Anthropic's own clients for Python and Node, unchanged, against started gateways.
+//! OpenAI's and Anthropic's own clients for Python and Node, and frameworks over them, unchanged, against started gateways.
 //!
 //! Their pinned versions are in `tests/sdk`. They are installed once below the target folder, and again when the pinned
 //! set has changed. `SLUICEGATE_TEST_SDKS=off` leaves these tests out.
@@ -113,6 +113,20 @@ fn the_python_clients_work_unchanged() {
     python.args(["-B", "-m", "unittest", "discover", "-v", "-s"]).arg(&source);
     python.env("QUICKSTARTS", quickstarts()).envs(gateways.variables());
     succeeds("the Python clients", &mut python);
+}
+
+#[test]
+fn the_frameworks_of_python_work_unchanged() {
+    if left_out() {
+        return;
+    }
+    let source = sources("frameworks");
+    let folder = installed_by_pip("frameworks");
+    let gateways = Gateways::start();
+    let mut python = Command::new(folder.join("bin/python"));
+    python.args(["-B", "-m", "pytest", "-p", "no:cacheprovider"]).current_dir(&source);
+    python.env("QUICKSTARTS", quickstarts()).envs(gateways.variables());
+    succeeds("LangChain, LlamaIndex, Pydantic AI and Instructor", &mut python);
 }
 
 #[test]
