@@ -189,6 +189,8 @@ impl Admission {
         let Checked { asked, fitted, near, order, .. } = self.check(request, pools, caller, Look::Needed).await?;
         let request = &asked.request;
         let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
+        let affine = |key| pool.replica_for((caller.share.tenant.as_str(), key));
+        let near = near.or_else(|| request.affinity.as_deref().and_then(affine));
         let (limits, mut ties) = self.reserve(request, caller, fitted.limits, pools.price)?;
         let foresee = || pool.foresee(request.priority, &caller.share, &limits);
         let task_ms = || foresee().map_or(0, |place| place.duration_ms());

@@ -49,11 +49,13 @@ pub struct Settings {
     /// Compress whole answers (never streams) where the client accepts it.
     pub compression: bool,
     pub max_body_bytes: usize,
+    /// Refuse a request with a field that has no effect, in the dialects but the native one.
+    pub refuse_unknown: bool,
 }
 
 /// Every route, and the layers around them from the outside in.
 pub fn router(api: Api) -> Router {
-    let Settings { compression, max_body_bytes } = api.settings;
+    let Settings { compression, max_body_bytes, .. } = api.settings;
     let routes = Router::new()
         .route("/v2/tasks", post(native::submit).get(native::list))
         .route("/v2/tasks/preview", post(native::preview))

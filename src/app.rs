@@ -208,8 +208,11 @@ impl App {
             started_unix_s: Clock::now().unix_ms / 1000,
         }));
         gateway.remember(&keys);
-        let settings =
-            Settings { compression: config.server.compression, max_body_bytes: config.server.max_body_bytes };
+        let settings = Settings {
+            refuse_unknown: config.server.unknown_fields == crate::config::UnknownFields::Refuse,
+            compression: config.server.compression,
+            max_body_bytes: config.server.max_body_bytes,
+        };
         let router = api::router(Api { gateway: Arc::clone(&gateway), http_metrics, settings });
         Ok(Self {
             gateway,

@@ -31,7 +31,7 @@ mod read;
 mod shape;
 
 pub use mistake::{Mistake, Mistakes, Place};
-pub use shape::{Http2, LogFormat, Policy, RemoteEngine};
+pub use shape::{Http2, LogFormat, Policy, RemoteEngine, UnknownFields};
 
 /// The checked configuration: whatever is in it can be served.
 #[derive(Debug, Clone)]
@@ -64,6 +64,8 @@ pub struct Server {
     pub http2: Http2,
     /// Of whole answers; never of event streams.
     pub compression: bool,
+    /// What becomes of a request with a field that has no effect, in the dialects but the native one, which refuses it always.
+    pub unknown_fields: UnknownFields,
     pub max_body_bytes: usize,
     pub max_connections: usize,
     /// How long a client may take to send a request's head.

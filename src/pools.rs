@@ -26,6 +26,7 @@ use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::placement::Candidate;
 use crate::tasks::{Ended, Home, Limits, Observer, Task};
 
+mod affinity;
 mod attach;
 mod drain;
 mod job;

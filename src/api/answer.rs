@@ -3,9 +3,10 @@
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use sluicegate_compat::native::{ErrorEnvelope, Event, Priority, TaskRequest};
+use sluicegate_compat::native::{ErrorEnvelope, Event, Priority, TaskRequest, detail};
 use uuid::Uuid;
 
+use super::Api;
 use super::access::About;
 use crate::tasks::{Read, Task};
 
@@ -22,6 +23,21 @@ pub fn about(mut response: Response, task: &Task, ignored: &[String], budget: im
     }
     response.extensions_mut().insert(About(task.spec.id));
     response
+}
+
+/// Goes on with a request that has fields without effect, unless the configuration has it refused.
+///
+/// # Errors
+///
+/// INVALID_PARAMS with the first of them.
+pub fn heeded(api: &Api, ignored: &[String]) -> Result<(), ErrorEnvelope> {
+    match ignored.first().filter(|_| api.settings.refuse_unknown) {
+        None => Ok(()),
+        Some(field) => {
+            let message = format!("`{field}` has no effect here, and this gateway refuses such fields");
+            Err(ErrorEnvelope::invalid(field.as_str(), message).with_detail(detail::UNSUPPORTED_PARAMETER))
+        }
+    }
 }
 
 /// The body of an answer to a task that has waited so long, in ms.

@@ -9,7 +9,7 @@ use sluicegate_compat::anthropic::{self, Answer, EventEncoder, MessageMeta, Mess
 use sluicegate_compat::native::ErrorEnvelope;
 
 use super::Api;
-use super::answer::{about, follow, passed_over, whole_body, wishes};
+use super::answer::{about, follow, heeded, passed_over, whole_body, wishes};
 use super::body::Json;
 use super::budget;
 use super::errors::Failure;
@@ -28,6 +28,7 @@ pub async fn messages(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (mut request, mut context) = anthropic::parse(&body)?;
+    heeded(&api, &context.ignored)?;
     wishes(&headers, &mut request)?;
     context.priority = request.priority;
     let once = once(&headers, "messages", &body)?;

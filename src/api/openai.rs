@@ -10,7 +10,7 @@ use sluicegate_compat::openai::chat::{self, Answer, ChatContext, ChunkEncoder};
 use sluicegate_compat::openai::{ChunkMeta, Model, ModelFacts, ModelList};
 
 use super::Api;
-use super::answer::{about, follow, whole_body, wishes};
+use super::answer::{about, follow, heeded, whole_body, wishes};
 use super::body::Json;
 use super::budget;
 use super::errors::Failure;
@@ -34,6 +34,7 @@ pub async fn chat_completions(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (mut request, context) = chat::parse(&body)?.into_task();
+    heeded(&api, &context.ignored)?;
     wishes(&headers, &mut request)?;
     let once = once(&headers, "chat completions", &body)?;
     drop(body);

@@ -170,6 +170,7 @@ impl Check<'_> {
             listen: self.listen(&server.listen),
             http2: server.http2,
             compression: server.compression,
+            unknown_fields: server.unknown_fields,
             max_body_bytes: self.count("server.max_body_bytes", server.max_body_bytes, 1024, 1 << 32),
             max_connections: self.count("server.max_connections", server.max_connections, 1, 1 << 20),
             header_timeout: self.ms("server.header_timeout_ms", server.header_timeout_ms, 1),

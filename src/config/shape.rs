@@ -20,6 +20,7 @@ pub(super) struct Server {
     pub listen: String,
     pub http2: Http2,
     pub compression: bool,
+    pub unknown_fields: UnknownFields,
     pub max_body_bytes: u64,
     pub max_connections: u64,
     pub header_timeout_ms: u64,
@@ -225,6 +226,12 @@ words! {
     pub enum Http2 {
         Auto = "auto",
         Off = "off",
+    }
+
+    /// What becomes of a request with a field that has no effect.
+    pub enum UnknownFields {
+        Ignore = "ignore",
+        Refuse = "refuse",
     }
 
     /// How log lines look.

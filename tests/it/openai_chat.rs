@@ -144,3 +144,35 @@ async fn models_are_listed_and_found() {
     assert_eq!(gate.get("/v1/models/builtin").await.json(), list["data"][0]);
     gate.finish().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_field_without_effect_is_named_or_refused_by_configuration() {
+    let body = r#"{"model": "builtin", "store": true, "messages": [{"role": "user", "content": "a"}]}"#;
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let answer = gate.post("/v1/chat/completions", body).await;
+    assert_eq!((answer.status, answer.header("x-sluicegate-ignored")), (StatusCode::OK, "store"));
+    gate.finish().await;
+    let strict = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__UNKNOWN_FIELDS", "refuse")]).await;
+    let refused = strict.post("/v1/chat/completions", body).await;
+    assert_eq!(refused.status, StatusCode::BAD_REQUEST);
+    assert_snapshot!(refused.body, @r#"{"error":{"message":"`store` has no effect here, and this gateway refuses such fields","type":"invalid_request_error","param":"store","code":"unsupported_parameter"}}"#);
+    for (path, body) in [
+        ("/v1/completions", r#"{"model": "builtin", "prompt": "a", "colour": 1}"#),
+        ("/v1/embeddings", r#"{"model": "builtin", "input": "a", "colour": 1}"#),
+        ("/v1/rerank", r#"{"model": "builtin", "query": "a", "documents": ["a"], "colour": 1}"#),
+        ("/v1/tokenize", r#"{"model": "builtin", "prompt": "a", "colour": 1}"#),
+        ("/v1/detokenize", r#"{"model": "builtin", "tokens": [1], "colour": 1}"#),
+        (
+            "/v1/messages",
+            r#"{"model": "builtin", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}], "colour": 1}"#,
+        ),
+    ] {
+        let refused = strict.post(path, body).await;
+        assert!(
+            refused.status == StatusCode::BAD_REQUEST && refused.body.contains("`colour`"),
+            "{path}: {}",
+            refused.body
+        );
+    }
+    strict.finish().await;
+}

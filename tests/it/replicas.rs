@@ -37,6 +37,24 @@ async fn replicas_share_the_queue_and_each_has_its_slots() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn chats_with_one_cache_key_go_to_one_replica() {
+    let gate = Gate::with(one_slot(), &[TWO]).await;
+    let mut seen = std::collections::BTreeMap::new();
+    for key in (0..8).chain(0..8) {
+        let body = format!(
+            r#"{{"model": "builtin", "prompt_cache_key": "k{key}", "messages": [{{"role": "user", "content": "hi"}}]}}"#
+        );
+        let answer = gate.post("/v1/chat/completions", &body).await;
+        assert_eq!((answer.status, answer.header("x-sluicegate-ignored")), (StatusCode::OK, ""));
+        let replica = view(&gate, answer.header("x-task-id")).await["replica_id"].as_str().unwrap().to_owned();
+        assert_eq!(seen.entry(key).or_insert_with(|| replica.clone()), &replica);
+    }
+    let replicas: std::collections::BTreeSet<_> = seen.values().collect();
+    assert_eq!(replicas.len(), 2, "{seen:?}");
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_metrics_say_how_much_of_its_cache_each_replica_uses() {
     let gate = Gate::with(Script { slots: 2, ..Script::default() }, &[TWO]).await;
     let usage = |replica: &str| {

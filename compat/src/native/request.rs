@@ -57,6 +57,10 @@ pub struct TaskRequest {
     /// The answer goes on from the last message, which is the assistant's.
     #[serde(default)]
     pub continue_final_message: bool,
+    /// Requests that share this share the beginning of their prompts, and are best run by the same replica. Other dialects
+    /// have a word for it.
+    #[serde(skip)]
+    pub affinity: Option<String>,
     #[serde(default)]
     pub max_tokens: Option<u32>,
     /// From admission, in ms.
@@ -143,6 +147,7 @@ impl TaskRequest {
             reasoning_effort: None,
             chat_template_kwargs: None,
             continue_final_message: false,
+            affinity: None,
             max_tokens: None,
             deadline_ms: None,
             expected_tokens: None,

@@ -163,6 +163,7 @@ fn every_knob_reaches_the_task() {
         chat_template_kwargs: Some([("enable_thinking".into(), json!(false))].into()),
         reasoning_effort: Some(ReasoningEffort::Xhigh),
         parallel_tool_calls: Some(true),
+        affinity: Some("key".into()),
         ..TaskRequest::new("builtin")
     };
     assert_eq!(task, expected);
@@ -170,7 +171,6 @@ fn every_knob_reaches_the_task() {
     assert_eq!((context.n, context.logprobs), (2, true));
     assert_eq!(context.user.as_deref(), Some("u"));
     assert_eq!(context.safety_identifier.as_deref(), Some("s"));
-    assert_eq!(context.prompt_cache_key.as_deref(), Some("key"));
 }
 
 #[test]

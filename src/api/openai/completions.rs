@@ -11,7 +11,7 @@ use sluicegate_compat::openai::completions::{self, Answer, ChunkEncoder, Complet
 
 use crate::admission::Caller;
 use crate::api::Api;
-use crate::api::answer::{about, follow, whole_body, wishes};
+use crate::api::answer::{about, follow, heeded, whole_body, wishes};
 use crate::api::body::Json;
 use crate::api::budget;
 use crate::api::errors::Failure;
@@ -28,6 +28,7 @@ pub async fn completions(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (mut requests, mut context) = completions::parse(&body)?;
+    heeded(&api, &context.ignored)?;
     for request in &mut requests {
         wishes(&headers, request)?;
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::admission::Caller;
 use crate::api::Api;
-use crate::api::answer::{about, follow, whole_body, wishes};
+use crate::api::answer::{about, follow, heeded, whole_body, wishes};
 use crate::api::body::Json;
 use crate::api::budget;
 use crate::api::errors::{Failure, internal};
@@ -27,6 +27,7 @@ pub async fn embeddings(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (request, context) = embeddings::parse(&body)?;
+    heeded(&api, &context.ignored)?;
     let context = Arc::new(context);
     let asked = Asked::read(&headers, request, once(&headers, "embeddings", &body)?)?;
     drop(body);
@@ -44,6 +45,7 @@ pub async fn rerank(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (request, context) = rerank::parse(&body)?;
+    heeded(&api, &context.ignored)?;
     let context = Arc::new(context);
     let asked = Asked::read(&headers, request, once(&headers, "rerank", &body)?)?;
     drop(body);

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use sluicegate_compat::openai::tokens::{self, Detokenized, Tokenized};
 
 use crate::api::Api;
-use crate::api::answer::passed_over;
+use crate::api::answer::{heeded, passed_over};
 use crate::api::body::Json;
 use crate::api::errors::{Failure, internal};
 use crate::gateway::Wanted;
@@ -13,6 +13,7 @@ use crate::gateway::Wanted;
 /// `POST /v1/tokenize`.
 pub async fn tokenize(State(api): State<Api>, Json(body): Json) -> Result<Response, Failure> {
     let (request, context) = tokens::parse(&body)?;
+    heeded(&api, &context.ignored)?;
     drop(body);
     let wanted = Wanted { special: context.add_special_tokens, names: context.return_token_strs };
     let told = api.gateway.tokenize(request, wanted).await.map_err(tokens::rename)?;
@@ -29,6 +30,7 @@ pub async fn tokenize(State(api): State<Api>, Json(body): Json) -> Result<Respon
 /// `POST /v1/detokenize`.
 pub async fn detokenize(State(api): State<Api>, Json(body): Json) -> Result<Response, Failure> {
     let request = tokens::parse_tokens(&body)?;
+    heeded(&api, &request.ignored)?;
     drop(body);
     let prompt = api.gateway.detokenize(&request.model, request.tokens).await.map_err(tokens::rename)?;
     let mut response = axum::Json(Detokenized { prompt }).into_response();

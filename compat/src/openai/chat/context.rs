@@ -20,8 +20,6 @@ pub struct ChatContext {
     /// How the client reads calls.
     pub calls: CallStyle,
     pub service_tier: ServiceTier,
-    /// Requests with the same key share a beginning, and are best served by the same replica.
-    pub prompt_cache_key: Option<String>,
     pub user: Option<String>,
     pub safety_identifier: Option<String>,
     /// Fields of the body that have no effect, for the header `x-sluicegate-ignored`; visible ASCII without commas.
@@ -60,7 +58,6 @@ impl ChatContext {
             logprobs: false,
             calls: CallStyle::Tools,
             service_tier: ServiceTier::Default,
-            prompt_cache_key: None,
             user: None,
             safety_identifier: None,
             ignored: Vec::new(),

@@ -126,7 +126,7 @@ impl Body {
         context.include_usage = fields::include_usage(context.stream, self.stream_options, &mut context.ignored)?;
         context.n = task.n;
         context.logprobs = task.logprobs;
-        context.prompt_cache_key = self.prompt_cache_key;
+        task.affinity = self.prompt_cache_key;
         context.user = self.user;
         context.safety_identifier = self.safety_identifier;
         Ok(task)
