@@ -130,6 +130,20 @@ fn the_frameworks_of_python_work_unchanged() {
 }
 
 #[test]
+fn the_quick_start_by_curl_is_answered() {
+    if left_out() {
+        return;
+    }
+    let gateway = Running::real(&[]);
+    let mut curl = Command::new("sh");
+    curl.arg(quickstarts().join("chat.sh")).env("NO_PROXY", "127.0.0.1");
+    curl.env("OPENAI_BASE_URL", gateway.url("/v1")).env("OPENAI_API_KEY", "none");
+    let done = curl.output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+    assert!(done.status.success() && stdout.contains("Sluicegate is"), "{stdout}\n{stderr}");
+}
+
+#[test]
 fn the_node_clients_work_unchanged() {
     if left_out() {
         return;
