@@ -76,13 +76,21 @@ pub struct Admitted {
     pub durable: Option<Durable>,
 }
 
-/// How long a task lives.
+/// How long a task lives, and what is kept beside it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Life {
+    /// `None`: it ends with the process.
+    pub kept: Option<Lasting>,
+    /// For whoever asks about the task later.
+    pub memo: Option<Arc<str>>,
+}
+
+/// A task that lives until it has ended, whatever happens to the process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Life {
-    /// As long as the process.
-    Process,
-    /// Until it has ended, whatever happens to the process; with the body of its request, and the key.
-    Kept { body: Bytes, key: Option<Key> },
+pub struct Lasting {
+    /// Of its request.
+    pub body: Bytes,
+    pub key: Option<Key>,
 }
 
 /// The id of a task that was let in, with the place that it had then.
@@ -198,7 +206,7 @@ impl Admission {
         let (charge, at_once) = self.limiter.admit(worst_case(&limits), task_ms)?;
         ties.held.push(Box::new(at_once));
         let fitted = Fitted { limits, ..fitted };
-        let task = self.create(request, caller, fitted.limits, pool.home(), ties)?;
+        let task = self.create(request, caller, fitted.limits, pool.home(), (ties, life.memo.clone()))?;
         let job = Job { allowed: allowed(request, &order, pools.serving), near, ..job(&asked, &task, caller, fitted) };
         // Filed before it is queued, so that the journal hears of its start and its end afterwards.
         let durable = self.file(&task, caller, life);
@@ -215,9 +223,9 @@ impl Admission {
         caller: &Caller,
         limits: Limits,
         home: Home,
-        ties: Ties,
+        (ties, memo): (Ties, Option<Arc<str>>),
     ) -> Result<Arc<Task>, ErrorEnvelope> {
-        let task = self.registry.create(spec(request, caller, limits), home, ties);
+        let task = self.registry.create(spec(request, caller, limits, memo), home, ties);
         let task = task.map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
         // A drain that began meanwhile may have found nothing to wait for.
         if self.lifecycle.draining().is_cancelled() {
@@ -230,11 +238,11 @@ impl Admission {
     /// Files a task that outlives the process; of one that does not, what it has reserved in its session.
     fn file(&self, task: &Task, caller: &Caller, life: Life) -> Option<Durable> {
         let journal = self.registry.journal()?;
-        self.sessions.filing(task, |session| match (life, session) {
-            (Life::Kept { body, key }, session) => {
+        self.sessions.filing(task, |session| match (life.kept, session) {
+            (Some(Lasting { body, key }), session) => {
                 Some(journal.accept(task, &body, caller.share.weight.get(), key, session))
             }
-            (Life::Process, session) => {
+            (None, session) => {
                 journal.reserve(task, session?);
                 None
             }

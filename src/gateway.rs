@@ -219,7 +219,7 @@ impl Gateway {
 
     fn task(&self, id: Option<TaskId>) -> Result<Arc<Task>, ErrorEnvelope> {
         let found = id.and_then(|id| self.registry.get(id));
-        found.ok_or_else(|| ErrorEnvelope::new(ErrorCode::NotFound, "no such task, or its retention has ended"))
+        found.ok_or_else(no_such_task)
     }
 
     fn pool_of(&self, task: &Task) -> Option<&Arc<Pool>> {
@@ -283,6 +283,10 @@ async fn stored(what: &str, filed: impl Future<Output = Result<(), StoreError>>)
         let message = "the change is in effect, and could not be stored: it is gone after a restart";
         ErrorEnvelope::new(ErrorCode::Internal, message)
     })
+}
+
+fn no_such_task() -> ErrorEnvelope {
+    ErrorEnvelope::new(ErrorCode::NotFound, "no such task, or its retention has ended")
 }
 
 fn no_such_model(reference: &str) -> ErrorEnvelope {

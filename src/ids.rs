@@ -17,7 +17,8 @@ impl TaskId {
 
     /// Parses what a client wrote; also accepts the ids of answers in other dialects, which carry the task id after a prefix.
     pub fn parse(text: &str) -> Option<Self> {
-        let text = ["chatcmpl-", "cmpl-", "msg_"].iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
+        let prefixes = ["chatcmpl-", "cmpl-", "msg_", "resp_"];
+        let text = prefixes.iter().find_map(|prefix| text.strip_prefix(prefix)).unwrap_or(text);
         Uuid::try_parse(text).ok().map(Self)
     }
 }

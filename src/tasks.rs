@@ -18,4 +18,4 @@ pub use log::{EventLog, Read, Reader, Seal, Sealed};
 pub use progress::Progress;
 pub use registry::{Conflict, Registry, Retention};
 pub use spending::{Hold, SLICE_MS, Spending, Terms, Ties, label, slice};
-pub use task::{Clock, Ended, Home, Limits, Observer, Owner, Reason, Task, TaskSpec, Usage, millis};
+pub use task::{Clock, Ended, Home, Limits, Observer, Owner, Passage, Reason, Task, TaskSpec, Usage, millis};

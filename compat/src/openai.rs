@@ -8,6 +8,7 @@
 //! | [`completions`] | `POST /v1/completions`: the same |
 //! | [`embeddings`] | `POST /v1/embeddings` |
 //! | [`rerank`] | `POST /v1/rerank` |
+//! | [`responses`] | `POST /v1/responses` and what is kept of an answer |
 //! | [`tokens`] | `POST /tokenize` and `POST /detokenize` |
 //! | [`models`] | `GET /v1/models` and `GET /v1/models/{id}` |
 //! | [`error`] | the error body, its status, and whether a retry can help |
@@ -21,6 +22,7 @@ mod fields;
 mod inputs;
 pub mod models;
 pub mod rerank;
+pub mod responses;
 pub mod tokens;
 mod usage;
 

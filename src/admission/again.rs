@@ -128,7 +128,7 @@ impl Admission {
         life: Life,
     ) -> Result<(Arc<Task>, Charge, Option<Durable>), ErrorEnvelope> {
         let Reserved { limits, ties, charge } = reserved;
-        let task = self.create(request, caller, limits, home, ties)?;
+        let task = self.create(request, caller, limits, home, (ties, life.memo.clone()))?;
         let durable = self.file(&task, caller, life);
         self.watch_deadline(&task);
         Ok((task, charge.keep_guess(), durable))

@@ -11,7 +11,7 @@ use crate::pools::{Fitted, Job, Recipe};
 use crate::tasks::{Limits, Task, TaskSpec};
 
 /// What is kept of a request in its task.
-pub(super) fn spec(request: &TaskRequest, caller: &Caller, limits: Limits) -> TaskSpec {
+pub(super) fn spec(request: &TaskRequest, caller: &Caller, limits: Limits, memo: Option<Arc<str>>) -> TaskSpec {
     TaskSpec {
         id: request.task_id.map_or_else(TaskId::new, TaskId),
         correlation_id: caller.correlation_id.clone(),
@@ -22,6 +22,7 @@ pub(super) fn spec(request: &TaskRequest, caller: &Caller, limits: Limits) -> Ta
         priority: request.priority,
         determinism: request.determinism,
         metadata: request.metadata.clone(),
+        memo,
         limits,
     }
 }

@@ -99,7 +99,12 @@ pub async fn events(
 
 /// A response whose body is an event stream.
 pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Response {
-    let mut response = Response::new(Body::new(stream));
+    event_body(Body::new(stream))
+}
+
+/// A response with events as its body.
+pub(super) fn event_body(body: Body) -> Response {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
@@ -111,9 +116,14 @@ pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Res
 /// The query of a URL.
 pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-fn parameters(query: Parameters) -> Result<HashMap<String, String>, ErrorEnvelope> {
+/// The names and values of a query, in their order.
+pub(super) fn pairs(query: Parameters) -> Result<Vec<(String, String)>, ErrorEnvelope> {
     let malformed = |_| ErrorEnvelope::new(ErrorCode::InvalidParams, "the query of the URL is malformed");
-    let Query(pairs) = query.map_err(malformed)?;
+    query.map(|Query(pairs)| pairs).map_err(malformed)
+}
+
+fn parameters(query: Parameters) -> Result<HashMap<String, String>, ErrorEnvelope> {
+    let pairs = pairs(query)?;
     let mut parameters = HashMap::with_capacity(pairs.len());
     for (name, value) in pairs {
         if parameters.insert(name.clone(), value).is_some() {

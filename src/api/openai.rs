@@ -24,6 +24,7 @@ use crate::tasks::{Owner, Task};
 
 pub mod completions;
 pub mod inputs;
+pub mod responses;
 pub mod tokens;
 
 /// `POST /v1/chat/completions`, streamed and whole. A client that hangs up cancels its task.

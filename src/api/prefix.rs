@@ -5,7 +5,8 @@ use axum::http::Uri;
 use axum::http::uri::PathAndQuery;
 
 /// The first segments of those paths.
-const FIRST: [&str; 7] = ["chat", "completions", "embeddings", "rerank", "models", "tokenize", "detokenize"];
+const FIRST: [&str; 8] =
+    ["chat", "completions", "responses", "embeddings", "rerank", "models", "tokenize", "detokenize"];
 
 /// Puts `/v1` before a path that has lost it.
 pub fn complete<B>(mut request: Request<B>) -> Request<B> {

@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use sluicegate_compat::anthropic;
 use sluicegate_compat::native::{self, Event};
-use sluicegate_compat::openai::{chat, completions};
+use sluicegate_compat::openai::{chat, completions, responses};
 use sluicegate_compat::sse::KEEP_ALIVE;
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -54,6 +54,13 @@ impl Encode for Native {
 impl Encode for chat::ChunkEncoder {
     fn encode(&mut self, _: usize, _: u64, event: &Event, out: &mut Vec<u8>) -> bool {
         chat::ChunkEncoder::encode(self, event, out);
+        event.is_last()
+    }
+}
+
+impl Encode for responses::EventEncoder {
+    fn encode(&mut self, _: usize, _: u64, event: &Event, out: &mut Vec<u8>) -> bool {
+        responses::EventEncoder::encode(self, event, out);
         event.is_last()
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sluicegate_compat::native::{ErrorEnvelope, TaskList, TaskState, TaskView};
 use uuid::Uuid;
 
-use super::Gateway;
+use super::{Gateway, no_such_task};
 use crate::ids::TaskId;
 use crate::tasks::{Reader, Task};
 
@@ -83,6 +83,28 @@ impl Gateway {
         task.cancel();
         // Its end may have to become durable first.
         task.log.ended().await;
+        Ok(())
+    }
+
+    /// A task with a memo.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND, also of a task without one.
+    pub fn remembered(&self, id: Option<TaskId>) -> Result<(Arc<Task>, Arc<str>), ErrorEnvelope> {
+        let task = self.task(id)?;
+        let memo = task.spec.memo.clone();
+        memo.map(|memo| (task, memo)).ok_or_else(no_such_task)
+    }
+
+    /// Cancels a task where it has not ended, and forgets it before its retention is over.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub async fn forget(&self, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
+        self.cancel(id).await?;
+        id.into_iter().for_each(|id| self.registry.remove(id));
         Ok(())
     }
 

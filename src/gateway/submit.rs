@@ -7,7 +7,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Preparation, PreviewRe
 
 use super::Gateway;
 use super::idempotency::{First, Once};
-use crate::admission::{Accepted, Admitted, Caller, Life, not_kept, reason};
+use crate::admission::{Accepted, Admitted, Caller, Lasting, Life, not_kept, reason};
 use crate::ids::TaskId;
 use crate::pools::Place;
 use crate::tasks::{Durable, Owner, Task};
@@ -26,7 +26,7 @@ impl Gateway {
     ///
     /// What the client is told, but for the correlation id.
     pub async fn submit(self: &Arc<Self>, request: TaskRequest, caller: &Caller) -> Result<Admitted, ErrorEnvelope> {
-        self.let_in(request, caller, Life::Process).await
+        self.let_in(request, caller, Life::default()).await
     }
 
     async fn let_in(
@@ -71,7 +71,23 @@ impl Gateway {
         body: Bytes,
         caller: &Caller,
     ) -> Result<Accepted, ErrorEnvelope> {
-        let kept = Life::Kept { body, key: once.as_ref().map(Once::key) };
+        self.submit_lasting(once, request, body, None, caller).await
+    }
+
+    /// As [`submit_once`](Self::submit_once), with a memo that is kept as long as the task.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn submit_lasting(
+        self: &Arc<Self>,
+        once: Option<Once>,
+        request: TaskRequest,
+        body: Bytes,
+        memo: Option<Arc<str>>,
+        caller: &Caller,
+    ) -> Result<Accepted, ErrorEnvelope> {
+        let kept = Life { kept: Some(Lasting { body, key: once.as_ref().map(Once::key) }), memo };
         let Some(once) = once else {
             let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;
             durably(Some(&task), durable).await?;
@@ -109,8 +125,24 @@ impl Gateway {
         request: TaskRequest,
         caller: &Caller,
     ) -> Result<Owned, ErrorEnvelope> {
+        self.submit_remembered(once, request, None, caller).await
+    }
+
+    /// As [`submit_owned`](Self::submit_owned), with a memo that is kept as long as the task.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn submit_remembered(
+        self: &Arc<Self>,
+        once: Option<Once>,
+        request: TaskRequest,
+        memo: Option<Arc<str>>,
+        caller: &Caller,
+    ) -> Result<Owned, ErrorEnvelope> {
+        let life = Life { kept: None, memo };
         let owned = |task: Arc<Task>| Owned { owner: Some(Owner::of(Arc::clone(&task))), task };
-        let Some(once) = once else { return Ok(owned(self.let_in(request, caller, Life::Process).await?.task)) };
+        let Some(once) = once else { return Ok(owned(self.let_in(request, caller, life).await?.task)) };
         let entry = self.idempotency.entry(&caller.share.tenant, &once);
         let mut first = entry.lock().await;
         if let Some(first) = first.as_ref()
@@ -118,7 +150,7 @@ impl Gateway {
         {
             return Ok(owned);
         }
-        let Admitted { task, place, .. } = self.let_in(request, caller, Life::Process).await?;
+        let Admitted { task, place, .. } = self.let_in(request, caller, life).await?;
         let owner = Owner::of(Arc::clone(&task));
         *first = Some(First::owned(&once, task.spec.id, place, Arc::downgrade(&owner)));
         Ok(Owned { task, owner: Some(owner) })

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::log::EventLog;
 use super::task::millis;
-use super::{Clock, Limits, Progress, Task, TaskSpec};
+use super::{Clock, Limits, Passage, Progress, Task, TaskSpec};
 use crate::budgets::Amounts;
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 use crate::store::{EndedRow, HoldRow, KeyRow, SessionRow, SpentRow, Store, StoreError, TaskRow, signed};
@@ -104,11 +104,13 @@ pub enum Stage {
     Ended {
         log: Arc<EventLog>,
         outputs: Vec<String>,
+        /// Of a task with a memo.
+        passages: Vec<Passage>,
         ago: Duration,
     },
 }
 
-/// What is known of a task beside its prompt and its output.
+/// What is known of a task beside its prompt and its output, but for what a memo may say of the first.
 #[derive(Serialize, Deserialize)]
 struct Facts {
     created_at_ms: u64,
@@ -128,6 +130,8 @@ struct Facts {
     expected_tokens: Option<u32>,
     deadline_at_ms: Option<u64>,
     pool_id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    memo: Option<String>,
 }
 
 /// The start of a task.
@@ -147,6 +151,8 @@ struct Outcome {
     first_token_at_ms: Option<u64>,
     tokens: u64,
     outputs: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    passages: Vec<Passage>,
     pool_id: String,
 }
 
@@ -280,6 +286,7 @@ impl Journal {
             first_token_at_ms: progress.first_token.map(at_ms),
             tokens: progress.tokens,
             outputs: task.outputs(),
+            passages: task.spec.memo.as_ref().map_or_else(Vec::new, |_| task.passages()),
             pool_id: task.pool_id().to_string(),
         };
         let row = EndedRow { id: id.to_string(), ended_at_ms: signed(ended_at_ms), outcome: json(&outcome) };
@@ -364,6 +371,7 @@ fn facts(task: &Task, weight: u32) -> Facts {
         expected_tokens: limits.expected_tokens,
         deadline_at_ms: limits.deadline.map(|deadline| task.created.unix_ms_at(deadline)),
         pool_id: task.pool_id().to_string(),
+        memo: task.spec.memo.as_deref().map(str::to_owned),
     }
 }
 
@@ -382,8 +390,8 @@ fn read(row: TaskRow, now: Clock) -> Option<Kept> {
             replica_id = outcome.start.as_ref().map(|start| ReplicaId::from(start.event.replica_id.as_str()));
             let ended_at_ms = row.ended_at_ms?.cast_unsigned();
             let ago = Duration::from_millis(now.unix_ms.saturating_sub(ended_at_ms));
-            let outputs = outcome.outputs.clone();
-            Stage::Ended { log: ended_log(outcome, ended_at_ms, now), outputs, ago }
+            let (outputs, passages) = (outcome.outputs.clone(), outcome.passages.clone());
+            Stage::Ended { log: ended_log(outcome, ended_at_ms, now), outputs, passages, ago }
         }
         (None, Some(start), _) => {
             let started = (now.instant_at(start.at_ms), Arc::new(start.event));
@@ -408,6 +416,7 @@ fn spec(id: TaskId, facts: Facts, now: Clock) -> TaskSpec {
         priority: facts.priority,
         determinism: facts.determinism,
         metadata: facts.metadata,
+        memo: facts.memo.map(Into::into),
         limits: Limits {
             prompt_tokens: facts.prompt_tokens,
             max_tokens: facts.max_tokens,

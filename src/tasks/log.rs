@@ -55,6 +55,11 @@ impl EventLog {
         Arc::new(Self { state: Mutex::new(State { gone, progress, ..State::default() }) })
     }
 
+    /// Whether all events are here, or those from the beginning are kept no more.
+    pub fn is_whole(&self) -> bool {
+        self.lock().gone == 0
+    }
+
     /// The id of the last event so far; 0 where there is none.
     pub fn last_id(&self) -> u64 {
         let state = self.lock();

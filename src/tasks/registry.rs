@@ -83,7 +83,7 @@ impl Registry {
             None => state.live += 1,
             Some(ago) => {
                 let now = Instant::now();
-                let bytes = size_of::<Task>() + task.log.progress().bytes;
+                let bytes = size_of::<Task>() + task.bytes();
                 state.ended.push_back((now.checked_sub(ago).unwrap_or(now), task.spec.id, bytes));
                 state.ended_bytes += bytes;
             }
@@ -133,6 +133,18 @@ impl Registry {
         }
     }
 
+    /// Forgets a task that has ended before its retention is over, and whatever is kept of it.
+    pub fn remove(&self, id: TaskId) {
+        let mut state = self.lock();
+        let Some(at) = state.ended.iter().position(|(_, ended, _)| *ended == id) else { return };
+        if let Some((_, _, bytes)) = state.ended.remove(at) {
+            state.ended_bytes -= bytes;
+        }
+        let removed = state.forget(id);
+        drop(state);
+        self.forget(removed.as_slice());
+    }
+
     /// Returns once no task is left that has not ended.
     pub async fn drained(&self) {
         loop {
@@ -170,7 +182,7 @@ impl Registry {
     pub(super) fn ended(&self, id: TaskId) {
         let mut state = self.lock();
         let Some(task) = state.tasks.get(&id) else { return };
-        let bytes = size_of::<Task>() + task.log.progress().bytes;
+        let bytes = size_of::<Task>() + task.bytes();
         state.ended.push_back((Instant::now(), id, bytes));
         state.ended_bytes += bytes;
         self.one_less(&mut state);

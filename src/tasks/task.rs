@@ -18,9 +18,11 @@ use crate::budgets::{Amounts, Exceeded};
 use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
 
 mod endings;
+mod passages;
 mod view;
 
 pub use endings::Reason;
+pub use passages::Passage;
 
 /// What admission decided about a task. The texts of the prompt are not here: they go with its job, and end with it.
 #[derive(Debug, Clone)]
@@ -35,6 +37,8 @@ pub struct TaskSpec {
     pub priority: Priority,
     pub determinism: Determinism,
     pub metadata: std::collections::BTreeMap<String, String>,
+    /// What its dialect wants to find again beside it; the words of the prompt may be in there.
+    pub memo: Option<Arc<str>>,
     /// As they were at admission; [`Task::limits`] are those that hold.
     pub limits: Limits,
 }
@@ -165,6 +169,8 @@ pub struct Task {
     filing: Mutex<Filing>,
     /// The text of each choice, of a task that ended in an earlier process.
     kept_outputs: Vec<String>,
+    /// Its answer, of a task with a memo that ended in an earlier process.
+    kept_passages: Vec<Passage>,
     /// Change when the pool of a waiting task gets another model. As above.
     limits: Mutex<Limits>,
     registry: Weak<Registry>,
@@ -192,6 +198,7 @@ impl Task {
             preparing: AtomicBool::new(false),
             filing: Mutex::default(),
             kept_outputs: Vec::new(),
+            kept_passages: Vec::new(),
             limits,
             registry,
         }
@@ -206,14 +213,14 @@ impl Task {
         (registry, journal): (Weak<Registry>, Journal),
     ) -> Arc<Self> {
         let begun = Self::begun(kept.spec, number, home, registry, kept.created);
-        let (log, kept_outputs) = match kept.stage {
-            Stage::Waiting(_) => (EventLog::new(), Vec::new()),
-            Stage::Started(log) => (log, Vec::new()),
-            Stage::Ended { log, outputs, .. } => (log, outputs),
+        let (log, kept_outputs, kept_passages) = match kept.stage {
+            Stage::Waiting(_) => (EventLog::new(), Vec::new(), Vec::new()),
+            Stage::Started(log) => (log, Vec::new(), Vec::new()),
+            Stage::Ended { log, outputs, passages, .. } => (log, outputs, passages),
         };
         let (replica, filing) = (Mutex::new(kept.replica_id), Mutex::new(Filing::Kept(journal, Extent::Task)));
         let (held, spending) = (Mutex::new(ties.held), ties.spending);
-        Arc::new(Self { log, kept_outputs, replica, filing, held, spending, ..begun })
+        Arc::new(Self { log, kept_outputs, kept_passages, replica, filing, held, spending, ..begun })
     }
 
     /// From now on `journal` hears what becomes of it, or of what it holds. Returns the end that came before that.

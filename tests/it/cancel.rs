@@ -69,6 +69,7 @@ fn task(registry: &Arc<Registry>) -> Arc<Task> {
         priority: Priority::Interactive,
         determinism: Determinism::BestEffort,
         metadata: Default::default(),
+        memo: None,
         limits,
     };
     registry

@@ -26,6 +26,7 @@ mod native;
 mod openai_chat;
 mod openai_completions;
 mod openai_inputs;
+mod openai_responses;
 mod openai_tokens;
 mod openapi;
 mod outer;

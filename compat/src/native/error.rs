@@ -126,6 +126,8 @@ pub mod detail {
     pub const MISSING_PARAMETER: &str = "missing_required_parameter";
     /// NOT_FOUND about a model, and not about a task or a route.
     pub const MODEL_NOT_FOUND: &str = "model_not_found";
+    /// A response that is to be gone on with, and is not kept.
+    pub const NO_PREVIOUS_RESPONSE: &str = "previous_response_not_found";
     /// CONFLICT: somebody else cancelled the task that a dialect without cancelled answers was reading.
     pub const TASK_CANCELED: &str = "task_canceled";
     /// Fields that exclude each other.

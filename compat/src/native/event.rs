@@ -72,7 +72,7 @@ pub struct Token {
     pub tool: Option<Arc<ToolDelta>>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenKind {
     #[default]
@@ -84,7 +84,7 @@ pub enum TokenKind {
 
 /// What one token adds to a call. The first of a call has its id and its name; the arguments of all of them together are
 /// the arguments as the model wrote them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ToolDelta {
     /// The call within the answer, from 0.
     pub index: u32,

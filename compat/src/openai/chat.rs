@@ -10,7 +10,7 @@ mod request;
 mod stream;
 
 pub use answer::{Answer, ChatCompletion};
-pub(super) use logprobs::sayable;
+pub(super) use logprobs::{Logprobs, sayable};
 
 pub use context::{CallStyle, ChatContext, ParamNames, ServiceTier};
 pub use request::{ChatRequest, openai_param, parse};

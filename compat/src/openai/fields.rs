@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::json::{Object, StringOrList, invalid};
-use crate::native::ErrorEnvelope;
+use super::chat::ServiceTier;
+use crate::json::{Object, StringOrList, invalid, one_of};
+use crate::native::{ErrorEnvelope, ReasoningEffort};
 
 /// What a client wants of a stream.
 #[derive(Debug, Default, Deserialize)]
@@ -43,4 +44,29 @@ pub fn include_usage(
         ignored.push("stream_options.include_obfuscation".to_owned());
     }
     Ok(options.include_usage.unwrap_or(false))
+}
+
+/// How much the model is to reason; `param` is what the client calls it.
+pub fn reasoning_effort(param: &str, word: &str) -> Result<ReasoningEffort, ErrorEnvelope> {
+    let words = [
+        ("none", ReasoningEffort::None),
+        ("minimal", ReasoningEffort::Minimal),
+        ("low", ReasoningEffort::Low),
+        ("medium", ReasoningEffort::Medium),
+        ("high", ReasoningEffort::High),
+        ("xhigh", ReasoningEffort::Xhigh),
+    ];
+    one_of(param, word, &words)
+}
+
+/// Tiers that are sold and not served are answered with the default one, as OpenAI does when it has no room.
+pub fn service_tier(word: &str) -> Result<ServiceTier, ErrorEnvelope> {
+    let words = [
+        ("auto", ServiceTier::Default),
+        ("default", ServiceTier::Default),
+        ("flex", ServiceTier::Flex),
+        ("priority", ServiceTier::Default),
+        ("scale", ServiceTier::Default),
+    ];
+    one_of("service_tier", word, &words)
 }

@@ -20,9 +20,10 @@ impl Task {
         }
     }
 
-    /// Of its events, and of the output that is left of an earlier process.
+    /// Of its events, its memo, and the output that is left of an earlier process.
     pub fn bytes(&self) -> usize {
-        self.log.progress().bytes + self.kept_outputs.iter().map(String::len).sum::<usize>()
+        let memo = self.spec.memo.as_ref().map_or(0, |memo| memo.len());
+        self.log.progress().bytes + memo + self.kept_outputs.iter().map(String::len).sum::<usize>()
     }
 
     /// The task as clients see it. `waiting` is its queue position and predicted start in ms, while it is queued.

@@ -26,6 +26,7 @@ fn spec() -> TaskSpec {
         priority: Priority::Interactive,
         determinism: Determinism::BestEffort,
         metadata: std::collections::BTreeMap::new(),
+        memo: None,
         limits: Limits {
             prompt_tokens: 1,
             max_tokens: 1,

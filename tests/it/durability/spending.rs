@@ -110,6 +110,7 @@ impl Process {
             priority: Priority::Interactive,
             determinism: Determinism::BestEffort,
             metadata: Default::default(),
+            memo: None,
             limits,
         };
         let home = Home { pool_id: PoolId::from("default"), observer: Arc::new(Nobody) };

@@ -14,6 +14,7 @@ use crate::harness::{BOTH_MODELS, Gate, request, says};
 
 mod inputs;
 mod messages;
+mod responses;
 mod tokens;
 
 const TASK: &str = r#"{"model_ref": "builtin", "prompt": "say it", "max_tokens": 500}"#;
@@ -40,6 +41,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     inputs(&mut witness).await;
     self::inputs::see(&mut witness).await;
     messages::see(&mut witness).await;
+    responses::see(&mut witness).await;
     tokens::see(&mut witness).await;
     conflicts(&mut witness).await;
     a_full_queue(&mut witness).await;
@@ -62,6 +64,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     assert_eq!(witness.answers, documented);
     let mut events = vec!["end", "error", "message", "metrics", "result", "started", "token"];
     events.extend(messages::EVENTS);
+    events.extend(responses::EVENTS);
     events.sort_unstable();
     assert_eq!(Vec::from_iter(witness.events), events);
 }
@@ -101,8 +104,10 @@ async fn examples_succeed(witness: &mut Witness) {
     }
     let (whole, _) = witness.post(&gate, "/v1/chat/completions", &CHAT.replace('{', r#"{"colour": "red", "#)).await;
     assert_eq!(whole.header("x-sluicegate-ignored"), "colour, messages[].colour");
-    for (method, path) in
-        witness.requests().into_iter().filter(|(method, path)| method == "GET" && !path.contains("/tasks/"))
+    for (method, path) in witness
+        .requests()
+        .into_iter()
+        .filter(|(method, path)| method == "GET" && !path.contains("/tasks/") && !path.contains("/responses/"))
     {
         let (answer, _) = witness.get(&gate, &path).await;
         assert_eq!(answer.status, StatusCode::OK, "{method} {path}: {}", answer.body);

@@ -1,8 +1,8 @@
 //! What the answer to a chat request needs to know of the request.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::native::ErrorEnvelope;
+use crate::native::{ErrorEnvelope, Priority};
 use crate::openai::{self, extension};
 
 /// The part of a chat request that shapes its answer.
@@ -106,11 +106,30 @@ pub enum CallStyle {
 }
 
 /// How urgently a request was served, as the answer says it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ServiceTier {
     #[default]
     Default,
     /// Batch priority.
     Flex,
+}
+
+impl ServiceTier {
+    /// What it asks for.
+    pub const fn priority(self) -> Priority {
+        match self {
+            Self::Default => Priority::Interactive,
+            Self::Flex => Priority::Batch,
+        }
+    }
+
+    /// What is said of it where something else has decided the priority.
+    #[must_use]
+    pub const fn served_at(self, priority: Priority) -> Self {
+        match priority {
+            Priority::Batch => self,
+            Priority::Interactive => Self::Default,
+        }
+    }
 }

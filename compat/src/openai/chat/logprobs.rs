@@ -27,6 +27,13 @@ impl Serialize for Logprobs<'_> {
     }
 }
 
+impl Logprobs<'_> {
+    /// Those of one token, as a value to be kept.
+    pub fn value(token: &TokenLogprobs) -> serde_json::Value {
+        serde_json::to_value(Sampled(token)).unwrap_or_default()
+    }
+}
+
 struct Content<'a>(&'a [Arc<TokenLogprobs>]);
 
 impl Serialize for Content<'_> {

@@ -8,9 +8,9 @@ mod tools;
 use self::body::Body;
 pub(in crate::openai) use self::body::{MessageBody, ToolBody};
 use super::context::ParamNames;
-use super::{CallStyle, ChatContext, ServiceTier};
-use crate::json::{self, Object, missing, one_of, unsupported_parameter};
-use crate::native::{ErrorEnvelope, Message, Priority, ReasoningEffort, TaskRequest, Tool, detail};
+use super::{CallStyle, ChatContext};
+use crate::json::{self, Object, missing, unsupported_parameter};
+use crate::native::{ErrorEnvelope, Message, TaskRequest, Tool, detail};
 use crate::openai::extension::Extension;
 use crate::openai::fields;
 
@@ -107,7 +107,8 @@ impl Body {
         task.top_logprobs = self.top_logprobs;
         task.metadata = self.metadata.unwrap_or_default();
         task.chat_template_kwargs = self.chat_template_kwargs;
-        task.reasoning_effort = self.reasoning_effort.as_deref().map(reasoning_effort).transpose()?;
+        let effort = self.reasoning_effort.as_deref();
+        task.reasoning_effort = effort.map(|word| fields::reasoning_effort("reasoning_effort", word)).transpose()?;
         (task.output_mode, task.json_schema) = output::translate(self.response_format)?;
         let tools =
             tools::translate(self.tools, self.functions, self.tool_choice, self.function_call, &mut context.names)?;
@@ -142,18 +143,6 @@ fn one_limit(old: Option<u32>, new: Option<u32>) -> Result<Option<u32>, ErrorEnv
     Ok(new.or(old))
 }
 
-fn reasoning_effort(word: &str) -> Result<ReasoningEffort, ErrorEnvelope> {
-    let words = [
-        ("none", ReasoningEffort::None),
-        ("minimal", ReasoningEffort::Minimal),
-        ("low", ReasoningEffort::Low),
-        ("medium", ReasoningEffort::Medium),
-        ("high", ReasoningEffort::High),
-        ("xhigh", ReasoningEffort::Xhigh),
-    ];
-    one_of("reasoning_effort", word, &words)
-}
-
 /// Priority, deadline, session and place. `sluicegate.priority` outranks the service tier.
 fn urgency(
     task: &mut TaskRequest,
@@ -161,25 +150,13 @@ fn urgency(
     tier: Option<&str>,
     extension: Option<Object<Extension>>,
 ) -> Result<(), ErrorEnvelope> {
-    let tier = tier.map(service_tier).transpose()?.unwrap_or_default();
-    task.priority = if tier == ServiceTier::Flex { Priority::Batch } else { Priority::Interactive };
+    let tier = tier.map(fields::service_tier).transpose()?.unwrap_or_default();
+    task.priority = tier.priority();
     if extension.map_or(Ok(false), |Object(extension)| extension.apply(task))? {
         context.names.priority = "sluicegate.priority";
     }
-    context.service_tier = if task.priority == Priority::Batch { tier } else { ServiceTier::Default };
+    context.service_tier = tier.served_at(task.priority);
     Ok(())
-}
-
-/// Tiers that are sold and not served are answered with the default one, as OpenAI does when it has no room.
-fn service_tier(word: &str) -> Result<ServiceTier, ErrorEnvelope> {
-    let words = [
-        ("auto", ServiceTier::Default),
-        ("default", ServiceTier::Default),
-        ("flex", ServiceTier::Flex),
-        ("priority", ServiceTier::Default),
-        ("scale", ServiceTier::Default),
-    ];
-    one_of("service_tier", word, &words)
 }
 
 impl ParamNames {

@@ -1,0 +1,265 @@
+//! Items to and from what a model is shown.
+
+use std::collections::HashSet;
+
+use uuid::Uuid;
+
+use super::body::{ItemBody, PartBody};
+use super::item::{self, Item, Part, Place, Status};
+use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
+use crate::native::{
+    Content, ContentPart, ErrorCode, ErrorEnvelope, FunctionCall, FunctionTag, Message, Role, ToolCall, detail,
+};
+
+/// What a request adds to a conversation.
+#[derive(Debug)]
+pub enum Added {
+    Item(Item),
+    /// An item of an earlier response, by its id.
+    Reference(String),
+}
+
+/// Reads the input of the response that the task `task` makes. Adds to `ignored` what the model will not be shown.
+///
+/// # Errors
+///
+/// The first item that is malformed, or is not served.
+pub fn read(input: StringOrList<Object<ItemBody>>, ignored: &mut Vec<String>) -> Result<Vec<Added>, ErrorEnvelope> {
+    let items = match input {
+        StringOrList::String(text) => {
+            let content = vec![Part::InputText { text }];
+            return Ok(vec![Added::Item(message(None, Role::User, content))]);
+        }
+        StringOrList::List(items) => items,
+    };
+    let items = items.into_iter().enumerate();
+    items.map(|(index, Object(body))| one(body, &format!("input[{index}]"), ignored)).collect()
+}
+
+fn message(id: Option<String>, role: Role, content: Vec<Part>) -> Item {
+    Item::Message { id: id.unwrap_or_default(), role, status: Status::Completed, content }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Message,
+    Call,
+    Output,
+    Reasoning,
+    Reference,
+}
+
+fn one(body: ItemBody, path: &str, ignored: &mut Vec<String>) -> Result<Added, ErrorEnvelope> {
+    let words = [
+        ("message", Kind::Message),
+        ("function_call", Kind::Call),
+        ("function_call_output", Kind::Output),
+        ("reasoning", Kind::Reasoning),
+        ("item_reference", Kind::Reference),
+    ];
+    let kind = match body.r#type.as_deref() {
+        // The shortest form of a message has no type.
+        None => Kind::Message,
+        Some(word) => one_of(format!("{path}.type"), word, &words)?,
+    };
+    let need = |value: Option<String>, field: &str| value.ok_or_else(|| missing(format!("{path}.{field}")));
+    // Read whatever the item is, so that what is no content is refused wherever it stands.
+    let said_by = match (kind, body.role.as_deref()) {
+        (Kind::Message, Some(word)) => role(word, path)?,
+        (Kind::Reasoning, _) => Role::Assistant,
+        _ => Role::User,
+    };
+    let content =
+        body.content.map(|content| parts(content, said_by, &format!("{path}.content"), ignored)).transpose()?;
+    let output = body.output.map(|output| parts(output, Role::Tool, &format!("{path}.output"), ignored)).transpose()?;
+    if content.is_some() && !matches!(kind, Kind::Message | Kind::Reasoning) {
+        note("input[].content", ignored);
+    }
+    if output.is_some() && !matches!(kind, Kind::Output) {
+        note("input[].output", ignored);
+    }
+    let (id, status) = (body.id.unwrap_or_default(), Status::Completed);
+    let item = match kind {
+        Kind::Message => {
+            need(body.role, "role")?;
+            message(Some(id), said_by, content.ok_or_else(|| missing(format!("{path}.content")))?)
+        }
+        Kind::Call => Item::FunctionCall {
+            id,
+            call_id: need(body.call_id, "call_id")?,
+            name: need(body.name, "name")?,
+            arguments: need(body.arguments, "arguments")?,
+            status,
+        },
+        Kind::Output => {
+            let output = output.ok_or_else(|| missing(format!("{path}.output")))?;
+            let output = output.iter().map(Part::text).collect();
+            Item::FunctionCallOutput { id, call_id: need(body.call_id, "call_id")?, output, status }
+        }
+        Kind::Reasoning => {
+            if body.encrypted_content.is_some() {
+                note("input[].encrypted_content", ignored);
+            }
+            if body.summary.as_ref().is_some_and(|summary| !summary.is_empty()) {
+                note("input[].summary", ignored);
+            }
+            let content = content.unwrap_or_default().into_iter();
+            let content = content.map(|part| Part::ReasoningText { text: into_text(part) }).collect();
+            Item::Reasoning { id, summary: Vec::new(), content, encrypted_content: None, status }
+        }
+        Kind::Reference if id.is_empty() => return Err(missing(format!("{path}.id"))),
+        Kind::Reference => return Ok(Added::Reference(id)),
+    };
+    Ok(Added::Item(item))
+}
+
+fn note(field: &str, ignored: &mut Vec<String>) {
+    if !ignored.iter().any(|noted| noted == field) {
+        ignored.push(field.to_owned());
+    }
+}
+
+fn role(word: &str, path: &str) -> Result<Role, ErrorEnvelope> {
+    let words = [
+        ("system", Role::System),
+        ("developer", Role::Developer),
+        ("user", Role::User),
+        ("assistant", Role::Assistant),
+    ];
+    one_of(format!("{path}.role"), word, &words)
+}
+
+fn into_text(part: Part) -> String {
+    match part {
+        Part::InputText { text } | Part::OutputText { text, .. } | Part::ReasoningText { text } => text,
+        Part::Refusal { refusal } => refusal,
+    }
+}
+
+fn parts(
+    content: StringOrList<Object<PartBody>>,
+    role: Role,
+    path: &str,
+    ignored: &mut Vec<String>,
+) -> Result<Vec<Part>, ErrorEnvelope> {
+    let said = |text: String| match role {
+        Role::Assistant => Part::OutputText { text, annotations: Vec::new(), logprobs: Vec::new() },
+        _ => Part::InputText { text },
+    };
+    let parts = match content {
+        StringOrList::String(text) => return Ok(vec![said(text)]),
+        StringOrList::List(parts) => parts.into_iter().enumerate(),
+    };
+    let part = |(index, Object(body)): (usize, Object<PartBody>)| {
+        let path = format!("{path}[{index}]");
+        if body.annotations.as_ref().is_some_and(|list| !list.is_empty()) {
+            note("input[].content[].annotations", ignored);
+        }
+        let need = |text: Option<String>, field: &str| text.ok_or_else(|| missing(format!("{path}.{field}")));
+        match body.r#type.as_deref() {
+            Some("input_text" | "output_text" | "text" | "reasoning_text" | "summary_text") => {
+                need(body.text, "text").map(said)
+            }
+            Some("refusal") => need(body.refusal, "refusal").map(|refusal| Part::Refusal { refusal }),
+            Some("input_image" | "computer_screenshot") => Err(unsupported_value(path, "image parts")),
+            Some("input_file") => Err(unsupported_value(path, "file parts")),
+            Some("input_audio") => Err(unsupported_value(path, "audio parts")),
+            Some(_) => Err(invalid(
+                format!("{path}.type"),
+                "the parts that are served are 'input_text', 'output_text' and 'refusal'",
+            )),
+            None => Err(missing(format!("{path}.type"))),
+        }
+    };
+    parts.map(part).collect()
+}
+
+/// Gives the items that came without an id one, from `first` on.
+pub fn name(items: &mut [Item], first: usize, task: Uuid) {
+    for (index, item) in items.iter_mut().enumerate().skip(first) {
+        let (kind, id) = match item {
+            Item::Message { id, .. } => ("msg", id),
+            Item::FunctionCall { id, .. } => ("fc", id),
+            Item::FunctionCallOutput { id, .. } => ("fco", id),
+            Item::Reasoning { id, .. } => ("rs", id),
+        };
+        if id.is_empty() {
+            *id = item::id(kind, task, Place::Input(index));
+        }
+    }
+}
+
+/// What the model is shown of a conversation: what the assistant reasoned, said and called between two others is one
+/// message.
+///
+/// # Errors
+///
+/// An output without its call, or a call without its output: a model cannot make sense of either.
+pub fn messages(instructions: Option<&str>, items: &[Item]) -> Result<Vec<Message>, ErrorEnvelope> {
+    let mut messages = Vec::with_capacity(items.len() + 1);
+    messages.extend(instructions.map(|text| Message::text(Role::System, text)));
+    let (mut open, mut called) = (None::<Message>, HashSet::new());
+    for item in items {
+        match item {
+            Item::Message { role: Role::Assistant, content, .. } => {
+                // Two in a row are two.
+                if open.as_ref().is_some_and(|message| message.content.is_some() || !message.tool_calls.is_empty()) {
+                    messages.extend(open.take());
+                }
+                open.get_or_insert_with(assistant).content = Some(contents(content));
+            }
+            Item::Reasoning { content, .. } => {
+                let text: String = content.iter().map(Part::text).collect();
+                if !text.is_empty() {
+                    messages.extend(open.take());
+                    open.get_or_insert_with(assistant).reasoning_content = Some(text);
+                }
+            }
+            Item::FunctionCall { call_id, name, arguments, .. } => {
+                called.insert(call_id.as_str());
+                open.get_or_insert_with(assistant).tool_calls.push(ToolCall {
+                    id: call_id.clone(),
+                    r#type: FunctionTag::Function,
+                    function: FunctionCall { name: name.clone(), arguments: arguments.clone() },
+                });
+            }
+            Item::FunctionCallOutput { call_id, output, .. } => {
+                if !called.remove(call_id.as_str()) {
+                    return Err(unpaired("call found for function call output with", call_id));
+                }
+                messages.extend(open.take());
+                let message = Message::text(Role::Tool, output.as_str());
+                messages.push(Message { tool_call_id: Some(call_id.clone()), ..message });
+            }
+            Item::Message { role, content, .. } => {
+                messages.extend(open.take());
+                messages.push(Message { content: Some(contents(content)), ..Message::text(*role, "") });
+            }
+        }
+    }
+    messages.extend(open);
+    let unanswered = items.iter().find_map(|item| match item {
+        Item::FunctionCall { call_id, .. } => called.get(call_id.as_str()),
+        _ => None,
+    });
+    unanswered.map_or(Ok(messages), |call_id| Err(unpaired("output found for function call with", call_id)))
+}
+
+fn unpaired(what: &str, call_id: &str) -> ErrorEnvelope {
+    let shown: String = call_id.chars().take(64).collect();
+    let message = format!("No tool {what} call_id {shown}.");
+    let error = ErrorEnvelope::new(ErrorCode::InvalidParams, message).with_detail(detail::INVALID_VALUE);
+    ErrorEnvelope { param: Some("input".to_owned()), ..error }
+}
+
+fn assistant() -> Message {
+    Message { content: None, ..Message::text(Role::Assistant, "") }
+}
+
+fn contents(parts: &[Part]) -> Content {
+    let text = |part: &Part| ContentPart::Text { text: part.text().to_owned() };
+    match parts {
+        [one] => Content::Text(one.text().to_owned()),
+        many => Content::Parts(many.iter().map(text).collect()),
+    }
+}
