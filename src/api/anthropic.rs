@@ -34,7 +34,7 @@ pub async fn messages(
     let once = once(&headers, "messages", &body)?;
     drop(body);
     let (session, caller) = (request.session_id, Caller::local(correlation));
-    let submitted = api.gateway.submit_owned(once, request, &caller).await;
+    let submitted = api.gateway.submit_owned(once, request, None, &caller).await;
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let Owned { task, owner } = submitted.map_err(|error| Failure::from(context.rename(error)).with_budget(budget))?;
     let tokens_in = u64::from(task.limits().prompt_tokens);

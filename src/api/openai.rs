@@ -40,7 +40,7 @@ pub async fn chat_completions(
     let once = once(&headers, "chat completions", &body)?;
     drop(body);
     let (session, caller) = (request.session_id, Caller::local(correlation));
-    let submitted = api.gateway.submit_owned(once, request, &caller).await;
+    let submitted = api.gateway.submit_owned(once, request, None, &caller).await;
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let Owned { task, owner } = submitted.map_err(|error| Failure::from(context.rename(error)).with_budget(budget))?;
     let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, api.gateway.fingerprint(&task));

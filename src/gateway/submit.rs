@@ -59,27 +59,12 @@ impl Gateway {
         Ok(admitted)
     }
 
-    /// Lets a task in that lives on its own, or says again what was said of it before.
+    /// Lets a task in that lives on its own, or says again what was said of it before. The memo is kept as long as the task.
     ///
     /// # Errors
     ///
     /// As [`submit`](Self::submit); CONFLICT where the key was used for another request.
     pub async fn submit_once(
-        self: &Arc<Self>,
-        once: Option<Once>,
-        request: TaskRequest,
-        body: Bytes,
-        caller: &Caller,
-    ) -> Result<Accepted, ErrorEnvelope> {
-        self.submit_lasting(once, request, body, None, caller).await
-    }
-
-    /// As [`submit_once`](Self::submit_once), with a memo that is kept as long as the task.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub async fn submit_lasting(
         self: &Arc<Self>,
         once: Option<Once>,
         request: TaskRequest,
@@ -114,26 +99,13 @@ impl Gateway {
         Ok(self.accepted(id, place))
     }
 
-    /// Lets a task in that ends when its clients hang up, or joins the one that was let in before.
+    /// Lets a task in that ends when its clients hang up, or joins the one that was let in before. The memo is kept as long as
+    /// the task.
     ///
     /// # Errors
     ///
     /// As [`submit_once`](Self::submit_once); also CONFLICT where the task's retention has ended.
     pub async fn submit_owned(
-        self: &Arc<Self>,
-        once: Option<Once>,
-        request: TaskRequest,
-        caller: &Caller,
-    ) -> Result<Owned, ErrorEnvelope> {
-        self.submit_remembered(once, request, None, caller).await
-    }
-
-    /// As [`submit_owned`](Self::submit_owned), with a memo that is kept as long as the task.
-    ///
-    /// # Errors
-    ///
-    /// As there.
-    pub async fn submit_remembered(
         self: &Arc<Self>,
         once: Option<Once>,
         request: TaskRequest,

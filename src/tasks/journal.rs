@@ -275,6 +275,7 @@ impl Journal {
         }
         let at_ms = |instant: Instant| task.created.unix_ms_at(instant);
         let started = progress.started.as_ref();
+        let passages = task.spec.memo.as_ref().map_or_else(Vec::new, |_| task.passages());
         let outcome = Outcome {
             last: match last {
                 Event::Error(error) => Last::Error(error.as_ref().clone()),
@@ -285,8 +286,9 @@ impl Journal {
             start: started.map(|(at, event)| Start { at_ms: at_ms(*at), event: event.as_ref().clone() }),
             first_token_at_ms: progress.first_token.map(at_ms),
             tokens: progress.tokens,
-            outputs: task.outputs(),
-            passages: task.spec.memo.as_ref().map_or_else(Vec::new, |_| task.passages()),
+            // The text is in one of them.
+            outputs: if passages.is_empty() { task.outputs() } else { Vec::new() },
+            passages,
             pool_id: task.pool_id().to_string(),
         };
         let row = EndedRow { id: id.to_string(), ended_at_ms: signed(ended_at_ms), outcome: json(&outcome) };

@@ -354,6 +354,7 @@ async fn what_is_in_the_background_outlives_the_process() {
 
     let second = Gate::with(Script { slots: 1, ..endless() }, &settings).await;
     assert_eq!(stored(&second, &id).await, whole);
+    assert_eq!(second.get(&format!("/v2/tasks/{id}")).await.json()["output"], "Wait.");
     let rest = events(&second.get(&format!("{PATH}/{id}?stream=true&starting_after=5")).await.body);
     assert_eq!(rest.len(), 1);
     assert_eq!((rest[0]["sequence_number"].as_u64(), &rest[0]["response"]), (Some(6), &whole));

@@ -16,9 +16,8 @@ mod stream;
 mod tests;
 
 pub use compose::Answer;
-pub use item::Item;
-pub use list::{ItemList, Order, Page};
-pub use record::{Moment, Record, Response, response_id};
+pub use list::{ItemList, Page};
+pub use record::{Record, Response, response_id};
 pub use request::{Asked, Prior, parse};
 pub use stream::EventEncoder;
 

@@ -43,7 +43,7 @@ pub async fn completions(
     let mut all = Vec::with_capacity(requests.len());
     for (prompt, request) in requests.into_iter().enumerate() {
         let once = once.as_ref().map(|once| once.part(prompt));
-        let submitted = api.gateway.submit_owned(once, request, &caller).await;
+        let submitted = api.gateway.submit_owned(once, request, None, &caller).await;
         all.push(submitted.map_err(|error| Failure::from(context.rename(prompt, error)).with_budget(budget))?);
     }
     // There is a request, or it would have been refused.

@@ -77,7 +77,7 @@ impl Asked {
         write: impl FnOnce(Uuid, Outcome, Option<u64>) -> Result<Response, ErrorEnvelope> + Send + 'static,
     ) -> Result<Response, Failure> {
         let (session, caller) = (self.request.session_id, Caller::local(correlation));
-        let submitted = api.gateway.submit_owned(self.once, self.request, &caller).await;
+        let submitted = api.gateway.submit_owned(self.once, self.request, None, &caller).await;
         let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
         let Owned { task, owner } = submitted.map_err(|error| Failure::from(rename(error)).with_budget(budget))?;
         let mut outcome = Outcome::default();

@@ -6,9 +6,8 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use serde_json::json;
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use sluicegate_compat::openai::responses::{self, Answer, EventEncoder, ItemList, Page, Prior, Record};
 use uuid::Uuid;
 
@@ -21,7 +20,7 @@ use crate::api::errors::Failure;
 use crate::api::native::{Parameters, event_body, event_stream, once, pairs};
 use crate::api::path::Parameter;
 use crate::api::sse::EventStream;
-use crate::gateway::{Gateway, Once, Owned};
+use crate::gateway::{Gateway, Owned};
 use crate::ids::{CorrelationId, TaskId};
 use crate::tasks::Task;
 
@@ -55,9 +54,12 @@ pub async fn create(
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let submitted = if background {
         let body = serde_json::to_vec(&request).map_err(unwritten)?.into();
-        submit_lasting(&api.gateway, (once, request, body), memo, &caller).await
+        let accepted = api.gateway.submit_once(once, request, body, memo, &caller).await;
+        accepted
+            .and_then(|accepted| api.gateway.remembered(Some(accepted.id)))
+            .map(|(task, _)| Owned { task, owner: None })
     } else {
-        api.gateway.submit_remembered(once, request, memo, &caller).await
+        api.gateway.submit_owned(once, request, memo, &caller).await
     };
     let Owned { task, owner } = submitted.map_err(|error| Failure::from(Record::rename(error)).with_budget(budget))?;
     let record = own_record(&task, record);
@@ -77,17 +79,6 @@ pub async fn create(
         }
     };
     Ok(about(response, &task, &ignored, budget))
-}
-
-async fn submit_lasting(
-    gateway: &Arc<Gateway>,
-    (once, request, body): (Option<Once>, TaskRequest, Bytes),
-    memo: Option<Arc<str>>,
-    caller: &Caller,
-) -> Result<Owned, ErrorEnvelope> {
-    let accepted = gateway.submit_lasting(once, request, body, memo, caller).await?;
-    let (task, _) = gateway.remembered(Some(accepted.id))?;
-    Ok(Owned { task, owner: None })
 }
 
 /// The record of a task that a request was given: another one's where it was sent before with the same key.

@@ -35,6 +35,11 @@ impl Passage {
         }
     }
 
+    /// Memory that it takes, in bytes.
+    pub fn bytes(&self) -> usize {
+        size_of::<Self>() + self.text.len() + self.tool.as_ref().map_or(0, |tool| tool.arguments.len())
+    }
+
     /// As many tokens as it was, of which the first says everything.
     fn tell(&self) -> impl Iterator<Item = Event> {
         let token = |text: &str, tool: Option<&ToolDelta>| Token {

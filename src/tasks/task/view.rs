@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sluicegate_compat::native::{Event, FinishReason, TaskState, TaskSummary, TaskView, TokenKind};
 use tokio::time::Instant;
 
-use super::{Task, millis};
+use super::{Passage, Task, millis};
 use crate::tasks::Progress;
 
 impl Task {
@@ -23,7 +23,8 @@ impl Task {
     /// Of its events, its memo, and the output that is left of an earlier process.
     pub fn bytes(&self) -> usize {
         let memo = self.spec.memo.as_ref().map_or(0, |memo| memo.len());
-        self.log.progress().bytes + memo + self.kept_outputs.iter().map(String::len).sum::<usize>()
+        let kept = self.kept_outputs.iter().map(String::len).sum::<usize>();
+        self.log.progress().bytes + memo + kept + self.kept_passages.iter().map(Passage::bytes).sum::<usize>()
     }
 
     /// The task as clients see it. `waiting` is its queue position and predicted start in ms, while it is queued.
@@ -86,7 +87,7 @@ impl Task {
         }
         let mut outputs = vec![String::new(); usize::from(self.spec.limits.choices)];
         let mut result = None;
-        self.log.inspect(|events| {
+        let mut look = |events: &[Event]| {
             for event in events {
                 match event {
                     Event::Token(token) if token.kind == TokenKind::Text => {
@@ -98,7 +99,12 @@ impl Task {
                     _ => {}
                 }
             }
-        });
+        };
+        if self.kept_passages.is_empty() {
+            self.log.inspect(look);
+        } else {
+            look(&self.told());
+        }
         // Written outside the lock, because it may be long.
         match result {
             None => outputs,

@@ -195,20 +195,13 @@ impl Answer {
         failure(last).map_or_else(|| Ok(self.response()), Err)
     }
 
-    pub const fn moment(&self) -> &Moment {
+    pub(super) const fn moment(&self) -> &Moment {
         &self.moment
     }
 
-    /// What the model was shown, but for the instructions.
-    pub fn input(&self) -> &[Item] {
-        &self.record.items
-    }
-
     /// The conversation up to the end of the answer.
-    pub(super) fn conversation(self) -> Vec<Item> {
-        let mut items = self.record.items.clone();
-        items.extend(self.composer.items);
-        items
+    pub(super) fn conversation(&self) -> impl Iterator<Item = &Item> {
+        self.record.items.iter().chain(&self.composer.items)
     }
 
     /// An item of what the model was shown, or has answered.

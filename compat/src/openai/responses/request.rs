@@ -1,17 +1,20 @@
 //! The body of `POST /v1/responses`, and the task it asks for.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::ID_PREFIX;
 use super::body::{Body, ChoiceBody, FormatBody, ReasoningBody, TextBody, ToolBody};
 use super::compose::Answer;
 use super::history::{self, Added};
 use super::item::{self, Item};
 use super::record::{Echo, Moment, Record, Truncation};
-use super::{ID_PREFIX, body};
 use crate::json::{self, Object, StringOrObject, invalid, missing, one_of, unsupported_parameter, unsupported_value};
 use crate::native::{
-    ErrorCode, ErrorEnvelope, FunctionDefinition, FunctionTag, OutputMode, TaskRequest, Tool, ToolChoice, detail,
+    ErrorCode, ErrorEnvelope, FunctionDefinition, FunctionTag, OutputMode, ReasoningEffort, TaskRequest, Tool,
+    ToolChoice, detail,
 };
 use crate::openai::fields;
 
@@ -62,15 +65,16 @@ impl Asked {
     pub fn into_task(self, new: Uuid, prior: &impl Prior) -> Result<(TaskRequest, Record), ErrorEnvelope> {
         let Self { mut task, echo, added, logprobs, .. } = self;
         let task_id = *task.task_id.get_or_insert(new);
+        let mut earlier = Earlier { prior, answers: BTreeMap::new() };
         let mut items = match &echo.previous_response_id {
             None => Vec::new(),
-            Some(id) => before(id, prior)?,
+            Some(id) => earlier.conversation(id)?,
         };
         let first = items.len();
         for (index, added) in added.into_iter().enumerate() {
             items.push(match added {
                 Added::Item(item) => item,
-                Added::Reference(id) => referred(&id, index, prior)?,
+                Added::Reference(id) => earlier.item(&id, index)?,
             });
         }
         let mut record = Record { task_id, items, logprobs, echo };
@@ -80,30 +84,42 @@ impl Asked {
     }
 }
 
-/// The conversation up to the end of a response.
-fn before(id: &str, prior: &impl Prior) -> Result<Vec<Item>, ErrorEnvelope> {
-    let refused = |message: String, code: &'static str| {
-        Err(ErrorEnvelope::invalid("previous_response_id", message).with_detail(code))
-    };
-    let shown: String = id.chars().take(64).collect();
-    let task = id.strip_prefix(ID_PREFIX).and_then(|id| Uuid::try_parse(id).ok());
-    let Some(answer) = task.and_then(|task| prior.answer(task)) else {
-        return refused(format!("Previous response with id '{shown}' not found."), detail::NO_PREVIOUS_RESPONSE);
-    };
-    if !matches!(answer.moment(), Moment::Over(_)) {
-        return refused(format!("Previous response with id '{shown}' has not ended."), detail::INVALID_VALUE);
-    }
-    Ok(answer.conversation())
+/// What was answered before, each looked up once however often a request refers to it.
+struct Earlier<'a, P> {
+    prior: &'a P,
+    answers: BTreeMap<Uuid, Option<Answer>>,
 }
 
-/// An item of an earlier response.
-fn referred(id: &str, index: usize, prior: &impl Prior) -> Result<Item, ErrorEnvelope> {
-    let found = item::place(id).and_then(|(task, place)| prior.answer(task)?.item(place).cloned());
-    found.filter(|item| item.id() == id).ok_or_else(|| {
+impl<P: Prior> Earlier<'_, P> {
+    fn answer(&mut self, task: Uuid) -> Option<&Answer> {
+        self.answers.entry(task).or_insert_with(|| self.prior.answer(task)).as_ref()
+    }
+
+    /// The conversation up to the end of a response.
+    fn conversation(&mut self, id: &str) -> Result<Vec<Item>, ErrorEnvelope> {
+        let refused = |message: String, code: &'static str| {
+            Err(ErrorEnvelope::invalid("previous_response_id", message).with_detail(code))
+        };
         let shown: String = id.chars().take(64).collect();
-        let error = ErrorEnvelope::new(ErrorCode::NotFound, format!("Item with id '{shown}' not found."));
-        ErrorEnvelope { param: Some(format!("input[{index}].id")), ..error }
-    })
+        let task = id.strip_prefix(ID_PREFIX).and_then(|id| Uuid::try_parse(id).ok());
+        let Some(answer) = task.and_then(|task| self.answer(task)) else {
+            return refused(format!("Previous response with id '{shown}' not found."), detail::NO_PREVIOUS_RESPONSE);
+        };
+        if !matches!(answer.moment(), Moment::Over(_)) {
+            return refused(format!("Previous response with id '{shown}' has not ended."), detail::INVALID_VALUE);
+        }
+        Ok(answer.conversation().cloned().collect())
+    }
+
+    /// The item that the one at `index` of a request stands for.
+    fn item(&mut self, id: &str, index: usize) -> Result<Item, ErrorEnvelope> {
+        let found = item::place(id).and_then(|(task, place)| self.answer(task)?.item(place));
+        found.filter(|item| item.id() == id).cloned().ok_or_else(|| {
+            let shown: String = id.chars().take(64).collect();
+            let error = ErrorEnvelope::new(ErrorCode::NotFound, format!("Item with id '{shown}' not found."));
+            ErrorEnvelope { param: Some(format!("input[{index}].id")), ..error }
+        })
+    }
 }
 
 impl Body {
@@ -212,7 +228,7 @@ fn includes_logprobs(include: &[String], ignored: &mut Vec<String>) -> Result<bo
 fn reasoning(
     body: Option<Object<ReasoningBody>>,
     ignored: &mut Vec<String>,
-) -> Result<(Value, Option<crate::native::ReasoningEffort>), ErrorEnvelope> {
+) -> Result<(Value, Option<ReasoningEffort>), ErrorEnvelope> {
     let Object(body) = body.unwrap_or(Object(ReasoningBody::default()));
     for (field, given) in
         [("reasoning.summary", body.summary.is_some()), ("reasoning.generate_summary", body.generate_summary.is_some())]
@@ -298,10 +314,9 @@ impl Choice {
     fn read(choice: StringOrObject<Object<ChoiceBody>>) -> Result<Self, ErrorEnvelope> {
         let body = match choice {
             StringOrObject::String(word) => {
-                let words = [(("none"), 0), ("auto", 1), ("required", 2)];
-                let choices = [ToolChoice::None, ToolChoice::Auto, ToolChoice::Required];
-                let which: usize = one_of("tool_choice", &word, &words)?;
-                return Ok(Self::Of(choices[which].clone()));
+                let words =
+                    [("none", &ToolChoice::None), ("auto", &ToolChoice::Auto), ("required", &ToolChoice::Required)];
+                return one_of("tool_choice", &word, &words).cloned().map(Self::Of);
             }
             StringOrObject::Object(Object(body)) => body,
         };
@@ -313,7 +328,7 @@ impl Choice {
                 let mode = body.mode.ok_or_else(|| missing("tool_choice.mode"))?;
                 let must = one_of("tool_choice.mode", &mode, &[("auto", false), ("required", true)])?;
                 let tools = body.tools.ok_or_else(|| missing("tool_choice.tools"))?;
-                let name = |(index, Object(body)): (usize, Object<body::ToolBody>)| {
+                let name = |(index, Object(body)): (usize, Object<ToolBody>)| {
                     tool(body, &format!("tool_choice.tools[{index}]")).map(|function| function.name)
                 };
                 let names = tools.into_iter().enumerate().map(name).collect::<Result<_, _>>()?;

@@ -31,26 +31,6 @@ struct Voice {
     after: Option<u64>,
 }
 
-impl Voice {
-    fn say<T: Serialize>(&mut self, name: &'static str, said: T, out: &mut Vec<u8>) {
-        let sequence_number = self.next;
-        self.next += 1;
-        if self.after.is_some_and(|after| sequence_number <= after) {
-            return;
-        }
-        sse::event_name(name, out);
-        sse::data_json(&Said { r#type: name, sequence_number, said }, out);
-    }
-}
-
-#[derive(Serialize)]
-struct Said<T> {
-    r#type: &'static str,
-    sequence_number: u64,
-    #[serde(flatten)]
-    said: T,
-}
-
 #[derive(Serialize)]
 struct Whole<'a> {
     response: Response<'a>,
@@ -175,6 +155,25 @@ impl EventEncoder {
 }
 
 impl Voice {
+    /// `said` is an object with members of its own, beside those that every event has.
+    fn say<T: Serialize>(&mut self, name: &'static str, said: T, out: &mut Vec<u8>) {
+        let sequence_number = self.next;
+        self.next += 1;
+        if self.after.is_some_and(|after| sequence_number <= after) {
+            return;
+        }
+        sse::event_name(name, out);
+        out.extend_from_slice(b"data: {\"type\":\"");
+        out.extend_from_slice(name.as_bytes());
+        out.extend_from_slice(b"\",\"sequence_number\":");
+        out.extend_from_slice(itoa::Buffer::new().format(sequence_number).as_bytes());
+        let members = out.len();
+        sse::json(&said, out);
+        // In the place of its opening brace.
+        out[members] = b',';
+        out.extend_from_slice(b"\n\n");
+    }
+
     fn tell(&mut self, news: &News<'_>, out: &mut Vec<u8>) {
         match *news {
             News::Begun { index, item } => self.begun(index, item, out),
