@@ -12,6 +12,13 @@ pub fn rename(mut envelope: ErrorEnvelope, own: impl FnOnce(&str) -> String) -> 
     envelope
 }
 
+/// Notes a field of a request that has no effect, once.
+pub fn pass_over(field: &str, ignored: &mut Vec<String>) {
+    if !ignored.iter().any(|noted| noted == field) {
+        ignored.push(field.to_owned());
+    }
+}
+
 /// What a client reads that did not cancel, of a task that somebody else did, or its pool's operator.
 pub fn canceled(end: &End) -> ErrorEnvelope {
     if let Some(by) = end.canceled_by {

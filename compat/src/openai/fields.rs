@@ -55,6 +55,7 @@ pub fn reasoning_effort(param: &str, word: &str) -> Result<ReasoningEffort, Erro
         ("medium", ReasoningEffort::Medium),
         ("high", ReasoningEffort::High),
         ("xhigh", ReasoningEffort::Xhigh),
+        ("max", ReasoningEffort::Xhigh),
     ];
     one_of(param, word, &words)
 }
@@ -66,6 +67,7 @@ pub fn service_tier(word: &str) -> Result<ServiceTier, ErrorEnvelope> {
         ("default", ServiceTier::Default),
         ("flex", ServiceTier::Flex),
         ("priority", ServiceTier::Default),
+        ("fast", ServiceTier::Default),
         ("scale", ServiceTier::Default),
     ];
     one_of("service_tier", word, &words)

@@ -208,6 +208,25 @@ fn turns_of_one_role_are_one_and_results_stand_before_what_is_said() {
 }
 
 #[test]
+fn each_of_very_many_calls_has_one_result() {
+    let numbers = 0..30_000;
+    let call = |number| json!({"type": "tool_use", "id": format!("toolu_{number}"), "name": "f", "input": {}});
+    let result = |number| json!({"type": "tool_result", "tool_use_id": format!("toolu_{number}")});
+    let calls: Vec<_> = numbers.clone().map(call).collect();
+    let asks = |calls: &[Value], results: &[Value]| {
+        let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": calls},
+            {"role": "user", "content": results}]);
+        parse(with(&json!({"messages": messages})).to_string().as_bytes())
+    };
+    let results: Vec<_> = numbers.clone().rev().map(result).collect();
+    let (task, _) = asks(&calls, &results).unwrap();
+    assert_eq!(task.messages.unwrap().len(), 2 + numbers.len());
+    let twice = [call(1), call(1)];
+    let error = asks(&twice, &[result(1)]).unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("messages[1].content[1].id"));
+}
+
+#[test]
 fn a_last_turn_of_the_assistant_is_the_beginning_of_its_answer() {
     let messages = json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "It"},
         {"role": "assistant", "content": [{"type": "text", "text": " is"}]}]);

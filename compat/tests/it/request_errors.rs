@@ -158,8 +158,8 @@ fn values_that_do_not_exist() {
     response_format.type | missing_required_parameter | Missing required parameter: 'response_format.type'.
     response_format.json_schema | missing_required_parameter | Missing required parameter: 'response_format.json_schema'.
     response_format.json_schema.name | missing_required_parameter | Missing required parameter: 'response_format.json_schema.name'.
-    reasoning_effort | invalid_value | Invalid value: 'heroic'. Supported values are: 'none', 'minimal', 'low', 'medium', 'high', 'xhigh'.
-    service_tier | invalid_value | Invalid value: 'gold'. Supported values are: 'auto', 'default', 'flex', 'priority', 'scale'.
+    reasoning_effort | invalid_value | Invalid value: 'heroic'. Supported values are: 'none', 'minimal', 'low', 'medium', 'high', 'xhigh', 'max'.
+    service_tier | invalid_value | Invalid value: 'gold'. Supported values are: 'auto', 'default', 'flex', 'priority', 'fast', 'scale'.
     sluicegate.priority | invalid_value | Invalid value: 'now'. Supported values are: 'interactive', 'batch'.
     sluicegate.placement.mode | invalid_value | Invalid value: 'there'. Supported values are: 'pin', 'prefer', 'auto'.
     function_call | invalid_value | Invalid value: 'perhaps'. Supported values are: 'none', 'auto'.

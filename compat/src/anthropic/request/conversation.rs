@@ -1,6 +1,8 @@
 //! Messages of blocks to the messages that templates see: the results of calls as messages of their own, and messages of
 //! one role that follow each other as one. Texts are moved, not copied.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::body::{BlockBody, MessageBody};
@@ -20,7 +22,7 @@ pub fn translate(
     messages: Vec<Object<MessageBody>>,
     ignored: &mut Vec<String>,
 ) -> Result<(Vec<Message>, bool), ErrorEnvelope> {
-    let mut conversation = Conversation { done: Vec::new(), turn: None, unanswered: Vec::new(), ignored };
+    let mut conversation = Conversation { done: Vec::new(), turn: None, unanswered: HashSet::new(), ignored };
     if let Some(system) = system {
         let parts = texts(system, "system")?;
         if !parts.is_empty() {
@@ -58,7 +60,7 @@ struct Conversation<'a> {
     done: Vec<Message>,
     turn: Option<Turn>,
     /// Ids of the calls whose results are missing.
-    unanswered: Vec<String>,
+    unanswered: HashSet<String>,
     ignored: &'a mut Vec<String>,
 }
 
@@ -107,7 +109,6 @@ impl Conversation<'_> {
                 }
             }
             Author::Assistant => {
-                self.unanswered = turn.calls.iter().map(|call| call.id.clone()).collect();
                 let silent = turn.parts.is_empty() && !turn.calls.is_empty();
                 self.done.push(Message {
                     reasoning_content: turn.reasoning,
@@ -140,12 +141,18 @@ impl Turn {
         &mut self,
         body: BlockBody,
         path: &str,
-        unanswered: &mut Vec<String>,
+        unanswered: &mut HashSet<String>,
         ignored: &mut Vec<String>,
     ) -> Result<(), ErrorEnvelope> {
         let kind = body.r#type.as_deref().ok_or_else(|| missing(format!("{path}.type")))?;
         match (kind, self.author) {
-            ("tool_use", Author::Assistant) => self.calls.push(call(body, path)?),
+            ("tool_use", Author::Assistant) => {
+                let call = call(body, path)?;
+                if !unanswered.insert(call.id.clone()) {
+                    return Err(invalid(format!("{path}.id"), "each 'tool_use' block of a turn has an id of its own"));
+                }
+                self.calls.push(call);
+            }
             ("thinking", Author::Assistant) => {
                 let text = body.thinking.ok_or_else(|| missing(format!("{path}.thinking")))?;
                 self.reasoning.get_or_insert_default().push_str(&text);
@@ -158,12 +165,10 @@ impl Turn {
             }
             ("tool_result", Author::User) => {
                 let result = result(body, path)?;
-                let known = unanswered.iter().position(|id| Some(id) == result.tool_call_id.as_ref());
-                let known = known.ok_or_else(|| {
+                if !result.tool_call_id.as_deref().is_some_and(|id| unanswered.remove(id)) {
                     let why = "no 'tool_use' block of the message before has this id, or it has its result already";
-                    invalid(format!("{path}.tool_use_id"), why)
-                })?;
-                unanswered.swap_remove(known);
+                    return Err(invalid(format!("{path}.tool_use_id"), why));
+                }
                 self.results.push(result);
             }
             ("tool_use" | "thinking" | "redacted_thinking" | "tool_result", author) => {

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::body::{ItemBody, PartBody};
 use super::item::{self, Item, Part, Place, Status};
+use crate::dialect::pass_over;
 use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
 use crate::native::{
     Content, ContentPart, ErrorCode, ErrorEnvelope, FunctionCall, FunctionTag, Message, Role, ToolCall, detail,
@@ -58,7 +59,8 @@ fn one(body: ItemBody, path: &str, ignored: &mut Vec<String>) -> Result<Added, E
         ("item_reference", Kind::Reference),
     ];
     let kind = match body.r#type.as_deref() {
-        // The shortest form of a message has no type.
+        // The shortest forms of a reference and of a message have no type.
+        None if body.id.is_some() && body.role.is_none() && body.content.is_none() => Kind::Reference,
         None => Kind::Message,
         Some(word) => one_of(format!("{path}.type"), word, &words)?,
     };
@@ -73,10 +75,10 @@ fn one(body: ItemBody, path: &str, ignored: &mut Vec<String>) -> Result<Added, E
         body.content.map(|content| parts(content, said_by, &format!("{path}.content"), ignored)).transpose()?;
     let output = body.output.map(|output| parts(output, Role::Tool, &format!("{path}.output"), ignored)).transpose()?;
     if content.is_some() && !matches!(kind, Kind::Message | Kind::Reasoning) {
-        note("input[].content", ignored);
+        pass_over("input[].content", ignored);
     }
     if output.is_some() && !matches!(kind, Kind::Output) {
-        note("input[].output", ignored);
+        pass_over("input[].output", ignored);
     }
     let (id, status) = (body.id.unwrap_or_default(), Status::Completed);
     let item = match kind {
@@ -98,10 +100,10 @@ fn one(body: ItemBody, path: &str, ignored: &mut Vec<String>) -> Result<Added, E
         }
         Kind::Reasoning => {
             if body.encrypted_content.is_some() {
-                note("input[].encrypted_content", ignored);
+                pass_over("input[].encrypted_content", ignored);
             }
             if body.summary.as_ref().is_some_and(|summary| !summary.is_empty()) {
-                note("input[].summary", ignored);
+                pass_over("input[].summary", ignored);
             }
             let content = content.unwrap_or_default().into_iter();
             let content = content.map(|part| Part::ReasoningText { text: into_text(part) }).collect();
@@ -111,12 +113,6 @@ fn one(body: ItemBody, path: &str, ignored: &mut Vec<String>) -> Result<Added, E
         Kind::Reference => return Ok(Added::Reference(id)),
     };
     Ok(Added::Item(item))
-}
-
-fn note(field: &str, ignored: &mut Vec<String>) {
-    if !ignored.iter().any(|noted| noted == field) {
-        ignored.push(field.to_owned());
-    }
 }
 
 fn role(word: &str, path: &str) -> Result<Role, ErrorEnvelope> {
@@ -153,7 +149,7 @@ fn parts(
     let part = |(index, Object(body)): (usize, Object<PartBody>)| {
         let path = format!("{path}[{index}]");
         if body.annotations.as_ref().is_some_and(|list| !list.is_empty()) {
-            note("input[].content[].annotations", ignored);
+            pass_over("input[].content[].annotations", ignored);
         }
         let need = |text: Option<String>, field: &str| text.ok_or_else(|| missing(format!("{path}.{field}")));
         match body.r#type.as_deref() {

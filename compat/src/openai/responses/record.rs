@@ -113,6 +113,8 @@ struct Usage {
 #[derive(Debug, Serialize)]
 struct InputDetails {
     cached_tokens: u64,
+    /// Those that were charged for being put into a cache: none is.
+    cache_write_tokens: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -124,7 +126,7 @@ impl Usage {
     const fn new(end: &End, reasoning_tokens: u64) -> Self {
         Self {
             input_tokens: end.tokens_in,
-            input_tokens_details: InputDetails { cached_tokens: end.cached_tokens },
+            input_tokens_details: InputDetails { cached_tokens: end.cached_tokens, cache_write_tokens: 0 },
             output_tokens: end.tokens_out,
             output_tokens_details: OutputDetails { reasoning_tokens },
             total_tokens: end.tokens_in.saturating_add(end.tokens_out),

@@ -1,6 +1,6 @@
 //! The body of `POST /v1/responses`, and the task it asks for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -11,6 +11,7 @@ use super::compose::Answer;
 use super::history::{self, Added};
 use super::item::{self, Item};
 use super::record::{Echo, Moment, Record, Truncation};
+use crate::dialect::pass_over;
 use crate::json::{self, Object, StringOrObject, invalid, missing, one_of, unsupported_parameter, unsupported_value};
 use crate::native::{
     ErrorCode, ErrorEnvelope, FunctionDefinition, FunctionTag, OutputMode, ReasoningEffort, TaskRequest, Tool,
@@ -219,7 +220,7 @@ fn includes_logprobs(include: &[String], ignored: &mut Vec<String>) -> Result<bo
         if one_of(format!("include[{index}]"), word, &known)? {
             logprobs = true;
         } else {
-            ignored.push(format!("include.{word}"));
+            pass_over(&format!("include.{word}"), ignored);
         }
     }
     Ok(logprobs)
@@ -364,9 +365,11 @@ fn choose(
     let of_function = |function| Tool { r#type: FunctionTag::Function, function };
     let (tools, choice) = match choice {
         Some(Choice::Among(mode, names)) => {
-            if let Some(index) = names.iter().position(|name| tools.iter().all(|tool| tool.name != *name)) {
+            let known: HashSet<_> = tools.iter().map(|tool| tool.name.as_str()).collect();
+            if let Some(index) = names.iter().position(|name| !known.contains(name.as_str())) {
                 return Err(invalid(format!("tool_choice.tools[{index}].name"), "no tool has this name"));
             }
+            let names: HashSet<_> = names.into_iter().collect();
             (tools.into_iter().filter(|tool| names.contains(&tool.name)).collect(), Some(mode))
         }
         Some(Choice::Of(choice)) => (tools, Some(choice)),

@@ -8,7 +8,8 @@ use uuid::Uuid;
 
 use super::*;
 use crate::native::{
-    End, ErrorEnvelope, Event, FinishReason, Role, TaskRequest, Token, TokenKind, TokenLogprobs, ToolDelta,
+    End, ErrorEnvelope, Event, FinishReason, ReasoningEffort, Role, TaskRequest, Token, TokenKind, TokenLogprobs,
+    ToolDelta,
 };
 
 struct Nothing;
@@ -86,6 +87,7 @@ fn each_refused_field_is_named() {
         (json!({"input": [{"type": "web_search_call", "id": "a"}]}), "input[0].type"),
         (json!({"input": [{"type": "function_call", "call_id": "a", "name": "f"}]}), "input[0].arguments"),
         (json!({"input": [{"type": "item_reference"}]}), "input[0].id"),
+        (json!({"input": [{"id": "msg_1"}]}), "input[0].id"),
         (json!({"conversation": "c"}), "conversation"),
         (json!({"prompt": {"id": "p"}}), "prompt"),
         (json!({"background": true, "store": false}), "background"),
@@ -149,6 +151,28 @@ fn every_field_finds_its_place() {
     // It is read back as it was kept.
     let kept: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
     assert_eq!(kept, record);
+}
+
+#[test]
+fn what_has_no_effect_is_noted_once() {
+    let include = vec!["reasoning.encrypted_content"; 1000];
+    let asked = parse(with(&json!({"include": include})).to_string().as_bytes()).unwrap();
+    assert_eq!(asked.ignored, ["include.reasoning.encrypted_content"]);
+}
+
+#[test]
+fn a_choice_among_very_many_functions_is_read() {
+    let tools: Vec<_> = (0..20_000).map(|number| json!({"type": "function", "name": format!("f{number}")})).collect();
+    let choice = json!({"type": "allowed_tools", "mode": "auto", "tools": tools});
+    let (task, _) = parsed(&with(&json!({"tools": tools, "tool_choice": choice}))).unwrap();
+    assert_eq!(task.tools.unwrap().len(), tools.len());
+}
+
+#[test]
+fn an_effort_is_the_most_that_there_is_where_more_is_asked_for() {
+    let (task, record) = parsed(&with(&json!({"reasoning": {"effort": "max"}}))).unwrap();
+    assert_eq!(task.reasoning_effort, Some(ReasoningEffort::Xhigh));
+    assert_eq!(record.echo.reasoning["effort"], "max");
 }
 
 #[test]
