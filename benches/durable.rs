@@ -23,7 +23,7 @@ const BODY: &str = r#"{"model_ref": "builtin", "prompt": "What does a sluice gat
 /// One task, from its request to the moment at which its client is told that it is accepted.
 async fn accept(gateway: &Arc<Gateway>, caller: &Caller) {
     let request: TaskRequest = serde_json::from_str(BODY).unwrap_or_else(|error| panic!("{error}"));
-    let accepted = gateway.submit_once(None, request, BODY.into(), None, caller).await;
+    let accepted = gateway.submit_once(None, request, BODY.into(), caller).await;
     accepted.unwrap_or_else(|error| panic!("{error:?}"));
 }
 

@@ -36,7 +36,7 @@ pub async fn submit(
     let request = TaskRequest::parse(&body)?;
     let once = once(&headers, "tasks", &body)?;
     let (session, caller) = (request.session_id, Caller::local(correlation));
-    let accepted = api.gateway.submit_once(once, request, body, None, &caller).await;
+    let accepted = api.gateway.submit_once(once, request, body, &caller).await;
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let accepted = accepted.map_err(|error| Failure::from(error).with_budget(budget))?;
     let id = accepted.id;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sluicegate_compat::native::{ErrorEnvelope, TaskList, TaskState, TaskView};
 use uuid::Uuid;
 
-use super::{Gateway, no_such_task};
+use super::{Gateway, no_such_task, stored};
 use crate::ids::TaskId;
 use crate::tasks::{Reader, Task};
 
@@ -101,11 +101,13 @@ impl Gateway {
     ///
     /// # Errors
     ///
-    /// NOT_FOUND.
+    /// NOT_FOUND; INTERNAL where the next process may know it again.
     pub async fn forget(&self, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
         self.cancel(id).await?;
-        id.into_iter().for_each(|id| self.registry.remove(id));
-        Ok(())
+        match id.and_then(|id| self.registry.remove(id)) {
+            Some(deleted) => stored("a task", deleted).await,
+            None => Ok(()),
+        }
     }
 
     /// A task as clients see it.

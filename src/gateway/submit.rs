@@ -59,7 +59,7 @@ impl Gateway {
         Ok(admitted)
     }
 
-    /// Lets a task in that lives on its own, or says again what was said of it before. The memo is kept as long as the task.
+    /// Lets a task in that lives on its own, or says again what was said of it before.
     ///
     /// # Errors
     ///
@@ -69,14 +69,41 @@ impl Gateway {
         once: Option<Once>,
         request: TaskRequest,
         body: Bytes,
-        memo: Option<Arc<str>>,
         caller: &Caller,
     ) -> Result<Accepted, ErrorEnvelope> {
+        let (id, place, _) = self.accept(once, request, (body, None), caller).await?;
+        Ok(Accepted { id, place, preparation: self.provision.preparation_of(id) })
+    }
+
+    /// As [`submit_once`](Self::submit_once), for a client that is told of the task itself. The memo is kept as long as that.
+    ///
+    /// # Errors
+    ///
+    /// As there; CONFLICT where the task of this key is kept no longer.
+    pub async fn submit_lasting(
+        self: &Arc<Self>,
+        once: Option<Once>,
+        request: TaskRequest,
+        kept: (Bytes, Option<Arc<str>>),
+        caller: &Caller,
+    ) -> Result<Owned, ErrorEnvelope> {
+        let (.., task) = self.accept(once, request, kept, caller).await?;
+        Ok(Owned { task: task.ok_or_else(kept_no_longer)?, owner: None })
+    }
+
+    /// What was let in, and the place it had then; without the task where that is kept no longer.
+    async fn accept(
+        self: &Arc<Self>,
+        once: Option<Once>,
+        request: TaskRequest,
+        (body, memo): (Bytes, Option<Arc<str>>),
+        caller: &Caller,
+    ) -> Result<(TaskId, Place, Option<Arc<Task>>), ErrorEnvelope> {
         let kept = Life { kept: Some(Lasting { body, key: once.as_ref().map(Once::key) }), memo };
         let Some(once) = once else {
             let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;
             durably(Some(&task), durable).await?;
-            return Ok(self.accepted(task.spec.id, place));
+            return Ok((task.spec.id, place, Some(task)));
         };
         let entry = self.idempotency.entry(&caller.share.tenant, &once);
         let mut first = entry.lock().await;
@@ -84,7 +111,8 @@ impl Gateway {
             first.check(&once)?;
             // The client that was first may have hung up before it was durable.
             durably(None, first.durable.clone()).await?;
-            return Ok(self.accepted(first.id, first.place.unwrap_or_else(|| self.place_now(first.id))));
+            let place = first.place.unwrap_or_else(|| self.place_now(first.id));
+            return Ok((first.id, place, self.registry.get(first.id)));
         }
         let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;
         let id = task.spec.id;
@@ -96,7 +124,7 @@ impl Gateway {
             *first = None;
             return Err(error);
         }
-        Ok(self.accepted(id, place))
+        Ok((id, place, Some(task)))
     }
 
     /// Lets a task in that ends when its clients hang up, or joins the one that was let in before. The memo is kept as long as
@@ -128,10 +156,6 @@ impl Gateway {
         Ok(Owned { task, owner: Some(owner) })
     }
 
-    fn accepted(&self, id: TaskId, place: Place) -> Accepted {
-        Accepted { id, place, preparation: self.provision.preparation_of(id) }
-    }
-
     /// Where a task stands now: for a key whose process ended before the first answer was filed.
     fn place_now(&self, id: TaskId) -> Place {
         let task = self.registry.get(id);
@@ -143,11 +167,7 @@ impl Gateway {
     /// Another client of a task; `None` where its clients have hung up and it was cancelled for that.
     fn join(&self, first: &First, once: &Once) -> Result<Option<Owned>, ErrorEnvelope> {
         first.check(once)?;
-        let gone = || {
-            let message = "the answer to this `Idempotency-Key` is no longer kept; take a new key";
-            ErrorEnvelope::new(ErrorCode::Conflict, message).with_detail(detail::IDEMPOTENCY_CONFLICT)
-        };
-        let task = self.registry.get(first.id).ok_or_else(gone)?;
+        let task = self.registry.get(first.id).ok_or_else(kept_no_longer)?;
         let owner = first.owner.as_ref().and_then(Weak::upgrade);
         let ended = task.log.progress().ended.is_some();
         // Without an owner and not at its end yet, it is being cancelled just now.
@@ -202,6 +222,11 @@ impl Gateway {
             },
         }
     }
+}
+
+fn kept_no_longer() -> ErrorEnvelope {
+    let message = "the answer to this `Idempotency-Key` is no longer kept; take a new key";
+    ErrorEnvelope::new(ErrorCode::Conflict, message).with_detail(detail::IDEMPOTENCY_CONFLICT)
 }
 
 /// Waits until a task is durable. One that cannot be kept ends, and its client is told to come again.

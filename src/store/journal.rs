@@ -87,8 +87,8 @@ impl Store {
     }
 
     /// Deletes tasks so that nothing of them can be read from the file any more.
-    pub fn tasks_forgotten(&self, ids: Vec<String>) {
-        self.enqueue(Scrub::Yes, |connection| Box::pin(delete_tasks(connection, ids)), |_| ());
+    pub fn tasks_forgotten(&self, ids: Vec<String>, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.enqueue(Scrub::Yes, |connection| Box::pin(delete_tasks(connection, ids)), done);
     }
 
     /// Deletes keys that were used before `before_ms`.

@@ -145,7 +145,7 @@ async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
     (1..=20).for_each(|number| store.task_ended(ended(number), None, |_| ()));
     assert_eq!(store.tasks().await.expect("tasks").len(), 20);
     assert!(holds(folder.path(), "canary-in-an-output"));
-    store.tasks_forgotten((1..=20).map(|number| format!("task-{number}")).collect());
+    store.tasks_forgotten((1..=20).map(|number| format!("task-{number}")).collect(), |_| ());
     assert_eq!(store.tasks().await.expect("tasks"), []);
     assert!(!holds(folder.path(), "canary"), "while it is open");
     store.close().await;

@@ -295,9 +295,9 @@ impl Journal {
         self.store.task_ended(row, spent, shown(id, show));
     }
 
-    /// Deletes tasks whose retention is over.
-    pub(super) fn forget(&self, ids: impl Iterator<Item = TaskId>) {
-        self.store.tasks_forgotten(ids.map(|id| id.to_string()).collect());
+    /// Deletes tasks.
+    pub(super) fn forget(&self, ids: impl Iterator<Item = TaskId>) -> Durable {
+        durable(|told| self.store.tasks_forgotten(ids.map(|id| id.to_string()).collect(), told))
     }
 
     /// Deletes keys that are older than `ttl`.
@@ -387,12 +387,13 @@ fn read(row: TaskRow, now: Clock) -> Option<Kept> {
     let mut pool_id = PoolId::from(facts.pool_id.as_str());
     let stage = match (row.outcome, start, row.request) {
         (Some(outcome), _, _) => {
-            let outcome: Outcome = serde_json::from_str(&outcome).ok()?;
+            let mut outcome: Outcome = serde_json::from_str(&outcome).ok()?;
             pool_id = PoolId::from(outcome.pool_id.as_str());
             replica_id = outcome.start.as_ref().map(|start| ReplicaId::from(start.event.replica_id.as_str()));
             let ended_at_ms = row.ended_at_ms?.cast_unsigned();
             let ago = Duration::from_millis(now.unix_ms.saturating_sub(ended_at_ms));
-            let (outputs, passages) = (outcome.outputs.clone(), outcome.passages.clone());
+            let outputs = std::mem::take(&mut outcome.outputs);
+            let passages = std::mem::take(&mut outcome.passages);
             Stage::Ended { log: ended_log(outcome, ended_at_ms, now), outputs, passages, ago }
         }
         (None, Some(start), _) => {
@@ -442,7 +443,6 @@ fn ended_log(outcome: Outcome, ended_at_ms: u64, now: Clock) -> Arc<EventLog> {
         started: outcome.start.map(|start| (now.instant_at(start.at_ms), Arc::new(start.event))),
         first_token: outcome.first_token_at_ms.map(|at| now.instant_at(at)),
         tokens: outcome.tokens,
-        bytes: outcome.outputs.iter().map(String::len).sum(),
         ..Progress::default()
     };
     let log = EventLog::kept(outcome.id.saturating_sub(1), progress);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::{Home, Journal, Kept, Stage, Task, TaskSpec, Ties};
+use super::{Durable, Home, Journal, Kept, Stage, Task, TaskSpec, Ties};
 use crate::ids::TaskId;
 
 /// How long, and in how much memory, ended tasks are kept.
@@ -30,15 +30,21 @@ pub struct Registry {
 
 #[derive(Default)]
 struct State {
-    tasks: HashMap<TaskId, Arc<Task>>,
+    tasks: HashMap<TaskId, Known>,
     /// In the order in which they were made, by a number that is never used twice.
     made: BTreeMap<u64, TaskId>,
     next_number: u64,
-    /// Ended tasks in the order they ended, with the bytes of each.
-    ended: VecDeque<(Instant, TaskId, usize)>,
+    /// Ended tasks by their numbers, in the order they ended; also some that are forgotten already.
+    ended: VecDeque<(Instant, u64)>,
     ended_bytes: usize,
     /// Tasks that have not ended.
     live: usize,
+}
+
+struct Known {
+    task: Arc<Task>,
+    /// Its memory in bytes, once it is among the ended ones.
+    ended: Option<usize>,
 }
 
 /// The id is taken.
@@ -70,7 +76,8 @@ impl Registry {
             _ => None,
         };
         if ended.is_some_and(|ago| ago >= self.retention.time) {
-            journal.forget(std::iter::once(kept.spec.id));
+            // Nobody waits for it.
+            drop(journal.forget(std::iter::once(kept.spec.id)));
             return None;
         }
         let mut state = self.lock();
@@ -78,14 +85,12 @@ impl Registry {
         let task = Task::again(kept, number, home, ties, (Arc::downgrade(self), journal));
         state.next_number += 1;
         state.made.insert(number, task.spec.id);
-        state.tasks.insert(task.spec.id, Arc::clone(&task));
+        state.tasks.insert(task.spec.id, Known { task: Arc::clone(&task), ended: None });
         match ended {
             None => state.live += 1,
             Some(ago) => {
                 let now = Instant::now();
-                let bytes = size_of::<Task>() + task.bytes();
-                state.ended.push_back((now.checked_sub(ago).unwrap_or(now), task.spec.id, bytes));
-                state.ended_bytes += bytes;
+                state.end((task.spec.id, number), now.checked_sub(ago).unwrap_or(now));
             }
         }
         Some(task)
@@ -103,7 +108,8 @@ impl Registry {
         let task = match state.tasks.entry(id) {
             Entry::Occupied(_) => return Err(Conflict),
             Entry::Vacant(vacant) => {
-                Arc::clone(vacant.insert(Task::new(spec, number, home, ties, Arc::downgrade(self))))
+                let task = Task::new(spec, number, home, ties, Arc::downgrade(self));
+                Arc::clone(&vacant.insert(Known { task, ended: None }).task)
             }
         };
         state.made.insert(number, id);
@@ -113,36 +119,40 @@ impl Registry {
     }
 
     pub fn get(&self, id: TaskId) -> Option<Arc<Task>> {
-        self.lock().tasks.get(&id).cloned()
+        self.lock().tasks.get(&id).map(|known| Arc::clone(&known.task))
     }
 
     /// Up to `at_most` tasks that were made before the one with number `before` (all, where that is `None`), newest first.
     pub fn made_before(&self, before: Option<u64>, at_most: usize) -> Vec<Arc<Task>> {
         let state = self.lock();
         let made = state.made.range(..before.unwrap_or(u64::MAX)).rev().take(at_most);
-        made.filter_map(|(_, id)| state.tasks.get(id).cloned()).collect()
+        made.filter_map(|(_, id)| state.tasks.get(id).map(|known| Arc::clone(&known.task))).collect()
     }
 
     /// Forgets a task that was never let in.
     pub fn withdraw(&self, id: TaskId) {
         let mut state = self.lock();
         // One that was cancelled in the meantime has ended like any other, and stays for its retention.
-        if state.tasks.get(&id).is_some_and(|task| !task.log.is_sealed()) {
+        if state.tasks.get(&id).is_some_and(|known| !known.task.log.is_sealed()) {
             state.forget(id);
             self.one_less(&mut state);
         }
     }
 
-    /// Forgets a task that has ended before its retention is over, and whatever is kept of it.
-    pub fn remove(&self, id: TaskId) {
+    /// Forgets a task that has ended before its retention is over, and whatever is kept of it. What is returned becomes `Ok`
+    /// once nothing of it is in the journal.
+    pub fn remove(&self, id: TaskId) -> Option<Durable> {
         let mut state = self.lock();
-        let Some(at) = state.ended.iter().position(|(_, ended, _)| *ended == id) else { return };
-        if let Some((_, _, bytes)) = state.ended.remove(at) {
-            state.ended_bytes -= bytes;
+        let Known { task, ended } = state.tasks.get(&id)?;
+        if ended.is_none() {
+            // Its end was shown an instant ago, and is on its way to here.
+            task.log.progress().ended?;
+            self.one_less(&mut state);
         }
-        let removed = state.forget(id);
+        let removed = state.forget(id)?;
         drop(state);
-        self.forget(removed.as_slice());
+        let journal = self.journal.as_ref().filter(|_| removed.is_kept())?;
+        Some(journal.forget(std::iter::once(id)))
     }
 
     /// Returns once no task is left that has not ended.
@@ -166,7 +176,8 @@ impl Registry {
     /// Tasks that have not ended.
     pub fn live(&self) -> Vec<Arc<Task>> {
         let state = self.lock();
-        state.tasks.values().filter(|task| task.log.progress().ended.is_none()).cloned().collect()
+        let tasks = state.tasks.values().map(|known| &known.task);
+        tasks.filter(|task| task.log.progress().ended.is_none()).cloned().collect()
     }
 
     /// How many tasks are known, ended ones included.
@@ -179,17 +190,15 @@ impl Registry {
     }
 
     /// Starts the retention of a task that has ended, and drops the oldest where memory runs over.
-    pub(super) fn ended(&self, id: TaskId) {
+    pub(super) fn ended(&self, id: TaskId, number: u64) {
         let mut state = self.lock();
-        let Some(task) = state.tasks.get(&id) else { return };
-        let bytes = size_of::<Task>() + task.bytes();
-        state.ended.push_back((Instant::now(), id, bytes));
-        state.ended_bytes += bytes;
+        if !state.end((id, number), Instant::now()) {
+            return;
+        }
         self.one_less(&mut state);
         let mut dropped = Vec::new();
-        while state.ended_bytes > self.retention.bytes {
-            let Some(task) = state.drop_oldest() else { break };
-            dropped.push(task);
+        while state.ended_bytes > self.retention.bytes && !state.ended.is_empty() {
+            dropped.extend(state.drop_oldest());
         }
         drop(state);
         self.forget(&dropped);
@@ -200,7 +209,7 @@ impl Registry {
         // Freed after the lock: a log may be large.
         let mut dropped = Vec::new();
         let mut state = self.lock();
-        while state.ended.front().is_some_and(|(at, _, _)| now.saturating_duration_since(*at) >= self.retention.time) {
+        while state.ended.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= self.retention.time) {
             dropped.extend(state.drop_oldest());
         }
         drop(state);
@@ -213,7 +222,8 @@ impl Registry {
         if let Some(journal) = &self.journal
             && kept.peek().is_some()
         {
-            journal.forget(kept);
+            // Nobody waits for it.
+            drop(journal.forget(kept));
         }
     }
 
@@ -223,15 +233,27 @@ impl Registry {
 }
 
 impl State {
+    /// Puts a task among the ended ones; false where it is forgotten already, and its id perhaps another's.
+    fn end(&mut self, (id, number): (TaskId, u64), at: Instant) -> bool {
+        let Some(known) = self.tasks.get_mut(&id).filter(|known| known.task.number == number) else { return false };
+        let bytes = size_of::<Task>() + known.task.bytes();
+        known.ended = Some(bytes);
+        self.ended.push_back((at, number));
+        self.ended_bytes += bytes;
+        true
+    }
+
+    /// Forgets the task that ended first, where it is not forgotten already.
     fn drop_oldest(&mut self) -> Option<Arc<Task>> {
-        let (_, id, bytes) = self.ended.pop_front()?;
-        self.ended_bytes -= bytes;
+        let (_, number) = self.ended.pop_front()?;
+        let id = *self.made.get(&number)?;
         self.forget(id)
     }
 
     fn forget(&mut self, id: TaskId) -> Option<Arc<Task>> {
-        let task = self.tasks.remove(&id)?;
+        let Known { task, ended } = self.tasks.remove(&id)?;
         self.made.remove(&task.number);
+        self.ended_bytes -= ended.unwrap_or(0);
         Some(task)
     }
 }

@@ -372,12 +372,12 @@ impl Task {
         let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
         held.iter().for_each(|held| held.ended(self, &ended));
         drop(held);
-        let (registry, id) = (Weak::clone(&self.registry), self.spec.id);
+        let (registry, id, number) = (Weak::clone(&self.registry), self.spec.id, self.number);
         let ending = Ending { progress: ended.progress, last_id: self.log.last_id() + 1, spent };
         let show = move || {
             seal.end(last, now);
             if let Some(registry) = registry.upgrade() {
-                registry.ended(id);
+                registry.ended(id, number);
             }
         };
         let filing = {

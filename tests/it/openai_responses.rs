@@ -84,7 +84,7 @@ async fn a_whole_response_is_stored() {
         assert!(body[field].take().is_u64(), "{field}");
     }
     let simple = answer.header("x-task-id").replace('-', "");
-    assert_snapshot!(masked(&body.to_string()).replace(&simple, "<simple>"), @r#"{"id":"resp_<uuid>","object":"response","created_at":null,"completed_at":null,"status":"completed","error":null,"incomplete_details":null,"output":[{"type":"message","id":"msg_<simple>o0","role":"assistant","status":"completed","content":[{"type":"output_text","text":"one two","annotations":[],"logprobs":[]}]}],"usage":{"input_tokens":4,"input_tokens_details":{"cached_tokens":0},"output_tokens":3,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":7},"background":false,"instructions":"Be brief.","max_output_tokens":null,"max_tool_calls":null,"metadata":{"a":"b"},"model":"builtin","parallel_tool_calls":true,"previous_response_id":null,"prompt_cache_key":null,"reasoning":{"effort":null,"summary":null},"safety_identifier":null,"service_tier":"default","store":true,"temperature":null,"text":{"format":{"type":"text"},"verbosity":"medium"},"tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":null,"truncation":"disabled","user":null}"#);
+    assert_snapshot!(masked(&body.to_string()).replace(&simple, "<simple>"), @r#"{"id":"resp_<uuid>","object":"response","created_at":null,"completed_at":null,"status":"completed","error":null,"incomplete_details":null,"output":[{"type":"message","id":"msg_<simple>o0","role":"assistant","status":"completed","content":[{"type":"output_text","text":"one two","annotations":[],"logprobs":[]}]}],"usage":{"input_tokens":4,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0},"output_tokens":3,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":7},"background":false,"instructions":"Be brief.","max_output_tokens":null,"max_tool_calls":null,"metadata":{"a":"b"},"model":"builtin","parallel_tool_calls":true,"previous_response_id":null,"prompt_cache_key":null,"reasoning":{"effort":null,"summary":null},"safety_identifier":null,"service_tier":"default","store":true,"temperature":null,"text":{"format":{"type":"text"},"verbosity":"medium"},"tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":null,"truncation":"disabled","user":null}"#);
 
     let deleted = gate.send(request("DELETE", &format!("{PATH}/{id}"), Body::empty())).await;
     assert_eq!(read(deleted).await.json(), json!({"id": id, "object": "response", "deleted": true}));
@@ -330,7 +330,25 @@ async fn the_same_key_gets_the_same_response() {
         };
         let (first, again) = (send().await, send().await);
         assert_eq!(first["id"], again["id"]);
+        let path = format!("{PATH}/{}", first["id"].as_str().unwrap());
+        gate.until(&path, |response| response["status"] == "completed").await;
+        assert_eq!(gate.send(request("DELETE", &path, Body::empty())).await.status(), StatusCode::OK);
+        let gone = send().await;
+        assert_eq!(gone["error"]["code"], "conflict", "{gone}");
     }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_come_back_is_not_said_to_be_deleted() {
+    let gate = Gate::scripted(says(&["one"])).await;
+    let kept = asked(&gate, &json!({"background": true})).await.json();
+    let path = format!("{PATH}/{}", kept["id"].as_str().unwrap());
+    gate.until(&path, |response| response["status"] == "completed").await;
+    gate.app.store.close().await;
+    let answer = read(gate.send(request("DELETE", &path, Body::empty())).await).await;
+    assert_eq!((answer.status.as_u16(), answer.json()["error"]["code"].as_str()), (500, Some("internal_error")));
+    assert_eq!(gate.get(&path).await.status, StatusCode::NOT_FOUND);
     gate.finish().await;
 }
 

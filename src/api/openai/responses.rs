@@ -54,10 +54,7 @@ pub async fn create(
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let submitted = if background {
         let body = serde_json::to_vec(&request).map_err(unwritten)?.into();
-        let accepted = api.gateway.submit_once(once, request, body, memo, &caller).await;
-        accepted
-            .and_then(|accepted| api.gateway.remembered(Some(accepted.id)))
-            .map(|(task, _)| Owned { task, owner: None })
+        api.gateway.submit_lasting(once, request, (body, memo), &caller).await
     } else {
         api.gateway.submit_owned(once, request, memo, &caller).await
     };
