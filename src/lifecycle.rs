@@ -9,6 +9,7 @@ use std::panic::AssertUnwindSafe;
 use std::task::{Context, Waker};
 
 use futures_util::FutureExt as _;
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
@@ -44,6 +45,13 @@ pub struct Lifecycle {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the work panicked")]
 pub struct Panicked;
+
+impl From<Panicked> for ErrorEnvelope {
+    /// What a client sees of it.
+    fn from(panicked: Panicked) -> Self {
+        Self::new(ErrorCode::Internal, panicked.to_string())
+    }
+}
 
 impl Lifecycle {
     pub fn new() -> Self {

@@ -31,5 +31,6 @@ pub use error::ErrorBody;
 pub use inputs::Outcome;
 pub use models::{Model, ModelFacts, ModelList};
 
+pub use crate::dialect::pass_over;
 use crate::dialect::{canceled, rename};
 use crate::extension;

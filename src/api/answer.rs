@@ -6,23 +6,100 @@ use serde::Serialize;
 use sluicegate_compat::native::{ErrorEnvelope, Event, Priority, TaskRequest, detail};
 use uuid::Uuid;
 
-use super::Api;
 use super::access::About;
+use super::errors::Failure;
+use super::{Api, budget};
+use crate::admission::Caller;
+use crate::gateway::{Once, Owned};
+use crate::ids::CorrelationId;
 use crate::tasks::{Read, Task};
 
 const TASK_ID: HeaderName = HeaderName::from_static("x-task-id");
 const QUEUE_WAIT: HeaderName = HeaderName::from_static("x-queue-wait-ms");
 const IGNORED: HeaderName = HeaderName::from_static("x-sluicegate-ignored");
 
-/// An answer about a task with what its head says of that.
-pub fn about(mut response: Response, task: &Task, ignored: &[String], budget: impl FnOnce() -> HeaderMap) -> Response {
-    response.headers_mut().extend(told(task, ignored));
-    if response.status().is_success() {
-        // Of an answer that is whole, after it was charged.
-        response.headers_mut().extend(budget());
+/// Whoever asks for a task, and what is left of their budgets.
+pub struct Client<'a> {
+    api: &'a Api,
+    caller: Caller,
+    session: Option<Uuid>,
+}
+
+impl<'a> Client<'a> {
+    pub fn new(api: &'a Api, correlation: CorrelationId, session: Option<Uuid>) -> Self {
+        Self { api, caller: Caller::local(correlation), session }
     }
+
+    pub const fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    fn budget(&self) -> HeaderMap {
+        budget::headers(&self.api.gateway.budget_left(&self.caller.share.tenant, self.session))
+    }
+
+    /// A refusal in the words of the client, with what is left where a budget was the reason.
+    pub fn refused(&self, error: ErrorEnvelope) -> Failure {
+        Failure::from(error).with_budget(|| self.budget())
+    }
+
+    /// Lets a task in that ends when its clients hang up.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told, with the fields that it is about in the words of the native API.
+    pub async fn submit(&self, once: Option<Once>, request: TaskRequest) -> Result<Owned, ErrorEnvelope> {
+        self.api.gateway.submit_owned(once, request, None, &self.caller).await
+    }
+
+    /// The whole answer to a task, once that has ended: `look` collects its events, and `write` makes a response of them and of
+    /// how long the task waited, in ms. The owner's drop cancels the task where the client does not wait as long.
+    ///
+    /// # Errors
+    ///
+    /// Those of `write`.
+    pub async fn whole<A: Send + 'static>(
+        &self,
+        Owned { task, owner }: Owned,
+        mut answer: A,
+        mut look: impl FnMut(&mut A, &Event),
+        write: impl FnOnce(A, Option<u64>) -> Result<Response, ErrorEnvelope> + Send + 'static,
+    ) -> Result<Response, ErrorEnvelope> {
+        let queue_ms = follow(&task, |event| look(&mut answer, event)).await;
+        // Held until here: dropped before, it would have cancelled the task.
+        drop(owner);
+        written(self.api, task.bytes(), move || write(answer, queue_ms)).await
+    }
+
+    /// An answer about a task with what its head says of that, whatever it is.
+    pub fn told(&self, answer: Result<Response, ErrorEnvelope>, task: &Task, ignored: &[String]) -> Response {
+        let mut response = about(answer.unwrap_or_else(|error| self.refused(error).into_response()), task, ignored);
+        if response.status().is_success() {
+            // Of an answer that is whole, after it was charged.
+            response.headers_mut().extend(self.budget());
+        }
+        response
+    }
+}
+
+/// An answer about a task with what its head says of that.
+pub fn about(mut response: Response, task: &Task, ignored: &[String]) -> Response {
+    response.headers_mut().extend(told(task, ignored));
     response.extensions_mut().insert(About(task.spec.id));
     response
+}
+
+/// Writes a response of about so many bytes, off the reactor where that is long.
+///
+/// # Errors
+///
+/// Those of `write`.
+pub async fn written(
+    api: &Api,
+    bytes: usize,
+    write: impl FnOnce() -> Result<Response, ErrorEnvelope> + Send + 'static,
+) -> Result<Response, ErrorEnvelope> {
+    api.gateway.lifecycle.sized("write an answer", bytes, write).await?
 }
 
 /// Goes on with a request that has fields without effect, unless the configuration has it refused.

@@ -3,18 +3,57 @@
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use bytes::Bytes;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
+use super::Api;
 use super::errors::Failure;
+use crate::gateway::Once;
 
 /// A body that takes longer to arrive is given up.
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The bytes of a body that says it is JSON, or does not say what it is.
 pub struct Json(pub Bytes);
+
+impl Json {
+    /// What `parse` reads in it, off the reactor where it is long.
+    ///
+    /// # Errors
+    ///
+    /// Those of `parse`.
+    pub async fn read<T: Send + 'static>(
+        self,
+        api: &Api,
+        parse: impl FnOnce(&[u8]) -> Result<T, ErrorEnvelope> + Send + 'static,
+    ) -> Result<T, ErrorEnvelope> {
+        let Self(body) = self;
+        api.gateway.lifecycle.sized("read a body", body.len(), move || parse(&body)).await?
+    }
+
+    /// As [`read`](Self::read), and what the header `Idempotency-Key` makes of the request.
+    ///
+    /// # Errors
+    ///
+    /// Those of `parse`; INVALID_PARAMS about the key.
+    pub async fn read_once<T: Send + 'static>(
+        self,
+        api: &Api,
+        headers: &HeaderMap,
+        operation: &'static str,
+        parse: impl FnOnce(&[u8]) -> Result<T, ErrorEnvelope> + Send + 'static,
+    ) -> Result<(T, Option<Once>), ErrorEnvelope> {
+        let key = headers.get("idempotency-key").cloned();
+        let read = move |body: &[u8]| {
+            let asked = parse(body)?;
+            let once = key.map(|key| Once::new(key.as_bytes(), operation, body)).transpose()?;
+            Ok((asked, once))
+        };
+        self.read(api, read).await
+    }
+}
 
 impl<S: Send + Sync> FromRequest<S> for Json {
     type Rejection = Failure;

@@ -12,7 +12,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
 use sluicegate_compat::openai::error as openai;
 
 use crate::ids::CorrelationId;
-use crate::lifecycle::{Panicked, panic_message};
+use crate::lifecycle::panic_message;
 
 /// A refused request. Its body is written by [`render`].
 #[derive(Debug)]
@@ -123,11 +123,6 @@ fn body_of(envelope: &ErrorEnvelope, dialect: Dialect) -> Response {
         headers.insert(HeaderName::from_static("x-should-retry"), HeaderValue::from_static("false"));
     }
     response
-}
-
-/// What a caller sees whose answer could not be written.
-pub fn internal(panicked: Panicked) -> ErrorEnvelope {
-    ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string())
 }
 
 /// 404 for a path that no route has.

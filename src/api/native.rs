@@ -1,11 +1,9 @@
 //! The native API.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest, TaskState};
@@ -13,13 +11,14 @@ use uuid::Uuid;
 
 use super::Api;
 use super::access::About;
+use super::answer::written;
 use super::body::Json;
 use super::budget;
-use super::errors::{Failure, internal};
+use super::errors::Failure;
 use super::path::Parameter;
-use super::sse::{EventStream, Native};
+use super::sse::{EventStream, Native, event_stream};
 use crate::admission::Caller;
-use crate::gateway::{Once, TaskFilter};
+use crate::gateway::TaskFilter;
 use crate::ids::{CorrelationId, TaskId};
 
 /// Tasks of a page, where the client does not say.
@@ -31,12 +30,12 @@ pub async fn submit(
     State(api): State<Api>,
     correlation: CorrelationId,
     headers: HeaderMap,
-    Json(body): Json,
+    body: Json,
 ) -> Result<Response, Failure> {
-    let request = TaskRequest::parse(&body)?;
-    let once = once(&headers, "tasks", &body)?;
+    let text = body.0.clone();
+    let (request, once) = body.read_once(&api, &headers, "tasks", TaskRequest::parse).await?;
     let (session, caller) = (request.session_id, Caller::local(correlation));
-    let accepted = api.gateway.submit_once(once, request, body, &caller).await;
+    let accepted = api.gateway.submit_once(once, request, text, &caller).await;
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let accepted = accepted.map_err(|error| Failure::from(error).with_budget(budget))?;
     let id = accepted.id;
@@ -46,18 +45,9 @@ pub async fn submit(
     Ok(response)
 }
 
-/// What the header `Idempotency-Key` makes of a request.
-pub(super) fn once(headers: &HeaderMap, operation: &str, body: &[u8]) -> Result<Option<Once>, ErrorEnvelope> {
-    headers.get("idempotency-key").map(|key| Once::new(key.as_bytes(), operation, body)).transpose()
-}
-
 /// `POST /v2/tasks/preview`: 200 with what would become of the task, feasible or not.
-pub async fn preview(
-    State(api): State<Api>,
-    correlation: CorrelationId,
-    Json(body): Json,
-) -> Result<Response, Failure> {
-    let request = TaskRequest::parse(&body)?;
+pub async fn preview(State(api): State<Api>, correlation: CorrelationId, body: Json) -> Result<Response, Failure> {
+    let request = body.read(&api, TaskRequest::parse).await?;
     Ok(axum::Json(api.gateway.preview(request, &Caller::local(correlation)).await).into_response())
 }
 
@@ -69,8 +59,7 @@ pub async fn list(State(api): State<Api>, query: Parameters) -> Result<Response,
 /// `GET /v2/tasks/{id}`.
 pub async fn view(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
     let view = api.gateway.view(TaskId::parse(&id))?;
-    let shown = api.gateway.lifecycle.sized("task", view.bytes(), move || axum::Json(view.show()).into_response());
-    Ok(shown.await.map_err(internal)?)
+    Ok(written(&api, view.bytes(), move || Ok(axum::Json(view.show()).into_response())).await?)
 }
 
 /// `POST /v2/tasks/{id}/cancel`: 204, and from then on no token.
@@ -89,7 +78,7 @@ pub async fn events(
     let verbose = flag(query, "verbose")?;
     let (task, reader) = api.gateway.follow(TaskId::parse(&id), last_event_id(&headers)?)?;
     let depth = api.gateway.queue_depth(&task);
-    let mut response = event_stream(EventStream::new(reader, Native { verbose }, None));
+    let mut response = event_stream(EventStream::new(reader, Native { verbose }));
     response.headers_mut().insert("x-queue-depth", HeaderValue::from(depth));
     let left = api.gateway.budget_left(&task.spec.tenant_id, task.spec.session_id);
     response.headers_mut().extend(budget::headers(&left));
@@ -97,45 +86,23 @@ pub async fn events(
     Ok(response)
 }
 
-/// A response whose body is an event stream.
-pub(super) fn event_stream<E: super::sse::Encode>(stream: EventStream<E>) -> Response {
-    event_body(Body::new(stream))
-}
-
-/// A response with events as its body.
-pub(super) fn event_body(body: Body) -> Response {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
-    // For proxies such as nginx that would gather the stream.
-    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    response
-}
-
 /// The query of a URL.
 pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-/// The names and values of a query, in their order.
-pub(super) fn pairs(query: Parameters) -> Result<Vec<(String, String)>, ErrorEnvelope> {
+/// The names and values of a query, in their order; only those of `lists` may be there more than once.
+pub(super) fn pairs(query: Parameters, lists: &[&str]) -> Result<Vec<(String, String)>, ErrorEnvelope> {
     let malformed = |_| ErrorEnvelope::new(ErrorCode::InvalidParams, "the query of the URL is malformed");
-    query.map(|Query(pairs)| pairs).map_err(malformed)
-}
-
-fn parameters(query: Parameters) -> Result<HashMap<String, String>, ErrorEnvelope> {
-    let pairs = pairs(query)?;
-    let mut parameters = HashMap::with_capacity(pairs.len());
-    for (name, value) in pairs {
-        if parameters.insert(name.clone(), value).is_some() {
-            return Err(ErrorEnvelope::invalid(name, "a parameter of the URL is given twice"));
-        }
+    let Query(pairs) = query.map_err(malformed)?;
+    let mut seen = HashSet::new();
+    match pairs.iter().find(|(name, _)| !lists.contains(&name.as_str()) && !seen.insert(name.as_str())) {
+        Some((name, _)) => Err(ErrorEnvelope::invalid(name.as_str(), "a parameter of the URL is given twice")),
+        None => Ok(pairs),
     }
-    Ok(parameters)
 }
 
 fn filter(query: Parameters) -> Result<TaskFilter, ErrorEnvelope> {
     let mut filter = TaskFilter { limit: PAGE, ..TaskFilter::default() };
-    for (name, value) in parameters(query)? {
+    for (name, value) in pairs(query, &[])? {
         let invalid = |message: &str| ErrorEnvelope::invalid(name.clone(), format!("`{name}` {message}"));
         match name.as_str() {
             "state" => {
@@ -161,8 +128,8 @@ fn filter(query: Parameters) -> Result<TaskFilter, ErrorEnvelope> {
 
 /// A parameter that is true or false; false where it is not given.
 pub(super) fn flag(query: Parameters, name: &str) -> Result<bool, ErrorEnvelope> {
-    let query = parameters(query)?;
-    match query.get(name).map(String::as_str) {
+    let query = pairs(query, &[])?;
+    match query.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str()) {
         None | Some("false" | "0") => Ok(false),
         Some("true" | "1" | "") => Ok(true),
         Some(_) => Err(ErrorEnvelope::invalid(name, format!("`{name}` is true or false"))),

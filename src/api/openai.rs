@@ -5,22 +5,17 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::ErrorEnvelope;
-use sluicegate_compat::openai::chat::{self, Answer, ChatContext, ChunkEncoder};
+use sluicegate_compat::openai::chat::{self, Answer, ChunkEncoder};
 use sluicegate_compat::openai::{ChunkMeta, Model, ModelFacts, ModelList};
 
 use super::Api;
-use super::answer::{about, follow, heeded, whole_body, wishes};
+use super::answer::{Client, heeded, whole_body, wishes};
 use super::body::Json;
-use super::budget;
 use super::errors::Failure;
-use super::native::{event_stream, once};
 use super::path::Parameter;
-use super::sse::EventStream;
-use crate::admission::Caller;
-use crate::gateway::{Owned, ServedModel};
+use super::sse::{EventStream, event_stream};
+use crate::gateway::ServedModel;
 use crate::ids::CorrelationId;
-use crate::tasks::{Owner, Task};
 
 pub mod completions;
 pub mod inputs;
@@ -32,37 +27,24 @@ pub async fn chat_completions(
     State(api): State<Api>,
     correlation: CorrelationId,
     headers: HeaderMap,
-    Json(body): Json,
+    body: Json,
 ) -> Result<Response, Failure> {
-    let (mut request, context) = chat::parse(&body)?.into_task();
+    let parse = |body: &[u8]| Ok(chat::parse(body)?.into_task());
+    let ((mut request, mut context), once) = body.read_once(&api, &headers, "chat completions", parse).await?;
     heeded(&api, &context.ignored)?;
     wishes(&headers, &mut request)?;
-    let once = once(&headers, "chat completions", &body)?;
-    drop(body);
-    let (session, caller) = (request.session_id, Caller::local(correlation));
-    let submitted = api.gateway.submit_owned(once, request, None, &caller).await;
-    let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
-    let Owned { task, owner } = submitted.map_err(|error| Failure::from(context.rename(error)).with_budget(budget))?;
+    context.service_tier = context.service_tier.served_at(request.priority);
+    let client = Client::new(&api, correlation, request.session_id);
+    let owned = client.submit(once, request).await.map_err(|error| client.refused(context.rename(error)))?;
+    let task = Arc::clone(&owned.task);
     let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, api.gateway.fingerprint(&task));
-    let response = if context.stream {
-        event_stream(EventStream::new(task.log.reader(0), ChunkEncoder::new(&context, meta), owner))
+    let answer = if context.stream {
+        Ok(event_stream(EventStream::of(owned, ChunkEncoder::new(&context, meta))))
     } else {
-        let answer = whole(&task, &context, meta, owner).await;
-        answer.unwrap_or_else(|error| Failure::from(error).into_response())
+        let write = |answer: Answer, queue_ms| Ok(whole_body(answer.finish()?, queue_ms));
+        client.whole(owned, Answer::new(&context, meta), Answer::push, write).await
     };
-    Ok(about(response, &task, &context.ignored, budget))
-}
-
-/// Waits for the end of the task; its owner's drop cancels it where the client does not wait as long.
-async fn whole(
-    task: &Arc<Task>,
-    context: &ChatContext,
-    meta: ChunkMeta,
-    _owner: Option<Arc<Owner>>,
-) -> Result<Response, ErrorEnvelope> {
-    let mut answer = Answer::new(context, meta);
-    let queue_ms = follow(task, |event| answer.push(event)).await;
-    Ok(whole_body(answer.finish().map_err(|error| context.rename(error))?, queue_ms))
+    Ok(client.told(answer.map_err(|error| context.rename(error)), &task, &context.ignored))
 }
 
 /// `GET /v1/models`.

@@ -8,7 +8,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use axum::body::HttpBody;
+use axum::body::{Body, HttpBody};
+use axum::http::HeaderValue;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use sluicegate_compat::anthropic;
@@ -17,6 +20,7 @@ use sluicegate_compat::openai::{chat, completions, responses};
 use sluicegate_compat::sse::KEEP_ALIVE;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::gateway::Owned;
 use crate::tasks::{Owner, Read, Reader};
 
 /// Something that clients pass over is sent after so much silence.
@@ -83,11 +87,27 @@ impl Encode for anthropic::EventEncoder {
     }
 }
 
+/// A response whose body is an event stream.
+pub fn event_stream<E: Encode>(stream: EventStream<E>) -> Response {
+    event_body(Body::new(stream))
+}
+
+/// A response with events as its body.
+pub fn event_body(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, no-transform"));
+    // For proxies such as nginx that would gather the stream.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    response
+}
+
 /// A task that a stream follows.
 pub struct Source {
-    pub reader: Reader,
+    reader: Reader,
     /// Where the task ends with its clients.
-    pub _owner: Option<Arc<Owner>>,
+    _owner: Option<Arc<Owner>>,
 }
 
 /// The body of an event stream.
@@ -103,9 +123,21 @@ pub struct EventStream<E> {
     ended: bool,
 }
 
+impl From<Owned> for Source {
+    fn from(Owned { task, owner }: Owned) -> Self {
+        Self { reader: task.log.reader(0), _owner: owner }
+    }
+}
+
 impl<E: Encode> EventStream<E> {
-    pub fn new(reader: Reader, encoder: E, owner: Option<Arc<Owner>>) -> Self {
-        Self::of_all(vec![Source { reader, _owner: owner }], encoder)
+    /// Follows a task that goes on without this client.
+    pub fn new(reader: Reader, encoder: E) -> Self {
+        Self::of_all(vec![Source { reader, _owner: None }], encoder)
+    }
+
+    /// Follows a task that may end with its clients.
+    pub fn of(owned: Owned, encoder: E) -> Self {
+        Self::of_all(vec![owned.into()], encoder)
     }
 
     /// Follows several tasks at once.

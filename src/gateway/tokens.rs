@@ -73,7 +73,7 @@ impl Gateway {
         }
         let bytes = size_of_val(ids.as_slice());
         let text = move || engine.text().map(|model| model.text_of_all(&ids)).ok_or_else(untold);
-        self.lifecycle.sized("detokenize", bytes, text).await.map_err(internal)?
+        self.lifecycle.sized("detokenize", bytes, text).await?
     }
 
     /// Each token as the vocabulary writes it.
@@ -83,15 +83,11 @@ impl Gateway {
             let model = engine.text().ok_or_else(untold)?;
             Ok(ids.iter().map(|id| model.name_of(*id).unwrap_or_default()).collect())
         };
-        self.lifecycle.sized("tokens", bytes, names).await.map_err(internal)?
+        self.lifecycle.sized("tokens", bytes, names).await?
     }
 }
 
 fn untold() -> ErrorEnvelope {
     let message = "the engine of this model does not tell its tokens";
     ErrorEnvelope::invalid("model_ref", message).with_detail(detail::UNSUPPORTED_VALUE)
-}
-
-fn internal(panicked: crate::lifecycle::Panicked) -> ErrorEnvelope {
-    ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string())
 }

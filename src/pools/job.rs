@@ -57,8 +57,7 @@ pub async fn prepare(
     lifecycle: &Lifecycle,
 ) -> Result<Fitted, ErrorEnvelope> {
     let (bytes, recipe, engine) = (recipe.bytes(), Arc::clone(recipe), Arc::clone(engine));
-    let done = lifecycle.sized("prepare", bytes, move || recipe.prepare(engine.as_ref())).await;
-    done.map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?
+    lifecycle.sized("prepare", bytes, move || recipe.prepare(engine.as_ref())).await?
 }
 
 /// A task ready to run. Freed when it ends, while the task itself stays for its retention.

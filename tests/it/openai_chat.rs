@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use insta::assert_snapshot;
 use sluicegate::engine::scripted::Script;
 
-use crate::harness::{Gate, masked, read_until, request, says};
+use crate::harness::{Gate, masked, read, read_until, request, says};
 
 fn chat(extra: &str) -> String {
     format!(r#"{{"model": "builtin", "messages": [{{"role": "user", "content": "say it"}}]{extra}}}"#)
@@ -166,6 +166,11 @@ async fn a_field_without_effect_is_named_or_refused_by_configuration() {
             "/v1/messages",
             r#"{"model": "builtin", "max_tokens": 9, "messages": [{"role": "user", "content": "a"}], "colour": 1}"#,
         ),
+        (
+            "/v1/messages/count_tokens",
+            r#"{"model": "builtin", "messages": [{"role": "user", "content": "a"}], "colour": 1}"#,
+        ),
+        ("/v1/responses", r#"{"model": "builtin", "input": "a", "colour": 1}"#),
     ] {
         let refused = strict.post(path, body).await;
         assert!(
@@ -174,5 +179,31 @@ async fn a_field_without_effect_is_named_or_refused_by_configuration() {
             refused.body
         );
     }
+    let response = strict.post("/v1/responses", r#"{"model": "builtin", "input": "a"}"#).await.json();
+    let path = format!("/v1/responses/{}", response["id"].as_str().unwrap());
+    for path in [format!("{path}?include[]=x"), format!("{path}/input_items?include=x")] {
+        let refused = strict.get(&path).await;
+        assert!(refused.status == StatusCode::BAD_REQUEST && refused.body.contains("`include`"), "{}", refused.body);
+    }
     strict.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_says_how_urgently_it_was_served_also_where_a_header_says_so() {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    for (path, body) in [
+        (
+            "/v1/chat/completions",
+            r#"{"model": "builtin", "service_tier": "flex", "messages": [{"role": "user", "content": "a"}]}"#,
+        ),
+        ("/v1/responses", r#"{"model": "builtin", "service_tier": "flex", "input": "a"}"#),
+    ] {
+        for (priority, tier) in [("batch", "flex"), ("interactive", "default")] {
+            let mut urgent = request("POST", path, body.into());
+            urgent.headers_mut().insert("x-priority", priority.parse().unwrap());
+            let answer = read(gate.send(urgent).await).await.json();
+            assert_eq!(answer["service_tier"], tier, "{path}");
+        }
+    }
+    gate.finish().await;
 }

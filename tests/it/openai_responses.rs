@@ -276,8 +276,10 @@ async fn a_stream_is_taken_up_where_it_broke_off() {
         assert_eq!(rest.header("content-type"), "text/event-stream; charset=utf-8");
         assert_eq!(events(&rest.body), all[after + 1..]);
     }
-    assert_eq!(gate.get(&format!("{PATH}/{id}?stream=true")).await.body, whole);
-    for query in ["stream=1", "starting_after=1", "stream=true&starting_after=-1", "strem=true"] {
+    let told = gate.get(&format!("{PATH}/{id}?stream=true&include[]=a&include[]=b&include=c")).await;
+    assert_eq!((told.body, told.headers["x-sluicegate-ignored"].to_str().unwrap()), (whole, "include"));
+    let twice = "stream=true&starting_after=1&starting_after=2";
+    for query in ["stream=1", "starting_after=1", "stream=true&starting_after=-1", "strem=true", twice] {
         assert_eq!(gate.get(&format!("{PATH}/{id}?{query}")).await.status, StatusCode::BAD_REQUEST, "{query}");
     }
     gate.finish().await;

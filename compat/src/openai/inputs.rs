@@ -35,11 +35,6 @@ impl Outcome {
         }
     }
 
-    /// Of the numbers that it has.
-    pub fn bytes(&self) -> usize {
-        self.result.as_ref().map_or(0, |result| result.bytes())
-    }
-
     /// The result, and how the task ended that has it.
     ///
     /// # Errors

@@ -4,19 +4,16 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use sluicegate_compat::native::ErrorEnvelope;
 use sluicegate_compat::openai::ChunkMeta;
 use sluicegate_compat::openai::completions::{self, Answer, ChunkEncoder, CompletionContext};
 
-use crate::admission::Caller;
 use crate::api::Api;
-use crate::api::answer::{about, follow, heeded, whole_body, wishes};
+use crate::api::answer::{Client, follow, heeded, whole_body, wishes, written};
 use crate::api::body::Json;
-use crate::api::budget;
 use crate::api::errors::Failure;
-use crate::api::native::{event_stream, once};
-use crate::api::sse::{EventStream, Source};
+use crate::api::sse::{EventStream, event_stream};
 use crate::gateway::Owned;
 use crate::ids::CorrelationId;
 
@@ -25,39 +22,35 @@ pub async fn completions(
     State(api): State<Api>,
     correlation: CorrelationId,
     headers: HeaderMap,
-    Json(body): Json,
+    body: Json,
 ) -> Result<Response, Failure> {
-    let (mut requests, mut context) = completions::parse(&body)?;
+    let ((mut requests, mut context), once) = body.read_once(&api, &headers, "completions", completions::parse).await?;
     heeded(&api, &context.ignored)?;
     for request in &mut requests {
         wishes(&headers, request)?;
     }
-    let once = once(&headers, "completions", &body)?;
-    drop(body);
-    let (session, caller) = (requests.first().and_then(|request| request.session_id), Caller::local(correlation));
-    let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
+    let client = Client::new(&api, correlation, requests.first().and_then(|request| request.session_id));
     for (prompt, ids) in std::mem::take(&mut context.unread) {
         let text = api.gateway.detokenize(&context.model, ids).await;
         context.echo(prompt, text.map_err(|error| context.rename(prompt, told_of_prompt(error)))?);
     }
     let mut all = Vec::with_capacity(requests.len());
     for (prompt, request) in requests.into_iter().enumerate() {
-        let once = once.as_ref().map(|once| once.part(prompt));
-        let submitted = api.gateway.submit_owned(once, request, None, &caller).await;
-        all.push(submitted.map_err(|error| Failure::from(context.rename(prompt, error)).with_budget(budget))?);
+        let submitted = client.submit(once.as_ref().map(|once| once.part(prompt)), request).await;
+        all.push(submitted.map_err(|error| client.refused(context.rename(prompt, error)))?);
     }
     // There is a request, or it would have been refused.
     let first = Arc::clone(&all[0].task);
     let (created, fingerprint) = (first.created.unix_ms / 1000, api.gateway.fingerprint(&first));
     let meta = ChunkMeta::of_completion(first.spec.id.0, created, fingerprint);
-    let response = if context.stream {
-        let source = |Owned { task, owner }: Owned| Source { reader: task.log.reader(0), _owner: owner };
-        let sources = all.into_iter().map(source).collect();
-        event_stream(EventStream::of_all(sources, ChunkEncoder::new(&context, &meta)))
+    let ignored = std::mem::take(&mut context.ignored);
+    let answer = if context.stream {
+        let sources = all.into_iter().map(Into::into).collect();
+        Ok(event_stream(EventStream::of_all(sources, ChunkEncoder::new(&context, &meta))))
     } else {
-        whole(all, &context, meta).await.unwrap_or_else(|error| Failure::from(error).into_response())
+        whole(&api, all, context, meta).await
     };
-    Ok(about(response, &first, &context.ignored, budget))
+    Ok(client.told(answer, &first, &ignored))
 }
 
 /// `error` about tokens to echo, as one about the prompt that they are.
@@ -68,16 +61,23 @@ fn told_of_prompt(error: ErrorEnvelope) -> ErrorEnvelope {
 
 /// Waits for the end of the tasks; the drop of their owners cancels them where the client does not wait as long, or one of
 /// them fails.
-async fn whole(all: Vec<Owned>, context: &CompletionContext, meta: ChunkMeta) -> Result<Response, ErrorEnvelope> {
-    let mut answer = Answer::new(context, meta);
-    let mut queue_ms = None;
-    for (prompt, owned) in all.iter().enumerate() {
-        let waited = follow(&owned.task, |event| answer.push(prompt, event)).await;
+async fn whole(
+    api: &Api,
+    all: Vec<Owned>,
+    context: CompletionContext,
+    meta: ChunkMeta,
+) -> Result<Response, ErrorEnvelope> {
+    let mut answer = Answer::new(&context, meta);
+    let (mut queue_ms, mut bytes) = (None, 0);
+    for (prompt, Owned { task, .. }) in all.iter().enumerate() {
+        let waited = follow(task, |event| answer.push(prompt, event)).await;
         queue_ms = queue_ms.max(waited);
+        bytes += task.bytes();
         if answer.has_failed() {
             break;
         }
     }
     drop(all);
-    Ok(whole_body(answer.finish().map_err(|(prompt, error)| context.rename(prompt, error))?, queue_ms))
+    let rename = move |(prompt, error)| context.rename(prompt, error);
+    written(api, bytes, move || Ok(whole_body(answer.finish().map_err(rename)?, queue_ms))).await
 }

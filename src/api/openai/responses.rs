@@ -6,31 +6,34 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use serde_json::json;
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
-use sluicegate_compat::openai::responses::{self, Answer, EventEncoder, ItemList, Page, Prior, Record};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
+use sluicegate_compat::openai::pass_over;
+use sluicegate_compat::openai::responses::{self, Answer, Asked, EventEncoder, ItemList, Page, Prior, Record};
 use uuid::Uuid;
 
-use crate::admission::Caller;
 use crate::api::Api;
-use crate::api::answer::{about, follow, heeded, whole_body, wishes};
+use crate::api::answer::{Client, about, heeded, whole_body, wishes, written};
 use crate::api::body::Json;
-use crate::api::budget;
 use crate::api::errors::Failure;
-use crate::api::native::{Parameters, event_body, event_stream, once, pairs};
+use crate::api::native::{Parameters, pairs};
 use crate::api::path::Parameter;
-use crate::api::sse::EventStream;
-use crate::gateway::{Gateway, Owned};
+use crate::api::sse::{EventStream, event_body, event_stream};
+use crate::gateway::Gateway;
 use crate::ids::{CorrelationId, TaskId};
 use crate::tasks::Task;
+
+/// The parameter of a URL that is a list, as clients write it.
+const INCLUDE: [&str; 2] = ["include", "include[]"];
 
 /// What was answered before, as far as it is stored.
 struct Stored<'a>(&'a Gateway);
 
 impl Prior for Stored<'_> {
     fn answer(&self, task: Uuid) -> Option<Answer> {
-        let (task, record) = find(self.0, Some(TaskId(task))).ok()?;
-        Some(so_far(&task, record))
+        let (task, memo) = self.0.remembered(Some(TaskId(task))).ok()?;
+        Some(so_far(&task, serde_json::from_str(&memo).ok()?))
     }
 }
 
@@ -39,74 +42,90 @@ pub async fn create(
     State(api): State<Api>,
     correlation: CorrelationId,
     headers: HeaderMap,
-    Json(body): Json,
+    body: Json,
 ) -> Result<Response, Failure> {
-    let asked = responses::parse(&body)?;
+    let bytes = body.0.len();
+    let (mut asked, once) = body.read_once(&api, &headers, "responses", responses::parse).await?;
     heeded(&api, &asked.ignored)?;
-    let once = once(&headers, "responses", &body)?;
-    drop(body);
+    wishes(&headers, &mut asked.task)?;
     let (stream, background, ignored) = (asked.stream, asked.is_background(), asked.ignored.clone());
-    let memo = asked.is_stored();
-    let (mut request, record) = asked.into_task(TaskId::new().0, &Stored(&api.gateway))?;
-    wishes(&headers, &mut request)?;
-    let memo = memo.then(|| written(&record)).transpose()?;
-    let (session, caller) = (request.session_id, Caller::local(correlation));
-    let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
-    let submitted = if background {
-        let body = serde_json::to_vec(&request).map_err(unwritten)?.into();
-        api.gateway.submit_lasting(once, request, (body, memo), &caller).await
-    } else {
-        api.gateway.submit_owned(once, request, memo, &caller).await
+    let Whole { request, record, memo, body } = whole(&api, asked, bytes).await?;
+    let client = Client::new(&api, correlation, request.session_id);
+    let submitted = match body {
+        Some(body) => api.gateway.submit_lasting(once, request, (body, memo), client.caller()).await,
+        None => api.gateway.submit_owned(once, request, memo, client.caller()).await,
     };
-    let Owned { task, owner } = submitted.map_err(|error| Failure::from(Record::rename(error)).with_budget(budget))?;
-    let record = own_record(&task, record);
-    let response = if stream {
-        let encoder = EventEncoder::new(record, task.created.unix_ms, None);
-        event_stream(EventStream::new(task.log.reader(0), encoder, owner))
+    let owned = submitted.map_err(|error| client.refused(Record::rename(error)))?;
+    let task = Arc::clone(&owned.task);
+    let record = own_record(&api, &task, record).await?;
+    let answer = if stream {
+        Ok(event_stream(EventStream::of(owned, EventEncoder::new(record, task.created.unix_ms, None))))
     } else if background {
-        axum::Json(so_far(&task, record).response()).into_response()
+        shown(&api, &task, record).await
     } else {
-        let mut answer = Answer::new(record, task.created.unix_ms);
-        let queue_ms = follow(&task, |event| answer.push(event)).await;
-        // Held until here: dropped before, it would have cancelled the task.
-        drop(owner);
-        match answer.finished() {
-            Ok(body) => whole_body(body, queue_ms),
-            Err(error) => Failure::from(Record::rename(error)).with_budget(budget).into_response(),
-        }
+        let write = |answer: Answer, queue_ms| Ok(whole_body(answer.finished()?, queue_ms));
+        client.whole(owned, Answer::new(record, task.created.unix_ms), Answer::push, write).await
     };
-    Ok(about(response, &task, &ignored, budget))
+    Ok(client.told(answer.map_err(Record::rename), &task, &ignored))
+}
+
+/// A request with what it refers to.
+struct Whole {
+    request: TaskRequest,
+    record: Record,
+    /// The record as it is kept, of a response that is stored.
+    memo: Option<Arc<str>>,
+    /// The request as it is kept, of one in the background.
+    body: Option<Bytes>,
+}
+
+/// Joins a request of so many bytes with what was answered before, off the reactor where that is long or not known.
+async fn whole(api: &Api, asked: Asked, bytes: usize) -> Result<Whole, ErrorEnvelope> {
+    let goes_on = asked.goes_on();
+    let gateway = Arc::clone(&api.gateway);
+    let join = move || {
+        let (stored, background) = (asked.is_stored(), asked.is_background());
+        let (request, record) = asked.into_task(TaskId::new().0, &Stored(&gateway))?;
+        let memo = stored.then(|| serde_json::to_string(&record)).transpose().map_err(unwritten)?;
+        let body = background.then(|| serde_json::to_vec(&request)).transpose().map_err(unwritten)?;
+        Ok(Whole { request, record, memo: memo.map(Into::into), body: body.map(Into::into) })
+    };
+    let lifecycle = &api.gateway.lifecycle;
+    if goes_on { lifecycle.blocking("join", join).await? } else { lifecycle.sized("join", bytes, join).await? }
 }
 
 /// The record of a task that a request was given: another one's where it was sent before with the same key.
-fn own_record(task: &Task, record: Record) -> Arc<Record> {
-    let first = task.spec.memo.as_deref().filter(|_| task.spec.id.0 != record.task_id);
-    let first = first.and_then(|memo| serde_json::from_str(memo).ok());
-    Arc::new(first.unwrap_or(Record { task_id: task.spec.id.0, ..record }))
+async fn own_record(api: &Api, task: &Task, record: Record) -> Result<Arc<Record>, ErrorEnvelope> {
+    match &task.spec.memo {
+        Some(memo) if task.spec.id.0 != record.task_id => read(api, memo).await,
+        _ => Ok(Arc::new(Record { task_id: task.spec.id.0, ..record })),
+    }
 }
 
-fn written(record: &Record) -> Result<Arc<str>, ErrorEnvelope> {
-    serde_json::to_string(record).map(Into::into).map_err(unwritten)
+/// What is known of the request of a stored response.
+async fn read(api: &Api, memo: &Arc<str>) -> Result<Arc<Record>, ErrorEnvelope> {
+    let (bytes, memo) = (memo.len(), Arc::clone(memo));
+    let parse = move || serde_json::from_str(&memo).map(Arc::new).map_err(unwritten);
+    api.gateway.lifecycle.sized("read a response", bytes, parse).await?
 }
 
 fn unwritten(_: serde_json::Error) -> ErrorEnvelope {
     ErrorEnvelope::new(ErrorCode::Internal, "The response cannot be kept.")
 }
 
-/// The task of a stored response, and what is known of its request.
-fn find(gateway: &Gateway, id: Option<TaskId>) -> Result<(Arc<Task>, Arc<Record>), ErrorEnvelope> {
-    let (task, memo) = gateway.remembered(id)?;
-    let record = serde_json::from_str(&memo).map_err(unwritten)?;
-    Ok((task, Arc::new(record)))
-}
-
-/// A stored response by the id that a client gives.
-fn stored(gateway: &Gateway, id: &str) -> Result<(Arc<Task>, Arc<Record>), ErrorEnvelope> {
+/// The task and the memo of a stored response, by the id that a client gives.
+fn found(gateway: &Gateway, id: &str) -> Result<(Arc<Task>, Arc<str>), ErrorEnvelope> {
     let task = id.strip_prefix(responses::ID_PREFIX).and_then(TaskId::parse);
-    find(gateway, task).map_err(|_| {
+    gateway.remembered(task).map_err(|_| {
         let shown: String = id.chars().take(64).collect();
         ErrorEnvelope::new(ErrorCode::NotFound, format!("Response with id '{shown}' not found."))
     })
+}
+
+/// A stored response, and what is known of its request.
+async fn stored(api: &Api, id: &str) -> Result<(Arc<Task>, Arc<Record>), ErrorEnvelope> {
+    let (task, memo) = found(&api.gateway, id)?;
+    Ok((task, read(api, &memo).await?))
 }
 
 /// What a task has answered up to now.
@@ -116,10 +135,16 @@ fn so_far(task: &Task, record: Arc<Record>) -> Answer {
     answer
 }
 
+/// The response as it is now.
+async fn shown(api: &Api, task: &Arc<Task>, record: Arc<Record>) -> Result<Response, ErrorEnvelope> {
+    let (bytes, task) = (task.bytes(), Arc::clone(task));
+    written(api, bytes, move || Ok(axum::Json(so_far(&task, record).response()).into_response())).await
+}
+
 /// `GET /v1/responses/{id}`: as it is now, or as a stream of its events from the beginning or behind `starting_after`.
 pub async fn view(State(api): State<Api>, Parameter(id): Parameter, query: Parameters) -> Result<Response, Failure> {
     let (mut stream, mut after, mut ignored) = (false, None, Vec::new());
-    for (name, value) in pairs(query)? {
+    for (name, value) in pairs(query, &INCLUDE)? {
         match name.as_str() {
             "stream" => {
                 let flag = value.parse().ok();
@@ -130,31 +155,37 @@ pub async fn view(State(api): State<Api>, Parameter(id): Parameter, query: Param
                 after = Some(number.ok_or_else(|| invalid("starting_after", "it is a sequence number"))?);
             }
             // What was not asked for with the request was not kept.
-            "include" | "include[]" | "include_obfuscation" => ignored.push(name.trim_end_matches("[]").to_owned()),
+            "include" | "include[]" => pass_over("include", &mut ignored),
+            "include_obfuscation" => pass_over("include_obfuscation", &mut ignored),
             _ => return Err(invalid(name.as_str(), "there is no such parameter here").into()),
         }
     }
     if after.is_some() && !stream {
         return Err(invalid("starting_after", "it goes with 'stream=true'").into());
     }
-    let (task, record) = stored(&api.gateway, &id)?;
+    heeded(&api, &ignored)?;
+    let (task, record) = stored(&api, &id).await?;
     let response = if !stream {
-        axum::Json(so_far(&task, record).response()).into_response()
+        shown(&api, &task, record).await?
     } else if task.log.is_whole() {
         let encoder = EventEncoder::new(record, task.created.unix_ms, after);
-        event_stream(EventStream::new(task.log.reader(0), encoder, None))
+        event_stream(EventStream::new(task.log.reader(0), encoder))
     } else {
-        let mut events = Vec::new();
         task.log.ended().await;
-        EventEncoder::conclude(so_far(&task, record), after, &mut events);
-        event_body(Body::from(events))
+        let (bytes, told) = (task.bytes(), Arc::clone(&task));
+        let conclude = move || {
+            let mut events = Vec::new();
+            EventEncoder::conclude(so_far(&told, record), after, &mut events);
+            Ok(event_body(Body::from(events)))
+        };
+        written(&api, bytes, conclude).await?
     };
-    Ok(about(response, &task, &ignored, HeaderMap::new))
+    Ok(about(response, &task, &ignored))
 }
 
 /// `DELETE /v1/responses/{id}`: it ends where it has not, and nothing of it is kept.
 pub async fn delete(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    let (task, _) = stored(&api.gateway, &id)?;
+    let (task, _) = found(&api.gateway, &id)?;
     api.gateway.forget(Some(task.spec.id)).await?;
     let deleted = json!({"id": responses::response_id(task.spec.id.0), "object": "response", "deleted": true});
     Ok(axum::Json(deleted).into_response())
@@ -162,13 +193,12 @@ pub async fn delete(State(api): State<Api>, Parameter(id): Parameter) -> Result<
 
 /// `POST /v1/responses/{id}/cancel`, of one in the background; one that has ended stays as it is.
 pub async fn cancel(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    let (task, record) = stored(&api.gateway, &id)?;
+    let (task, record) = stored(&api, &id).await?;
     if !record.is_background() {
         return Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "Cannot cancel a synchronous response.").into());
     }
     api.gateway.cancel(Some(task.spec.id)).await?;
-    let response = axum::Json(so_far(&task, record).response()).into_response();
-    Ok(about(response, &task, &[], HeaderMap::new))
+    Ok(about(shown(&api, &task, record).await?, &task, &[]))
 }
 
 /// `GET /v1/responses/{id}/input_items`.
@@ -178,16 +208,17 @@ pub async fn input_items(
     query: Parameters,
 ) -> Result<Response, Failure> {
     let (mut page, mut ignored) = (Page::default(), Vec::new());
-    for (name, value) in pairs(query)? {
+    for (name, value) in pairs(query, &INCLUDE)? {
         match name.as_str() {
-            "include" | "include[]" => ignored.push("include".to_owned()),
+            "include" | "include[]" => pass_over("include", &mut ignored),
             _ if page.take(&name, &value)? => {}
             _ => return Err(invalid(name.as_str(), "there is no such parameter here").into()),
         }
     }
-    let (task, record) = stored(&api.gateway, &id)?;
-    let response = axum::Json(ItemList::of(&record.items, &page)?).into_response();
-    Ok(about(response, &task, &ignored, HeaderMap::new))
+    heeded(&api, &ignored)?;
+    let (task, record) = stored(&api, &id).await?;
+    let write = move || Ok(axum::Json(ItemList::of(&record.items, &page)?).into_response());
+    Ok(about(written(&api, task.bytes(), write).await?, &task, &ignored))
 }
 
 fn invalid(param: &str, why: &str) -> ErrorEnvelope {

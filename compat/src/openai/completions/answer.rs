@@ -14,15 +14,21 @@ use crate::openai::usage::Usage;
 /// Collects the events of each prompt's task. Says the same text and usage as [`ChunkEncoder`](super::ChunkEncoder)
 /// streams.
 #[derive(Debug)]
-pub struct Answer<'a> {
-    context: &'a CompletionContext,
+pub struct Answer {
     meta: ChunkMeta,
+    model: String,
+    /// Choices of each prompt that it has: the best ones, where more are made.
+    n: usize,
+    /// Whether log-probabilities were asked for.
+    logprobs: bool,
     /// One for each prompt.
     tasks: Vec<Collected>,
 }
 
 #[derive(Debug)]
 struct Collected {
+    /// Characters of the prompt that its choices begin with.
+    echoed: usize,
     choices: Vec<Text>,
     outcome: Option<Result<Arc<End>, ErrorEnvelope>>,
 }
@@ -41,13 +47,20 @@ impl Text {
     }
 }
 
-impl<'a> Answer<'a> {
-    pub fn new(context: &'a CompletionContext, meta: ChunkMeta) -> Self {
+impl Answer {
+    pub fn new(context: &CompletionContext, meta: ChunkMeta) -> Self {
         let collected = |echo: &String| {
             let begun = Text { text: echo.clone(), logprobs: Vec::new() };
-            Collected { choices: vec![begun; context.choices()], outcome: None }
+            let echoed = characters(echo.as_bytes());
+            Collected { echoed, choices: vec![begun; context.choices()], outcome: None }
         };
-        Self { context, meta, tasks: context.echoes.iter().map(collected).collect() }
+        Self {
+            meta,
+            model: context.model.clone(),
+            n: usize::try_from(context.n).unwrap_or(usize::MAX),
+            logprobs: context.logprobs,
+            tasks: context.echoes.iter().map(collected).collect(),
+        }
     }
 
     /// Takes the next event of the task of the prompt with this index; those after the last one of a task change nothing.
@@ -82,23 +95,22 @@ impl<'a> Answer<'a> {
             let own = Usage::new(&end, 0);
             usage = Some(usage.map_or(own, |usage| usage.and(own)));
             let mut made: Vec<_> = task.choices.into_iter().enumerate().collect();
-            if self.context.made > self.context.n {
+            if made.len() > self.n {
                 made.sort_by(|(_, one), (_, other)| other.mean_logprob().total_cmp(&one.mean_logprob()));
-                made.truncate(self.context.n as usize);
+                made.truncate(self.n);
             }
-            let echoed = characters(self.context.echoes[prompt].as_bytes());
             choices.extend(made.into_iter().map(|(choice, text)| Choice {
                 finish_reason: finish_reason(&end, choice),
-                logprobs: self.context.logprobs,
+                logprobs: self.logprobs,
                 text,
-                echoed,
+                echoed: task.echoed,
             }));
         }
         Ok(Completion {
             id: self.meta.id,
             object: "text_completion",
             created: self.meta.created,
-            model: self.context.model.clone(),
+            model: self.model,
             choices: Choices(choices),
             usage,
             system_fingerprint: self.meta.system_fingerprint,

@@ -22,7 +22,8 @@ use crate::openai::fields;
 /// A request that is well formed and asks for nothing that is not served; what it refers to has yet to be found.
 #[derive(Debug)]
 pub struct Asked {
-    task: TaskRequest,
+    /// What the response asks for, but for its conversation.
+    pub task: TaskRequest,
     echo: Echo,
     added: Vec<Added>,
     logprobs: bool,
@@ -58,14 +59,21 @@ impl Asked {
         self.echo.background
     }
 
+    /// Whether what was answered before is part of the conversation.
+    pub fn goes_on(&self) -> bool {
+        let refers = |added: &Added| matches!(added, Added::Reference(_));
+        self.echo.previous_response_id.is_some() || self.added.iter().any(refers)
+    }
+
     /// The task, and what the response is known by. `new` is its id where the client has chosen none.
     ///
     /// # Errors
     ///
     /// What the request refers to is not there, or it and that make no conversation.
     pub fn into_task(self, new: Uuid, prior: &impl Prior) -> Result<(TaskRequest, Record), ErrorEnvelope> {
-        let Self { mut task, echo, added, logprobs, .. } = self;
+        let Self { mut task, mut echo, added, logprobs, .. } = self;
         let task_id = *task.task_id.get_or_insert(new);
+        echo.service_tier = echo.service_tier.served_at(task.priority);
         let mut earlier = Earlier { prior, answers: BTreeMap::new() };
         let mut items = match &echo.previous_response_id {
             None => Vec::new(),
@@ -187,7 +195,7 @@ impl Body {
             prompt_cache_key: self.prompt_cache_key,
             reasoning,
             safety_identifier: self.safety_identifier,
-            service_tier: tier.served_at(task.priority),
+            service_tier: tier,
             store,
             temperature: self.temperature,
             text,
