@@ -38,6 +38,7 @@ mod reloading;
 mod remote;
 mod replicas;
 mod sessions;
+mod streaming;
 mod structured;
 mod tidy;
 mod tools;

@@ -1,5 +1,6 @@
 //! Events as an engine would give them, and ways to read what was written.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use proptest::collection::vec;
@@ -102,6 +103,65 @@ pub fn any_events() -> impl Strategy<Value = Vec<Event>> {
         events.push(last);
         events
     })
+}
+
+/// An answer with so many choices as an engine gives it: of each choice its reasoning, its text and its calls, whole and in
+/// this order; the choices run beside each other.
+pub fn any_answer(choices: u16) -> impl Strategy<Value = (u32, Vec<Event>)> {
+    let turns = vec(0..choices, 0..60);
+    (vec(any_choice(), usize::from(choices)), turns, any::<bool>()).prop_map(move |(mut told, turns, calls)| {
+        let mut told: Vec<_> = told.drain(..).map(Vec::into_iter).collect();
+        let mut events = vec![started()];
+        let said = |choice, token| Event::Token(Token { choice, ..token });
+        for choice in turns {
+            events.extend(told[usize::from(choice)].next().map(|token| said(choice, token)));
+        }
+        for (choice, rest) in (0..).zip(told) {
+            events.extend(rest.map(|token| said(choice, token)));
+        }
+        let reason = if calls { FinishReason::ToolCalls } else { FinishReason::Stop };
+        let end_of = |choice| ChoiceEnd {
+            choice,
+            finish_reason: [reason, FinishReason::Length][usize::from(choice % 2)],
+            tokens_out: 1,
+        };
+        let own = if choices > 1 { (0..choices).map(end_of).collect() } else { Vec::new() };
+        events.push(Event::End(Arc::new(End { choices: own, ..end(reason) })));
+        (u32::from(choices), events)
+    })
+}
+
+fn any_choice() -> impl Strategy<Value = Vec<Token>> {
+    let pieces = |kind| {
+        vec(any_text(), 0..5).prop_map(move |texts| {
+            let token =
+                |text: String| Token { choice: 0, index: 0, text: text.into(), kind, logprobs: None, tool: None };
+            texts.into_iter().map(token).collect::<Vec<_>>()
+        })
+    };
+    let arguments = proptest::collection::btree_map(any_text(), any_text(), 0..3);
+    let calls = vec((any_text(), arguments, 1..9usize), 0..3).prop_map(|calls| {
+        let deltas = |(index, (name, arguments, step)): (usize, (String, BTreeMap<String, String>, usize))| {
+            let arguments: Vec<_> = serde_json::to_string(&arguments).unwrap().chars().collect();
+            let pieces = arguments.chunks(step).map(|piece| piece.iter().collect());
+            let head = (Some(format!("call_{index}")), Some(name), String::new());
+            let rest = pieces.map(|piece| (None, None, piece));
+            let index = u32::try_from(index).unwrap();
+            let delta = move |(id, name, arguments)| ToolDelta { index, id, name, arguments };
+            std::iter::once(head).chain(rest).map(delta).collect::<Vec<_>>()
+        };
+        let token = |delta| Token {
+            choice: 0,
+            index: 0,
+            text: SmolStr::default(),
+            kind: TokenKind::Tool,
+            logprobs: None,
+            tool: Some(Arc::new(delta)),
+        };
+        calls.into_iter().enumerate().flat_map(deltas).map(token).collect::<Vec<_>>()
+    });
+    (pieces(TokenKind::Reasoning), pieces(TokenKind::Text), calls)
+        .prop_map(|parts| [parts.0, parts.1, parts.2].concat())
 }
 
 fn any_event() -> impl Strategy<Value = Event> {

@@ -8,6 +8,7 @@ mod errors;
 mod events;
 mod inputs;
 mod models;
+mod reading;
 mod request;
 mod request_errors;
 mod request_laws;
