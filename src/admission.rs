@@ -35,7 +35,8 @@ use grant::{Grant, grant, over_budget};
 pub use limits::{Charge, Limiter, RateLimits, Standing};
 use order::{Choice, Look, by_start, in_time, submit};
 use recipe::{Asked, Counted, check_engine};
-use refusal::{nowhere, refused, violation};
+pub use refusal::violation;
+use refusal::{nowhere, refused};
 use translate::{job, spec};
 
 /// Whose every request is while there are no keys.

@@ -197,6 +197,7 @@ impl App {
             catalog,
             storage: config.storage(),
             provision: provision(config),
+            media: config.media.clone(),
             provision_metrics,
             store: store.clone(),
             pools: pools.clone(),

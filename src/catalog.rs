@@ -44,7 +44,7 @@ pub use problem::FetchProblem;
 pub use progress::{Progress, Silent, TerminalProgress};
 pub use reference::{BadReference, ModelRef};
 pub use source::{BadSource, ModelSource};
-pub use web::{Hosts, WebAccess};
+pub use web::WebAccess;
 
 /// The ids of the models inside the program, which every catalog has: one that chats, and one that embeds.
 pub const BUILTIN: &str = "builtin";

@@ -14,13 +14,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sluicegate_compat::native::Workload;
+use sluicegate_compat::native::{Modality, Workload};
 use tracing::level_filters::LevelFilter;
 
 use crate::admission::RateLimits;
 use crate::budgets::Left;
 use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
+use crate::gateway::MediaSettings;
 use crate::store;
 
 mod check;
@@ -53,6 +54,7 @@ pub struct Config {
     /// At least one, in the order of the file; ids differ.
     pub pools: Vec<Pool>,
     pub sessions: Sessions,
+    pub media: MediaSettings,
     pub limits: RateLimits,
 }
 
@@ -155,6 +157,10 @@ pub struct Remote {
     pub context_length: u32,
     /// What the server is used for; at least one.
     pub workloads: Vec<Workload>,
+    /// What messages to it may hold; text always.
+    pub modalities: Vec<Modality>,
+    /// As how many tokens an image or a recording counts.
+    pub media_tokens: u32,
     pub limits: Limits,
 }
 
@@ -172,6 +178,8 @@ pub struct Script {
     pub fail_after: Option<u32>,
     /// At least one.
     pub workloads: Vec<Workload>,
+    /// What messages may hold; text always.
+    pub modalities: Vec<Modality>,
 }
 
 /// Where a pool's model runs.

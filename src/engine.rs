@@ -24,7 +24,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sluicegate_compat::native::{EngineName, Input, Message, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload};
+use sluicegate_compat::native::{
+    EngineName, Input, Message, Modality, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload,
+};
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
@@ -140,6 +142,8 @@ pub struct EngineInfo {
     pub unsupported: &'static [&'static str],
     /// What can be asked of the model.
     pub workloads: Vec<Workload>,
+    /// What the messages of a conversation may hold; text always.
+    pub modalities: Vec<Modality>,
     /// Numbers of an embedding, where that is known.
     pub dimensions: Option<u32>,
     /// For texts that are compared with each other.
@@ -171,6 +175,9 @@ impl From<Input> for Prompt {
 pub enum Prepared {
     /// Its token ids, for an engine that runs the model itself.
     Ids(Arc<[u32]>),
+    /// The token ids of a conversation that shows images, for an engine that runs the model itself and takes them as `text`
+    /// and images, which are in `prompt`.
+    Shown { ids: Arc<[u32]>, text: Arc<str>, prompt: Arc<Prompt> },
     /// The prompt itself, for an engine that hands it on; `tokens` is its length, or an upper bound of it.
     Content { prompt: Arc<Prompt>, tokens: u32 },
 }
@@ -179,7 +186,7 @@ impl Prepared {
     /// Tokens, or an upper bound of them.
     pub fn len(&self) -> usize {
         match self {
-            Self::Ids(ids) => ids.len(),
+            Self::Ids(ids) | Self::Shown { ids, .. } => ids.len(),
             Self::Content { tokens, .. } => *tokens as usize,
         }
     }
@@ -192,7 +199,7 @@ impl Prepared {
     /// The token ids; none where only the content is known.
     pub fn ids(&self) -> &[u32] {
         match self {
-            Self::Ids(ids) => ids,
+            Self::Ids(ids) | Self::Shown { ids, .. } => ids,
             Self::Content { .. } => &[],
         }
     }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `submit` | let a task in, once for each idempotency key; preview |
 //! | `look` | view, list, follow, cancel |
+//! | `media` | images and recordings in messages |
 //! | `tokens` | texts as tokens, and tokens as texts |
 //! | `recover` | what an earlier process left |
 //! | `provision` | make models ready that tasks ask for |
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, TaskRequest, Workload, detail};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Modality, ModelPrice, TaskRequest, Workload, detail};
 
 use crate::admission::{Admission, Pools};
 use crate::catalog::{LiveCatalog, Storage};
@@ -38,6 +39,7 @@ mod idempotency;
 mod kept_models;
 mod kept_pools;
 mod look;
+mod media;
 mod operate;
 mod provision;
 mod purge;
@@ -54,6 +56,8 @@ pub use idempotency::Once;
 pub use kept_models::take_in_models;
 pub use kept_pools::{Configured, KeptPool, take_in_pools};
 pub use look::{TaskFilter, View};
+use media::Media;
+pub use media::{Fetch, MediaSettings};
 use provision::Provision;
 pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
 pub use recover::{Waiting, take_in};
@@ -78,6 +82,7 @@ pub struct Gateway {
     idempotency: Idempotency,
     workers: Workers,
     provision: Arc<Provision>,
+    media: Media,
     metrics: PoolMetrics,
     started_unix_s: u64,
     /// What an earlier process left is queued, and new tasks may come behind it.
@@ -95,6 +100,7 @@ pub struct Parts {
     /// Which pools are given models that tasks ask for.
     pub provision: ProvisionSettings,
     pub provision_metrics: ProvisionMetrics,
+    pub media: MediaSettings,
     pub store: Store,
     pub pools: Vec<Arc<Pool>>,
     pub admission: Admission,
@@ -112,6 +118,8 @@ pub struct ServedModel {
     pub aliases: Vec<String>,
     /// What can be asked of it in one of its pools.
     pub workloads: Vec<Workload>,
+    /// What its messages may hold in one of its pools.
+    pub modalities: Vec<Modality>,
     /// The first of its pools.
     pub pool: Arc<Pool>,
     /// How its pools stand: the word for the one that does best.
@@ -126,6 +134,7 @@ impl Gateway {
             storage,
             provision,
             provision_metrics,
+            media,
             store,
             pools,
             admission,
@@ -141,6 +150,7 @@ impl Gateway {
             catalog,
             storage,
             provision: Provision::new(provision, provision_metrics),
+            media: Media::new(media),
             store,
             filing: Mutex::default(),
             pools,
@@ -203,8 +213,8 @@ impl Gateway {
         let best = statuses.min_by_key(|status| (!status.is_ready(), status.health.rank()));
         let pool_state = best.map_or(Health::Failed.as_str(), |status| status.as_str());
         let aliases = self.catalog.resolve(model.as_str()).map(|model| model.entry.aliases).unwrap_or_default();
-        let workloads = workloads_of(&pools);
-        Some(ServedModel { id: model, aliases, workloads, pool: pools.into_iter().next()?, pool_state })
+        let (workloads, modalities) = (workloads_of(&pools), modalities_of(&pools));
+        Some(ServedModel { id: model, aliases, workloads, modalities, pool: pools.into_iter().next()?, pool_state })
     }
 
     /// Every pool, in the order of the configuration.
@@ -270,6 +280,12 @@ impl Serving {
 fn workloads_of(pools: &[Arc<Pool>]) -> Vec<Workload> {
     let has = |workload: &Workload| pools.iter().any(|pool| pool.workloads().contains(workload));
     Workload::ALL.into_iter().filter(has).collect()
+}
+
+/// What messages to a model that these pools serve may hold.
+fn modalities_of(pools: &[Arc<Pool>]) -> Vec<Modality> {
+    let has = |modality: &Modality| pools.iter().any(|pool| pool.modalities().contains(modality));
+    Modality::ALL.into_iter().filter(has).collect()
 }
 
 /// Waits until a change of `what` is durable.

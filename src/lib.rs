@@ -33,6 +33,8 @@
 //! | 0 | [`ids`] | names, each its own type |
 //! | 0 | [`lifecycle`] | the only place that spawns; signals, drain, force |
 //! | 0 | [`store`] | what survives a restart, in an embedded SQLite database; the only place that knows SQL |
+//! | 0 | [`media`] | images and recordings: what they are by their bytes |
+//! | 0 | [`web`] | getting what is at an address that somebody has named, and from nowhere else |
 //! | 0 | [`budgets`] | what may still be used: reserved before, settled after, never overspent; pure |
 //! | 1 | [`tasks`] | a task, its event log, the ways it can end, the registry and its retention |
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `remote` (any OpenAI-compatible server), `scripted`, and the text machinery |
@@ -67,9 +69,11 @@ pub mod engine;
 pub mod gateway;
 pub mod ids;
 pub mod lifecycle;
+pub mod media;
 pub mod placement;
 pub mod pools;
 pub mod sessions;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod web;

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
 use sluicegate_compat::native::{
-    EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, PolicyLabel, Priority, ReplicaView, Workload,
+    EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, Modality, PolicyLabel, Priority, ReplicaView, Workload,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -252,6 +252,11 @@ impl Pool {
     /// What can be asked of its model; nothing until an engine is loaded.
     pub fn workloads(&self) -> Vec<Workload> {
         self.lock().engine().map_or_else(Vec::new, |engine| engine.info().workloads.clone())
+    }
+
+    /// What messages to its model may hold; nothing until an engine is loaded that takes messages.
+    pub fn modalities(&self) -> Vec<Modality> {
+        self.lock().engine().map_or_else(Vec::new, |engine| engine.info().modalities.clone())
     }
 
     /// Changes whenever the same seed can give other tokens: OpenAI's `system_fingerprint`. None until the engine is loaded.

@@ -6,6 +6,7 @@ mod catalog;
 mod chat;
 mod error;
 mod event;
+pub mod media;
 mod pool;
 mod preparation;
 mod request;
@@ -30,6 +31,7 @@ pub use event::{
     CanceledBy, ChoiceEnd, End, Event, FinishReason, Metrics, Started, TaskResult, Token, TokenKind, TokenLogprobs,
     ToolDelta, TopLogprob, encode, encode_verbose,
 };
+pub use media::{Detail, Image, Modality, Recording, Shown, SoundFormat};
 pub use pool::{
     DrainRequest, PoolFigures, PoolList, PoolView, PurgeRequest, PurgeView, ReloadRequest, ReloadView, ReplicaView,
     WhenDrained,

@@ -9,7 +9,7 @@ use sluicegate::engine::{
     Engine, EngineError, EngineInfo, EngineStats, Finish, Finished, Generation, Instructions, Piece, Prepared, Prompt,
     PromptError, Sampling, Sink,
 };
-use sluicegate_compat::native::{EngineName, TokenKind, Workload};
+use sluicegate_compat::native::{EngineName, Modality, TokenKind, Workload};
 
 pub struct InstantEngine {
     info: EngineInfo,
@@ -29,6 +29,7 @@ impl InstantEngine {
             sampling: Sampling::default(),
             unsupported: &[],
             workloads: vec![Workload::Completion],
+            modalities: vec![Modality::Text],
             dimensions: None,
             instructions: Instructions::default(),
         };

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluicegate_compat::native::media::first_of;
 use sluicegate_compat::native::{
-    Determinism, ErrorEnvelope, KvHint, Message, OutputMode, TaskRequest, Tool, ToolChoice, Workload,
+    Content, Determinism, ErrorEnvelope, KvHint, Message, Modality, OutputMode, TaskRequest, Tool, ToolChoice,
+    Workload, detail,
 };
 use tokio::time::Instant;
 
@@ -42,6 +44,8 @@ pub(super) struct Asked {
     pub grammar: Option<Grammar>,
     /// Of the texts.
     bytes: usize,
+    /// Of images and recordings.
+    shown: usize,
     /// Of the schemas that the answer is held to.
     held: usize,
     /// Output tokens where the request names none.
@@ -51,6 +55,8 @@ pub(super) struct Asked {
 impl Asked {
     pub fn new(mut request: TaskRequest, default_max_tokens: u32) -> Self {
         let reading = reading(&request);
+        let shown = request.messages.iter().flatten().filter_map(|message| message.content.as_ref());
+        let shown = shown.map(Content::shown_len).sum();
         let (texts, bytes) = match request.workload {
             Workload::Completion => {
                 let (prompt, param, bytes) = take_prompt(&mut request);
@@ -64,7 +70,7 @@ impl Asked {
         };
         let grammar = take_grammar(&mut request);
         let held = held_bytes(&grammar, &reading);
-        Self { request, texts, reading, grammar, bytes, held, default_max_tokens }
+        Self { request, texts, reading, grammar, bytes, shown, held, default_max_tokens }
     }
 
     /// What the task may use before its prompt can be counted: a guess of the prompt's tokens, and no more output than asked
@@ -88,6 +94,9 @@ impl Asked {
         bare: bool,
     ) -> Result<Prepared, ErrorEnvelope> {
         let context = engine.info().context_length;
+        if let Prompt::Chat(chat) = prompt.as_ref() {
+            check_shown(&chat.messages, engine.info())?;
+        }
         if self.bytes / MOST_BYTES_PER_TOKEN > context as usize {
             return Err(too_long(param, None, 1, context));
         }
@@ -159,7 +168,7 @@ impl Asked {
 
 impl Recipe for Asked {
     fn bytes(&self) -> usize {
-        self.bytes + WORK_PER_SCHEMA_BYTE * self.held
+        self.bytes + self.shown + WORK_PER_SCHEMA_BYTE * self.held
     }
 
     fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
@@ -195,7 +204,7 @@ pub(super) struct Counted {
 
 impl Recipe for Counted {
     fn bytes(&self) -> usize {
-        self.asked.bytes
+        self.asked.bytes + self.asked.shown
     }
 
     fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
@@ -312,6 +321,7 @@ pub(super) fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(
     {
         return Err(ErrorEnvelope::invalid("dimensions", format!("the model's vectors have {whole} numbers")));
     }
+    check_shown(request.messages.as_deref().unwrap_or_default(), info)?;
     let (profile, vocab_size) = (&info.sampler_profile_version, info.vocab_size);
     if request.sampler_profile_version.as_ref().is_some_and(|wanted| wanted != profile) {
         let message = format!("the pool's sampler profile is `{profile}`");
@@ -319,6 +329,18 @@ pub(super) fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(
     }
     if request.logit_bias.last_key_value().is_some_and(|(token, _)| *token >= vocab_size) {
         return Err(ErrorEnvelope::invalid("logit_bias", format!("token ids are below {vocab_size}")));
+    }
+    Ok(())
+}
+
+/// Whether the model takes what the messages show it.
+fn check_shown(messages: &[Message], info: &EngineInfo) -> Result<(), ErrorEnvelope> {
+    for modality in Modality::ALL.into_iter().filter(|modality| !info.modalities.contains(modality)) {
+        if let Some(place) = first_of(messages, modality) {
+            let what = modality.as_str();
+            let message = format!("Unsupported value: '{place}' does not support {what} parts with this model.");
+            return Err(ErrorEnvelope::invalid(place, message).with_detail(detail::UNSUPPORTED_VALUE));
+        }
     }
     Ok(())
 }

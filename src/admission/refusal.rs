@@ -17,7 +17,8 @@ pub(super) fn nowhere(reason: NoPlace) -> ErrorEnvelope {
     }
 }
 
-pub(super) fn violation(violation: Violation) -> ErrorEnvelope {
+/// What a client is told whose request is wrong by itself.
+pub fn violation(violation: Violation) -> ErrorEnvelope {
     let message = format!("`{}`: {}", violation.param, violation.message);
     ErrorEnvelope::invalid(violation.param, message)
 }

@@ -69,6 +69,7 @@ fn object(name: &str, model: &ServedModel, created: u64) -> Model {
         context_length: model.pool.info().map(|info| info.context_length),
         pool_state: Some(model.pool_state.to_owned()),
         workloads: model.workloads.clone(),
+        modalities: model.modalities.clone(),
     };
     Model::new(name, created, "sluicegate", facts)
 }

@@ -56,6 +56,8 @@ pub(super) fn loader(
                 context_length: remote.context_length,
                 slots: pool.slots.unwrap_or(REMOTE_SLOTS),
                 workloads: remote.workloads.clone(),
+                modalities: remote.modalities.clone(),
+                media_tokens: remote.media_tokens,
                 limits: remote.limits,
             },
             lifecycle: lifecycle.clone(),
@@ -81,6 +83,7 @@ fn scripted(script: &config::Script, slots: Option<u32>) -> Script {
         failure: script.fail_after.map(|after| Failure { after, kind: FailureKind::Reset, times: u32::MAX }),
         slots: slots.unwrap_or(SCRIPTED_SLOTS),
         workloads: script.workloads.clone(),
+        modalities: script.modalities.clone(),
         ..Script::default()
     }
 }

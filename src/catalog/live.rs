@@ -11,7 +11,10 @@ use sluicegate_compat::native::{ModelState, ModelTrust};
 use tokio_util::sync::CancellationToken;
 
 use super::verify::{Finding, Run};
-use super::{Catalog, CatalogMetrics, Entry, FileDigest, FileRoots, Hosts, Mistake, ModelFiles, ModelSource, Unknown};
+use super::{
+    Catalog, CatalogMetrics, Entry, FetchProblem, FileDigest, FileRoots, Mistake, ModelFiles, ModelSource, Unknown,
+};
+use crate::web::Hosts;
 
 /// Models at most: as many as metrics have labels for.
 const MOST_MODELS: usize = 1024;
@@ -34,11 +37,10 @@ impl Policy {
     pub fn check_source(&self, source: &ModelSource) -> Result<(), Mistake> {
         match source {
             ModelSource::Folder(path) | ModelSource::Gguf(path) => self.roots.check(path),
-            ModelSource::Web(address) => self
-                .hosts
-                .check(address)
-                .map(drop)
-                .map_err(|problem| Mistake { field: "source".to_owned(), why: problem.to_string() }),
+            ModelSource::Web(address) => self.hosts.check(address).map(drop).map_err(|problem| Mistake {
+                field: "source".to_owned(),
+                why: FetchProblem::from(problem).to_string(),
+            }),
             ModelSource::Builtin(_) | ModelSource::Hub { .. } => Ok(()),
         }
     }

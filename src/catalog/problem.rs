@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
+use crate::web;
+
 /// What went wrong between a server and the disk.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchProblem {
@@ -55,6 +57,17 @@ impl FetchProblem {
             Self::Status(status) => *status == 429 || *status >= 500,
             Self::Unreachable(_) | Self::Stalled(_) | Self::Cut { .. } => true,
             _ => false,
+        }
+    }
+}
+
+impl From<web::Problem> for FetchProblem {
+    fn from(problem: web::Problem) -> Self {
+        match problem {
+            web::Problem::Malformed(what) => Self::BadAnswer(what),
+            web::Problem::Private(address) => Self::Private(address),
+            web::Problem::Plain(address) => Self::Plain(address),
+            web::Problem::Unreachable(why) => Self::Unreachable(why),
         }
     }
 }

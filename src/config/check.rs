@@ -8,12 +8,14 @@ use tracing::level_filters::LevelFilter;
 
 use super::key::Key;
 use super::layers::Layers;
-use super::shape::{self, LogLevel, Provision, Shape};
+use super::shape::{self, LogLevel, MediaFetch, Provision, Shape};
 use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
 use crate::admission::RateLimits;
 use crate::budgets::Left;
-use crate::catalog::{FileRoots, Hosts, HubAccess, Policy, Token, WebAccess};
+use crate::catalog::{FileRoots, HubAccess, Policy, Token, WebAccess};
+use crate::gateway::{Fetch, MediaSettings};
 use crate::store::Location;
+use crate::web::Hosts;
 
 mod models;
 mod pools;
@@ -45,6 +47,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     let budget =
         budget.map_or_else(Left::default, |&shape::Budget { tokens, time_ms, cost }| Left { tokens, time_ms, cost });
     let sessions = Sessions { ttl: check.ms("sessions.ttl_ms", shape.sessions.ttl_ms, 1), budget };
+    let media = check.media(&shape.media);
     let limits = check.limits(&shape.limits);
     let catalog = check.models(&shape.catalog, &web.hosts);
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
@@ -64,6 +67,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         max_model_bytes: shape.catalog.max_model_bytes,
         pools,
         sessions,
+        media,
         limits,
     })
 }
@@ -229,15 +233,33 @@ impl Check<'_> {
         }
     }
 
-    fn web(&mut self, web: &shape::Web) -> WebAccess {
-        for (index, host) in web.trusted_hosts.iter().enumerate() {
+    fn media(&mut self, media: &shape::Media) -> MediaSettings {
+        MediaSettings {
+            fetch: match media.fetch {
+                MediaFetch::None => Fetch::None,
+                MediaFetch::Trusted => Fetch::Trusted,
+                MediaFetch::Public => Fetch::Public,
+            },
+            hosts: self.hosts("media.trusted_hosts", &media.trusted_hosts),
+            deadline: self.ms("media.fetch_deadline_ms", media.fetch_deadline_ms, 1),
+            most_items: self.count("media.max_items", media.max_items, 0, 1024),
+            most_bytes: self.count("media.max_bytes", media.max_bytes, 0, 1 << 32),
+        }
+    }
+
+    fn hosts(&mut self, key: &str, hosts: &[String]) -> Hosts {
+        for (index, host) in hosts.iter().enumerate() {
             let named = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
             let host = (!host.is_empty() && host.bytes().all(named)) || host.parse::<IpAddr>().is_ok();
-            let key = format!("catalog.web.trusted_hosts.{index}");
+            let key = format!("{key}.{index}");
             self.ensure(host, &key, "a name or an address without a port, such as models.internal or ::1");
         }
+        Hosts::new(hosts.iter().cloned())
+    }
+
+    fn web(&mut self, web: &shape::Web) -> WebAccess {
         WebAccess {
-            hosts: Hosts::new(web.trusted_hosts.iter().cloned()),
+            hosts: self.hosts("catalog.web.trusted_hosts", &web.trusted_hosts),
             stall: self.ms("catalog.web.stall_ms", web.stall_ms, 1),
             retry_pause: RETRY_PAUSE,
         }

@@ -12,6 +12,7 @@ pub(super) struct Shape {
     pub catalog: Catalog,
     pub pools: Vec<Pool>,
     pub sessions: Sessions,
+    pub media: Media,
     pub limits: Limits,
 }
 
@@ -140,6 +141,10 @@ pub(super) struct Remote {
     #[serde(default)]
     pub workloads: Option<Vec<Workload>>,
     #[serde(default)]
+    pub modalities: Option<Vec<Modality>>,
+    #[serde(default)]
+    pub media_tokens: Option<u32>,
+    #[serde(default)]
     pub connect_ms: Option<u64>,
     #[serde(default)]
     pub first_byte_ms: Option<u64>,
@@ -169,6 +174,7 @@ pub(super) struct Scripted {
     pub repeat: bool,
     pub fail_after: u32,
     pub workloads: Vec<Workload>,
+    pub modalities: Vec<Modality>,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -186,6 +192,15 @@ pub(super) struct Budget {
     pub time_ms: Option<u64>,
     #[serde(default)]
     pub cost: Option<u64>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Media {
+    pub fetch: MediaFetch,
+    pub trusted_hosts: Vec<String>,
+    pub fetch_deadline_ms: u64,
+    pub max_items: u64,
+    pub max_bytes: u64,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -272,6 +287,23 @@ words! {
         Completion = "completion",
         Embedding = "embedding",
         Rerank = "rerank",
+    }
+
+    /// What a message may hold.
+    pub(super) enum Modality {
+        Text = "text",
+        Image = "image",
+        Audio = "audio",
+    }
+
+    /// Which addresses in messages are asked for what is there.
+    pub enum MediaFetch {
+        /// None: a message holds what it shows.
+        None = "none",
+        /// Those of `trusted_hosts`.
+        Trusted = "trusted",
+        /// Those, and every public one.
+        Public = "public",
     }
 
     /// The program behind a remote engine.

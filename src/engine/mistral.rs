@@ -15,6 +15,8 @@
 //! - It loses requests after a failure and restarts itself. Any sequence that it drops without a word is
 //!   [`EngineError::Reset`], and so are then all others of its engine, because an error in one sequence can leave the
 //!   others of its batch wrong without notice. Before such an engine is given work again it must pass a trial run.
+//! - It takes images only with a prompt that it tokenizes itself, and loses those that are shown beside a prompt without
+//!   any. There the tokens are foreseen, and sequences run one at a time (`sight`).
 //! - It pads the inputs of a batch to embed, and takes the vectors of the padding. Each input runs alone.
 //! - Its messages carry paths and backtraces. They are logged, their first line, once per failure.
 //!
@@ -35,6 +37,7 @@ mod load;
 mod processor;
 mod replies;
 mod run;
+mod sight;
 mod tap;
 
 use std::path::PathBuf;
@@ -56,6 +59,7 @@ use gpu::Gpu;
 use lanes::Lanes;
 pub use load::copies_on_cpu;
 use processor::Answers;
+use sight::Sight;
 
 /// The version of the `mistralrs` crates that the lock file holds.
 const ENGINE_VERSION: &str = "0.8.1";
@@ -117,6 +121,8 @@ pub struct MistralEngine {
     lanes: Arc<Lanes>,
     /// The model gives vectors and no text.
     embeds: bool,
+    /// How it is shown images, where it sees.
+    sight: Option<Arc<Sight>>,
     gpu: Option<Gpu>,
     #[cfg(test)]
     fault: std::sync::Mutex<Option<Arc<dyn mistralrs::CustomLogitsProcessor>>>,
@@ -142,6 +148,7 @@ impl MistralEngine {
             grammars: loaded.grammars,
             meter: Arc::new(Meter::new()),
             lanes: loaded.lanes,
+            sight: loaded.sight.map(Arc::new),
             #[cfg(test)]
             fault: Default::default(),
         })
@@ -218,6 +225,9 @@ impl Engine for MistralEngine {
     }
 
     fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError> {
+        if let Some(shown) = self.sight.as_ref().and_then(|sight| sight.prepare(&self.text, prompt)) {
+            return shown;
+        }
         let ids = self.text.tokenize(prompt)?;
         if self.embeds && ids.len() < LEAST_TO_EMBED {
             let message = "a single token cannot be embedded by this engine".to_owned();

@@ -28,7 +28,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Url};
-use sluicegate_compat::native::{EngineName, Message, Role, Workload};
+use sluicegate_compat::native::{Content, EngineName, Message, Modality, Role, Workload};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -67,6 +67,10 @@ pub struct RemoteSpec {
     pub slots: u32,
     /// What it is said to serve; at least one.
     pub workloads: Vec<Workload>,
+    /// What its messages may hold; text always.
+    pub modalities: Vec<Modality>,
+    /// As how many tokens an image or a recording counts.
+    pub media_tokens: u32,
     pub limits: Limits,
 }
 
@@ -176,6 +180,7 @@ impl RemoteEngine {
             sampling: Sampling::default(),
             unsupported: body::unsupported(spec.engine),
             workloads: spec.workloads.clone(),
+            modalities: spec.modalities.clone(),
             dimensions: None,
             instructions: Instructions::default(),
         };
@@ -269,13 +274,24 @@ impl RemoteEngine {
     }
 }
 
+/// How many images and recordings a prompt shows.
+fn shown(prompt: &Prompt) -> u32 {
+    let Prompt::Chat(chat) = prompt else { return 0 };
+    let parts = chat.messages.iter().filter_map(|message| match &message.content {
+        Some(Content::Parts(parts)) => Some(parts),
+        _ => None,
+    });
+    let shown = parts.flatten().filter(|part| part.modality() != Modality::Text).count();
+    u32::try_from(shown).unwrap_or(u32::MAX)
+}
+
 impl Engine for RemoteEngine {
     fn info(&self) -> &EngineInfo {
         &self.info
     }
 
     fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError> {
-        let tokens = self.counter.count(prompt)?;
+        let tokens = self.counter.count(prompt)?.saturating_add(self.spec.media_tokens.saturating_mul(shown(prompt)));
         Ok(Prepared::Content { prompt: Arc::clone(prompt), tokens })
     }
 

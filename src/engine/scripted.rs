@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use sluicegate_compat::native::{Content, ContentPart, EngineName, TokenLogprobs, TopLogprob, Workload};
+use sluicegate_compat::native::{Content, ContentPart, EngineName, Modality, TokenLogprobs, TopLogprob, Workload};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -46,6 +46,8 @@ pub struct Script {
     pub model_digest: String,
     /// What can be asked of it.
     pub workloads: Vec<Workload>,
+    /// What its messages may hold; text always.
+    pub modalities: Vec<Modality>,
     /// How answers in a conversation are read.
     pub markup: Markup,
 }
@@ -85,6 +87,7 @@ impl Default for Script {
             context_length: 8192,
             model_digest: "none".to_owned(),
             workloads: vec![Workload::Completion],
+            modalities: vec![Modality::Text],
             markup: Markup { calls: Some(CallFormat::Hermes), reasoning: true },
         }
     }
@@ -116,6 +119,7 @@ impl ScriptedEngine {
             sampling: Sampling::default(),
             unsupported: if script.markup.calls.is_some() { &[] } else { &["tools"] },
             workloads: script.workloads.clone(),
+            modalities: script.modalities.clone(),
             dimensions: Some(DIMENSIONS),
             instructions: Instructions::default(),
         };
@@ -399,10 +403,19 @@ fn vector(words: &[u32]) -> Vec<f32> {
     vector
 }
 
+/// What is shown counts as one word.
+fn part_words(part: &ContentPart) -> Vec<u32> {
+    match part {
+        ContentPart::Text { text } => words(text).collect(),
+        ContentPart::ImageUrl { image_url } => words(&image_url.url).collect(),
+        ContentPart::InputAudio { input_audio } => words(&input_audio.data).collect(),
+    }
+}
+
 fn content_words(content: &Option<Content>) -> Vec<u32> {
     match content {
         None => Vec::new(),
         Some(Content::Text(text)) => words(text).collect(),
-        Some(Content::Parts(parts)) => parts.iter().flat_map(|ContentPart::Text { text }| words(text)).collect(),
+        Some(Content::Parts(parts)) => parts.iter().flat_map(part_words).collect(),
     }
 }

@@ -1,7 +1,7 @@
 //! What the gateway can do, per pool.
 
 use serde::Serialize;
-use sluicegate_compat::native::{EngineName, Workload};
+use sluicegate_compat::native::{EngineName, Modality, Workload};
 
 use super::Gateway;
 use crate::admission::{RateLimits, Standing};
@@ -23,6 +23,8 @@ pub struct PoolCapabilities {
     pub health: &'static str,
     /// None until the engine is loaded.
     pub workloads: Vec<Workload>,
+    /// What messages may hold; none until the engine is loaded.
+    pub modalities: Vec<Modality>,
     /// What a task may use of the contract's optional features.
     pub features: Vec<&'static str>,
     pub queue_capacity: usize,
@@ -92,6 +94,7 @@ impl PoolCapabilities {
             health: pool.status().as_str(),
             features: FEATURES.into_iter().filter(|feature| has(pool.spec().engine, &workloads, feature)).collect(),
             workloads,
+            modalities: pool.modalities(),
             queue_capacity: pool.spec().queue_capacity,
             rate_limits: RateLimitsView { requests_per_minute, tokens_per_minute, concurrency },
             engine_facts,

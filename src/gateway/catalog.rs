@@ -8,7 +8,7 @@ use sluicegate_compat::native::{
     VerificationView, detail,
 };
 
-use super::{Gateway, workloads_of};
+use super::{Gateway, modalities_of, workloads_of};
 use crate::catalog::live::Verification;
 use crate::catalog::verify::{Check, Fetching, Finding, Run, differ};
 use crate::catalog::{Mistake, Model, ModelFiles, PrepareError, Refusal, Unusable, draft, prepare};
@@ -208,6 +208,7 @@ impl Gateway {
             created_at_ms: facts.created_at_ms,
             updated_at_ms: facts.updated_at_ms,
             workloads: workloads_of(&pools),
+            modalities: modalities_of(&pools),
             pools: pools.iter().map(|pool| pool.id().to_string()).collect(),
         }
     }

@@ -9,7 +9,7 @@ use super::Gateway;
 use super::idempotency::{First, Once};
 use crate::admission::{Accepted, Admitted, Caller, Lasting, Life, not_kept, reason};
 use crate::ids::TaskId;
-use crate::pools::Place;
+use crate::pools::{Place, Pool};
 use crate::tasks::{Durable, Owner, Task};
 
 /// A task that ends when nobody holds its owner any more.
@@ -31,15 +31,16 @@ impl Gateway {
 
     async fn let_in(
         self: &Arc<Self>,
-        request: TaskRequest,
+        mut request: TaskRequest,
         caller: &Caller,
-        life: Life,
+        mut life: Life,
     ) -> Result<Admitted, ErrorEnvelope> {
         let rejected = |error: &ErrorEnvelope| self.metrics.rejected(None, reason(error));
         let serving = match self.serving(&request.model_ref) {
             Ok(serving) => serving,
             Err(error) => {
                 let entry = self.provisionable(&request.model_ref, error).await.inspect_err(rejected)?;
+                self.show_kept(&mut request, &[], &mut life).await.inspect_err(rejected)?;
                 return self.let_in_waiting(entry, request, caller, life).await.inspect_err(rejected);
             }
         };
@@ -47,6 +48,7 @@ impl Gateway {
         if serving.pools.iter().any(|pool| pool.status().is_ready()) {
             self.check_open()?;
         }
+        self.show_kept(&mut request, &serving.pools, &mut life).await.inspect_err(rejected)?;
         let known = |id: &str| self.has_pool(id);
         let reference = request.model_ref.clone();
         let admitted = self.admission.admit(request, &serving.pools(&known), caller, life).await?;
@@ -57,6 +59,21 @@ impl Gateway {
             return Err(error);
         }
         Ok(admitted)
+    }
+
+    /// [Shows](Self::show) what a request does. A task that outlives the process is kept with what was got for it.
+    async fn show_kept(
+        &self,
+        request: &mut TaskRequest,
+        pools: &[Arc<Pool>],
+        life: &mut Life,
+    ) -> Result<(), ErrorEnvelope> {
+        if self.show(request, pools).await?
+            && let Some(kept) = &mut life.kept
+        {
+            kept.body = serde_json::to_vec(request).map_err(|_| not_kept())?.into();
+        }
+        Ok(())
     }
 
     /// Lets a task in that lives on its own, or says again what was said of it before.
@@ -180,22 +197,26 @@ impl Gateway {
     /// # Errors
     ///
     /// What the client is told; POOL_UNAVAILABLE where no pool has the model now.
-    pub async fn count(&self, request: TaskRequest) -> Result<u32, ErrorEnvelope> {
+    pub async fn count(&self, mut request: TaskRequest) -> Result<u32, ErrorEnvelope> {
         let known = |id: &str| self.has_pool(id);
         let serving = self.serving(&request.model_ref)?;
+        self.show(&mut request, &serving.pools).await?;
         let (fitted, _) = self.admission.read(request, &serving.pools(&known), false).await?;
         Ok(fitted.limits.prompt_tokens)
     }
 
     /// What would become of a request, with nothing queued.
-    pub async fn preview(&self, request: TaskRequest, caller: &Caller) -> PreviewResponse {
+    pub async fn preview(&self, mut request: TaskRequest, caller: &Caller) -> PreviewResponse {
         let known = |id: &str| self.has_pool(id);
         let admission = &self.admission;
         let foreseen = match self.serving(&request.model_ref) {
-            Ok(serving) => {
-                let foreseen = admission.preview(request, &serving.pools(&known), caller).await;
-                foreseen.map(|(pool, place)| (pool.id().clone(), place, Preparation::default()))
-            }
+            Ok(serving) => match self.show(&mut request, &serving.pools).await {
+                Ok(_) => {
+                    let foreseen = admission.preview(request, &serving.pools(&known), caller).await;
+                    foreseen.map(|(pool, place)| (pool.id().clone(), place, Preparation::default()))
+                }
+                Err(error) => Err(error),
+            },
             Err(error) => match self.provisionable(&request.model_ref, error).await {
                 Ok(entry) => self.foresee_waiting(&entry, &request, caller),
                 Err(error) => Err(error),

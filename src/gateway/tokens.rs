@@ -36,6 +36,7 @@ impl Gateway {
     pub async fn tokenize(&self, mut request: TaskRequest, wanted: Wanted) -> Result<Tokens, ErrorEnvelope> {
         let known = |id: &str| self.has_pool(id);
         let serving = self.serving(&request.model_ref)?;
+        self.show(&mut request, &serving.pools).await?;
         let writes = serving.pools.iter().any(|pool| pool.workloads().contains(&Workload::Completion));
         if let Some(text) = request.prompt.take_if(|_| !writes) {
             // As a model reads it that only embeds.
@@ -46,7 +47,7 @@ impl Gateway {
             Material::Prompt(prompt) => Some(prompt),
             Material::Batch(batch) => batch.inputs.first(),
         };
-        let Some(Prepared::Ids(ids)) = prepared else { return Err(untold()) };
+        let Some(Prepared::Ids(ids) | Prepared::Shown { ids, .. }) = prepared else { return Err(untold()) };
         let (ids, context_length) = (Arc::clone(ids), engine.info().context_length);
         let names = if wanted.names { Some(self.names(engine, Arc::clone(&ids)).await?) } else { None };
         Ok(Tokens { ids, names, context_length })

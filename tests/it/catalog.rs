@@ -16,10 +16,11 @@ use futures_util::{StreamExt as _, stream};
 use sha2::{Digest as _, Sha256};
 use sluicegate::catalog::verify::{Check, Finding, Run};
 use sluicegate::catalog::{
-    Builtin, Catalog, CatalogMetrics, Entry, FileRoots, Hosts, HubAccess, LiveCatalog, ModelFiles, ModelPath,
-    ModelSource, Policy, PrepareError, Progress, Silent, Storage, Token, WebAccess, prepare,
+    Builtin, Catalog, CatalogMetrics, Entry, FileRoots, HubAccess, LiveCatalog, ModelFiles, ModelPath, ModelSource,
+    Policy, PrepareError, Progress, Silent, Storage, Token, WebAccess, prepare,
 };
 use sluicegate::lifecycle::Lifecycle;
+use sluicegate::web::Hosts;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -13,10 +13,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use sluicegate::catalog::{
-    Entry, FileRoots, Hosts, HubAccess, ModelFiles, ModelPath, ModelSource, PrepareError, Silent, Storage, WebAccess,
+    Entry, FileRoots, HubAccess, ModelFiles, ModelPath, ModelSource, PrepareError, Silent, Storage, WebAccess,
     cache_folder, delete_cache, prepare,
 };
 use sluicegate::lifecycle::Lifecycle;
+use sluicegate::web::Hosts;
 use tempfile::TempDir;
 
 const MOST_BYTES: u64 = 2_000_000;

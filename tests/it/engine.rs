@@ -20,6 +20,7 @@ mod calls;
 mod embedding;
 mod gguf;
 mod loading;
+pub mod sight;
 
 pub fn builtin_model() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("examples/builtin-model/model")

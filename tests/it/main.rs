@@ -20,6 +20,7 @@ mod http;
 mod idempotency;
 mod interleavings;
 mod listing;
+mod media;
 mod messages;
 mod models;
 mod native;

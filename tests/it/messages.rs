@@ -308,7 +308,7 @@ async fn failures_are_anthropics_error_object() {
     400 invalid_request_error | "`output_config.format.schema.not`: an answer cannot be held to this keyword"
     400 invalid_request_error | "messages[0].role: Unexpected role \"system\". The Messages API accepts a top-level `system` parameter, not \"system\" as an input message role."
     400 invalid_request_error | "Invalid value for 'messages[1].content': the beginning of an answer does not end with white space."
-    400 invalid_request_error | "Unsupported value: 'messages[0].content[0]' does not support image blocks with this model."
+    400 invalid_request_error | "`messages[0].content[0]`: a data: URL, or an address that begins with https://"
     400 invalid_request_error | "Invalid value for 'messages[0].content[0].tool_use_id': no 'tool_use' block of the message before has this id, or it has its result already."
     "#);
     let put = read(gate.send(request("PUT", PATH, Body::empty())).await).await;

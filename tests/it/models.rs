@@ -60,7 +60,7 @@ async fn a_model_is_added_found_by_each_of_its_names_and_removed() {
     assert_eq!(created.status, StatusCode::CREATED);
     let mut shown = created.json();
     shown["digest"] = shown["digest"].as_str().unwrap()[..11].into();
-    assert_snapshot!(masked(&shown.to_string()), @r#"{"id":"org/small","aliases":["s"],"source":"hf:org/model@main","digest":"sha256:abab","price":{"input_per_mtok":1,"cached_input_per_mtok":0,"output_per_mtok":0,"engine_second":0},"state":"Active","trust":"unverified","configured":false,"files":[],"verification":{"state":"never","started_at_ms":null,"ended_at_ms":null,"bytes_done":0,"bytes_total":0,"outcome":null,"reason":null},"created_at_ms":<time>,"updated_at_ms":<time>,"workloads":[],"pools":[]}"#);
+    assert_snapshot!(masked(&shown.to_string()), @r#"{"id":"org/small","aliases":["s"],"source":"hf:org/model@main","digest":"sha256:abab","price":{"input_per_mtok":1,"cached_input_per_mtok":0,"output_per_mtok":0,"engine_second":0},"state":"Active","trust":"unverified","configured":false,"files":[],"verification":{"state":"never","started_at_ms":null,"ended_at_ms":null,"bytes_done":0,"bytes_total":0,"outcome":null,"reason":null},"created_at_ms":<time>,"updated_at_ms":<time>,"workloads":[],"modalities":[],"pools":[]}"#);
     for name in ["org%2Fsmall", "s", "hf:org%2Fmodel"] {
         assert_eq!(gate.get(&format!("{MODELS}/{name}")).await.body, created.body, "{name}");
     }

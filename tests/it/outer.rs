@@ -36,6 +36,7 @@ mod schemathesis;
 mod sdks;
 mod seeds;
 mod shutdown;
+mod sight;
 mod stalled;
 mod startup;
 mod wire;

@@ -2,6 +2,7 @@
 
 mod calling;
 mod evaluating;
+mod shown;
 mod workers;
 
 use std::net::SocketAddr;

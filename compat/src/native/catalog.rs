@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{ErrorEnvelope, Workload};
+use super::{ErrorEnvelope, Modality, Workload};
 
 /// The body of `POST /v2/catalog/models`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -150,6 +150,8 @@ pub struct ModelView {
     pub created_at_ms: u64,
     pub updated_at_ms: u64,
     pub workloads: Vec<Workload>,
+    /// What messages to it may hold, in one of its pools.
+    pub modalities: Vec<Modality>,
     /// The pools that serve it.
     pub pools: Vec<String>,
 }

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::media::{Image, Recording};
+
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -47,7 +49,7 @@ pub enum Role {
     Tool,
 }
 
-/// The content of a message: a string, or parts of which only text is served.
+/// The content of a message: a string, or parts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Content {
@@ -60,7 +62,20 @@ impl Content {
     pub fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Parts(parts) => parts.iter().map(|ContentPart::Text { text }| text.len()).sum(),
+            Self::Parts(parts) => parts.iter().map(|part| part.text().len()).sum(),
+        }
+    }
+
+    /// Bytes of what it shows beside text, as it is written.
+    pub fn shown_len(&self) -> usize {
+        let shown = |part: &ContentPart| match part {
+            ContentPart::Text { .. } => 0,
+            ContentPart::ImageUrl { image_url } => image_url.url.len(),
+            ContentPart::InputAudio { input_audio } => input_audio.data.len(),
+        };
+        match self {
+            Self::Text(_) => 0,
+            Self::Parts(parts) => parts.iter().map(shown).sum(),
         }
     }
 
@@ -69,40 +84,68 @@ impl Content {
         self.len() == 0
     }
 
-    /// The whole text; parts are joined without a separator.
+    /// The whole text; parts are joined without a separator, and of those that are no text nothing is left.
     pub fn into_text(self) -> String {
         match self {
             Self::Text(text) => text,
-            Self::Parts(parts) => parts.into_iter().map(|ContentPart::Text { text }| text).collect(),
+            Self::Parts(parts) => parts.iter().map(ContentPart::text).collect(),
         }
     }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", from = "PartBody")]
+#[serde(tag = "type", rename_all = "snake_case", try_from = "PartBody")]
 pub enum ContentPart {
     Text { text: String },
+    ImageUrl { image_url: Image },
+    InputAudio { input_audio: Recording },
+}
+
+impl ContentPart {
+    /// What it says; nothing where it is no text.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Text { text } => text,
+            Self::ImageUrl { .. } | Self::InputAudio { .. } => "",
+        }
+    }
 }
 
 /// A part as it is read: by its fields, because a derived tagged enum loses the place of a mistake and takes any field.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PartBody {
-    #[serde(rename = "type")]
-    _type: TextTag,
-    text: String,
+    r#type: PartKind,
+    #[serde(default)]
+    text: Option<String>,
+    #[serde(default, deserialize_with = "crate::json::object")]
+    image_url: Option<Image>,
+    #[serde(default, deserialize_with = "crate::json::object")]
+    input_audio: Option<Recording>,
 }
 
-/// The literal `"text"`: the only kind of part there is.
 #[derive(Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum TextTag {
+enum PartKind {
     Text,
+    ImageUrl,
+    InputAudio,
 }
 
-impl From<PartBody> for ContentPart {
-    fn from(PartBody { text, .. }: PartBody) -> Self {
-        Self::Text { text }
+impl TryFrom<PartBody> for ContentPart {
+    /// The words that serde has for it.
+    type Error = &'static str;
+
+    fn try_from(body: PartBody) -> Result<Self, Self::Error> {
+        match (body.r#type, body.text, body.image_url, body.input_audio) {
+            (PartKind::Text, Some(text), None, None) => Ok(Self::Text { text }),
+            (PartKind::ImageUrl, None, Some(image_url), None) => Ok(Self::ImageUrl { image_url }),
+            (PartKind::InputAudio, None, None, Some(input_audio)) => Ok(Self::InputAudio { input_audio }),
+            (PartKind::Text, None, ..) => Err("missing field `text`"),
+            (PartKind::ImageUrl, _, None, _) => Err("missing field `image_url`"),
+            (PartKind::InputAudio, _, _, None) => Err("missing field `input_audio`"),
+            _ => Err("a part holds what its type says, and nothing else"),
+        }
     }
 }
 

@@ -121,6 +121,14 @@ pub mod detail {
     pub const CONTEXT_LENGTH_EXCEEDED: &str = "context_length_exceeded";
     /// An idempotency key that was used with another body: CONFLICT, but 422.
     pub const IDEMPOTENCY_CONFLICT: &str = "idempotency_conflict";
+    pub const EMPTY_IMAGE_FILE: &str = "empty_image_file";
+    pub const FAILED_TO_DOWNLOAD_IMAGE: &str = "failed_to_download_image";
+    pub const IMAGE_FILE_TOO_LARGE: &str = "image_file_too_large";
+    pub const IMAGE_PARSE_ERROR: &str = "image_parse_error";
+    /// In pixels.
+    pub const IMAGE_TOO_LARGE: &str = "image_too_large";
+    pub const INVALID_BASE64_IMAGE: &str = "invalid_base64_image";
+    pub const INVALID_IMAGE_URL: &str = "invalid_image_url";
     pub const INVALID_TYPE: &str = "invalid_type";
     pub const INVALID_VALUE: &str = "invalid_value";
     pub const MISSING_PARAMETER: &str = "missing_required_parameter";
@@ -132,6 +140,7 @@ pub mod detail {
     pub const TASK_CANCELED: &str = "task_canceled";
     /// Fields that exclude each other.
     pub const PARAMETER_COMBINATION: &str = "invalid_parameter_combination";
+    pub const UNSUPPORTED_IMAGE_MEDIA_TYPE: &str = "unsupported_image_media_type";
     pub const UNSUPPORTED_PARAMETER: &str = "unsupported_parameter";
     pub const UNSUPPORTED_VALUE: &str = "unsupported_value";
 }

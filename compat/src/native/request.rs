@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::{ErrorEnvelope, Input, Message, Role, Tool, ToolChoice, Workload, schema, tools, workload};
+use super::{ErrorEnvelope, Input, Message, Role, Tool, ToolChoice, Workload, media, schema, tools, workload};
 
 /// The body of `POST /v2/tasks`. Every other dialect is translated to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -202,6 +202,7 @@ impl TaskRequest {
         }
         if let Some(messages) = &self.messages {
             ensure(!messages.is_empty(), "messages", "at least one message is needed")?;
+            media::check(messages)?;
         }
         self.check_beginning()?;
         tools::check(self.tools.as_deref().unwrap_or_default(), self.tool_choice.as_ref())?;

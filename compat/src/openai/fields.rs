@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::chat::ServiceTier;
-use crate::json::{Object, StringOrList, invalid, one_of};
-use crate::native::{ErrorEnvelope, ReasoningEffort};
+use crate::json::{Object, StringOrList, invalid, missing, one_of};
+use crate::native::{ContentPart, Detail, ErrorEnvelope, Image, ReasoningEffort, Recording, Role, SoundFormat, detail};
 
 /// What a client wants of a stream.
 #[derive(Debug, Default, Deserialize)]
@@ -14,6 +14,43 @@ use crate::native::{ErrorEnvelope, ReasoningEffort};
 pub struct StreamOptions {
     pub include_usage: Option<bool>,
     pub include_obfuscation: Option<bool>,
+}
+
+/// A recording as it is sent.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AudioBody {
+    pub data: Option<String>,
+    pub format: Option<String>,
+}
+
+/// An image of the part at `path`, whose address stands in its field `url`.
+pub fn image(
+    url: Option<String>,
+    detail: Option<&str>,
+    (path, [url_field, detail_field]): (String, [&str; 2]),
+) -> Result<ContentPart, ErrorEnvelope> {
+    let url = url.ok_or_else(|| missing(format!("{path}.{url_field}")))?;
+    let detail = detail.map(|word| one_of(format!("{path}.{detail_field}"), word, &Detail::WORDS)).transpose()?;
+    Ok(ContentPart::ImageUrl { image_url: Image { url, detail, place: Some(path) } })
+}
+
+/// The recording of the part at `path`.
+pub fn recording(body: Object<AudioBody>, path: String) -> Result<ContentPart, ErrorEnvelope> {
+    let Object(AudioBody { data, format }) = body;
+    let data = data.ok_or_else(|| missing(format!("{path}.input_audio.data")))?;
+    let format = format.ok_or_else(|| missing(format!("{path}.input_audio.format")))?;
+    let format = one_of(format!("{path}.input_audio.format"), &format, &SoundFormat::WORDS)?;
+    Ok(ContentPart::InputAudio { input_audio: Recording { data, format, place: Some(path) } })
+}
+
+/// Nobody but the user shows a model something beside text.
+pub fn only_by_user(role: Role, path: &str, what: &str) -> Result<(), ErrorEnvelope> {
+    if role == Role::User {
+        return Ok(());
+    }
+    let message = format!("Unsupported value: '{path}': {what} stand in messages of the user only.");
+    Err(ErrorEnvelope::invalid(path, message).with_detail(detail::UNSUPPORTED_VALUE))
 }
 
 pub fn stop_strings(stop: Option<StringOrList<String>>) -> Vec<String> {

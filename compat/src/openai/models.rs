@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::native::Workload;
+use crate::native::{Modality, Workload};
 
 /// The body of `GET /v1/models`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -44,4 +44,6 @@ pub struct ModelFacts {
     /// The state of the best pool that serves it (`ready`, `draining`, …); null where none does.
     pub pool_state: Option<String>,
     pub workloads: Vec<Workload>,
+    /// What messages to it may hold.
+    pub modalities: Vec<Modality>,
 }

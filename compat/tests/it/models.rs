@@ -1,7 +1,7 @@
 //! The models' objects.
 
 use async_openai::types::models::{ListModelResponse, Model as TheirModel};
-use sluicegate_compat::native::Workload;
+use sluicegate_compat::native::{Modality, Workload};
 use sluicegate_compat::openai::{Model, ModelFacts, ModelList};
 
 fn model() -> Model {
@@ -9,6 +9,7 @@ fn model() -> Model {
         context_length: Some(4096),
         pool_state: Some("ready".into()),
         workloads: vec![Workload::Completion, Workload::Embedding],
+        modalities: vec![Modality::Text, Modality::Image],
     };
     Model::new("org/model", 1_700_000_000, "org", facts)
 }
@@ -30,6 +31,10 @@ fn a_model_carries_what_the_gateway_knows_of_it() {
             "workloads": [
               "completion",
               "embedding"
+            ],
+            "modalities": [
+              "text",
+              "image"
             ]
           }
         }

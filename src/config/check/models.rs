@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use sluicegate_compat::native::ModelPrice;
 
 use super::Check;
-use crate::catalog::{Builtin, Catalog, Entry, Hosts, ModelRef, ModelSource};
+use crate::catalog::{Builtin, Catalog, Entry, FetchProblem, ModelRef, ModelSource};
 use crate::config::Place;
 use crate::config::key::Key;
 use crate::config::shape;
+use crate::web::Hosts;
 
 /// Where files may be: folders of this machine, and hosts that are trusted.
 type Places<'a> = (&'a [PathBuf], &'a Hosts);
@@ -96,7 +97,7 @@ impl Check<'_> {
         if let ModelSource::Web(address) = &source
             && let Err(problem) = hosts.check(address)
         {
-            self.refuse(key, problem.to_string());
+            self.refuse(key, FetchProblem::from(problem).to_string());
         }
         if let Some(path) = source.path() {
             let by_flag = matches!(self.layers.place(&Key::dotted(key)), Place::Flag(_));

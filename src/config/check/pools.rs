@@ -1,6 +1,6 @@
 //! The checks of `[[pools]]`.
 
-use sluicegate_compat::native::Workload;
+use sluicegate_compat::native::{Modality, Workload};
 
 use super::Check;
 use crate::catalog::Catalog;
@@ -104,6 +104,7 @@ impl Check<'_> {
             repeat: script.repeat,
             fail_after: (script.fail_after > 0).then_some(script.fail_after),
             workloads: self.workloads(&format!("{key}.workloads"), &script.workloads),
+            modalities: self.modalities(&format!("{key}.modalities"), &script.modalities),
         }
     }
 
@@ -117,6 +118,18 @@ impl Check<'_> {
             shape::Workload::Rerank => Workload::Rerank,
         };
         workloads.iter().map(native).collect()
+    }
+
+    pub(super) fn modalities(&mut self, key: &str, modalities: &[shape::Modality]) -> Vec<Modality> {
+        let once = modalities.iter().enumerate().all(|(at, modality)| !modalities[..at].contains(modality));
+        let sound = once && modalities.contains(&shape::Modality::Text);
+        self.ensure(sound, key, "\"text\", and what there is beside it of \"image\" and \"audio\", each once");
+        let native = |modality: &shape::Modality| match modality {
+            shape::Modality::Text => Modality::Text,
+            shape::Modality::Image => Modality::Image,
+            shape::Modality::Audio => Modality::Audio,
+        };
+        modalities.iter().map(native).collect()
     }
 
     fn device(&mut self, key: &str, device: &str) -> Device {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sluicegate_compat::native::Workload;
+use sluicegate_compat::native::{Modality, Workload};
 
 use super::Check;
 use crate::config::{Remote, RemoteEngine, shape};
@@ -10,6 +10,9 @@ use crate::engine::remote::{Limits, Secret, base_url};
 
 /// Tokens of context where the configuration says nothing.
 const CONTEXT: u32 = 8192;
+
+/// As how many tokens an image or a recording counts where the configuration says nothing.
+const MEDIA_TOKENS: u32 = 2048;
 
 /// In ms, where the configuration says nothing.
 const CONNECT_MS: u64 = 5_000;
@@ -40,6 +43,11 @@ impl Check<'_> {
                 None => vec![Workload::Completion],
                 Some(workloads) => self.workloads(&at("workloads"), workloads),
             },
+            modalities: match &remote.modalities {
+                None => vec![Modality::Text],
+                Some(modalities) => self.modalities(&at("modalities"), modalities),
+            },
+            media_tokens: remote.media_tokens.unwrap_or(MEDIA_TOKENS),
             limits: Limits {
                 connect: self.ms(&at("connect_ms"), remote.connect_ms.unwrap_or(CONNECT_MS), 1),
                 first_byte: self.ms(&at("first_byte_ms"), remote.first_byte_ms.unwrap_or(FIRST_BYTE_MS), 1),

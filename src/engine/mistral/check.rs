@@ -18,6 +18,7 @@ mod gguf;
 mod modules;
 mod sizes;
 
+use super::sight::{self, Sight};
 pub use gguf::check as gguf;
 pub use modules::Embedder;
 use sizes::Weights;
@@ -52,6 +53,8 @@ pub struct Folder {
     pub template: Option<ChatTemplate>,
     /// Where it is a model that embeds.
     pub embedder: Option<Embedder>,
+    /// Where it is a model that sees.
+    pub sight: Option<Sight>,
 }
 
 /// Reads and checks a folder as on Hugging Face.
@@ -63,11 +66,17 @@ pub fn folder(path: &Path) -> Result<Folder, LoadError> {
     let config: Value = required_json(&config_path)?;
     let embedder = modules::embedder(path, &config)?;
     architecture(&config_path, &config, embedder.is_some())?;
-    let vocab_size = config["vocab_size"].as_u64().and_then(|size| u32::try_from(size).ok());
+    let sight = Sight::of(path, &config)?;
+    let vocab_size = config["vocab_size"].as_u64().or_else(|| {
+        let (size, usual) =
+            (config["text_config"]["vocab_size"].as_u64(), sight.is_some().then_some(sight::VOCAB_SIZE));
+        size.or(usual)
+    });
+    let vocab_size = vocab_size.and_then(|size| u32::try_from(size).ok());
     let vocab_size = vocab_size.ok_or_else(|| fault(&config_path, "has no `vocab_size`"))?;
     tokenizer(&path.join("tokenizer.json"))?;
     sizes::check(&config, weights(path)?).map_err(|what| fault(&config_path, what))?;
-    Ok(Folder { vocab_size, template: ChatTemplate::in_folder(path)?, embedder })
+    Ok(Folder { vocab_size, template: ChatTemplate::in_folder(path)?, embedder, sight })
 }
 
 /// The size of a model's weights: of the GGUF file, or of the folder's safetensors files. 0 where they cannot be read.
@@ -81,7 +90,8 @@ pub fn fault(path: &Path, what: impl std::fmt::Display) -> LoadError {
     LoadError(format!("{}: {what}", path.display()))
 }
 
-fn required_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
+/// Reads a JSON file that has to be there.
+pub fn required_json<T: DeserializeOwned>(path: &Path) -> Result<T, LoadError> {
     small(path, LARGEST_JSON)?;
     let text = std::fs::read(path).map_err(|error| fault(path, error))?;
     serde_json::from_slice(&text).map_err(|error| fault(path, format_args!("is not JSON: {error}")))
@@ -97,6 +107,9 @@ fn architecture(path: &Path, config: &Value, embeds: bool) -> Result<(), LoadErr
     let name = config["architectures"][0].as_str().ok_or_else(|| fault(path, "has no `architectures`"))?;
     if embeds {
         return modules::architecture(path, name);
+    }
+    if name == sight::ARCHITECTURE {
+        return Ok(());
     }
     match NormalLoaderType::from_causal_lm_name(name) {
         Ok(_) => Ok(()),

@@ -15,12 +15,13 @@ use mistralrs::{
     PagedCacheType, SchedulerConfig, TokenSource,
 };
 use serde_json::Value;
-use sluicegate_compat::native::{EngineName, Workload};
+use sluicegate_compat::native::{EngineName, Modality, Workload};
 use tokio::runtime::Handle;
 
 use super::check::{self, Embedder, Folder, fault};
 use super::defaults;
 use super::lanes::{Lane, Lanes, SharedPipeline};
+use super::sight::{self, Sight};
 use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles, first_line};
 use crate::engine::text::{ChatTemplate, SAMPLER_PROFILE_VERSION, TextModel};
 use crate::engine::{EngineInfo, Instructions, LoadError, Sampling};
@@ -47,6 +48,7 @@ pub struct Loaded {
     pub ends: Arc<[u32]>,
     pub lanes: Arc<Lanes>,
     pub grammars: Option<Arc<mistralrs::llguidance::ParserFactory>>,
+    pub sight: Option<Sight>,
 }
 
 /// Loads what `spec` says. Panics of the engine come out as errors.
@@ -61,20 +63,26 @@ pub async fn load(spec: LoadSpec) -> Result<Loaded, LoadError> {
 async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
     let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &spec.model;
     let (device, device_name) = device(spec.device)?;
-    let folder = match &spec.model {
+    let mut folder = match &spec.model {
         ModelFiles::Folder(path) => Some(check::folder(path)?),
         ModelFiles::Gguf(path) => check::gguf(path).map(|()| None)?,
     };
     let on_cpu = device.is_cpu();
     let slots = spec.slots.unwrap_or_else(|| if on_cpu { slots_on_cpu(path) } else { SLOTS_ON_GPU }).max(1);
     let embedder = folder.as_ref().and_then(|folder| folder.embedder.clone());
-    let (lanes, places) = match (on_cpu, &embedder) {
+    let sight = folder.as_mut().and_then(|folder| folder.sight.take());
+    let kind = match (&embedder, &sight) {
+        (Some(_), _) => Kind::Embeds,
+        (None, Some(_)) => Kind::Sees,
+        (None, None) => Kind::Writes,
+    };
+    let (lanes, places) = match (on_cpu, kind) {
         (true, _) => (slots, 1),
         // Those that have a slot take turns.
-        (false, Some(_)) => (1, 1),
-        (false, None) => (1, slots),
+        (false, Kind::Embeds | Kind::Sees) => (1, 1),
+        (false, Kind::Writes) => (1, slots),
     };
-    let build = Build { model: &spec.model, embeds: embedder.is_some(), device: &device };
+    let build = Build { model: &spec.model, kind, device: &device };
     let first = build.start(places).await?;
     let (text, metadata) = {
         let locked = first.pipeline.lock().await;
@@ -108,11 +116,12 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         },
         unsupported: if text.markup().calls.is_some() { &[] } else { &["tools"] },
         workloads,
+        modalities: Modality::ALL[..if sight.is_some() { 2 } else { 1 }].to_vec(),
         dimensions,
         instructions,
     };
     let (ends, grammars) = (metadata.eos_tok.as_slice().into(), metadata.llg_factory.clone());
-    Ok(Loaded { info, text, ends, lanes: Lanes::new(all, places), grammars })
+    Ok(Loaded { info, text, ends, lanes: Lanes::new(all, places), grammars, sight })
 }
 
 /// How many copies of the model an engine keeps in the machine's memory; `None` where it runs on a GPU.
@@ -135,11 +144,21 @@ fn device(wanted: Device) -> Result<(mistralrs::Device, String), LoadError> {
     }
 }
 
+/// What a model takes and gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// Texts.
+    Writes,
+    /// Texts with images.
+    Sees,
+    /// Vectors and no text.
+    Embeds,
+}
+
 /// A model to be built, once for each engine thread.
 struct Build<'a> {
     model: &'a ModelFiles,
-    /// It gives vectors and no text.
-    embeds: bool,
+    kind: Kind,
     device: &'a mistralrs::Device,
 }
 
@@ -156,12 +175,17 @@ impl Build<'_> {
         // The type is chosen here, because choosing it automatically runs a program that only GPU machines have.
         let dtype = if device.is_cpu() { ModelDType::F32 } else { ModelDType::BF16 };
         // What only embeds keeps no keys and values.
-        let paged = (!device.is_cpu() && !self.embeds && mistralrs::paged_attn_supported())
+        let embeds = self.kind == Kind::Embeds;
+        let paged = (!device.is_cpu() && !embeds && mistralrs::paged_attn_supported())
             .then(|| PagedAttentionConfig::new(None, MemoryGpuConfig::Utilization(GPU_MEMORY), PagedCacheType::Auto));
         let paged = paged.transpose().map_err(|error| failed(&error))?;
-        let loader = if self.embeds { embedding_loader(path) } else { loader(self.model) };
+        let loader = match self.kind {
+            Kind::Writes => loader(self.model).map(|loader| (loader, None)),
+            Kind::Sees => utf8(path).and_then(|path| sight::loader(&path)).map(|(loader, file)| (loader, Some(file))),
+            Kind::Embeds => embedding_loader(path).map(|loader| (loader, None)),
+        };
+        let (loader, _template) = loader.map_err(|error| failed(&error))?;
         loader
-            .map_err(|error| failed(&error))?
             .load_model_from_hf(None, TokenSource::None, &dtype, device, true, DeviceMapSetting::dummy(), None, paged)
             .map_err(|error| failed(&error))
     }

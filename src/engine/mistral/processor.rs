@@ -16,7 +16,8 @@ pub struct Processor {
     pub running: Running,
     pub _place: Place,
     pub seat: Seat,
-    pub prompt_len: usize,
+    /// What the engine must have begun with: it tokenizes some prompts itself.
+    pub prompt: Arc<[u32]>,
     pub max_tokens: usize,
     /// Tokens that end the text.
     pub ends: Arc<[u32]>,
@@ -35,7 +36,10 @@ impl CustomLogitsProcessor for Processor {
             self.seat.fail();
             return Ok(logits.clone());
         };
-        let generated = context.get(self.prompt_len..).unwrap_or_default();
+        let Some(generated) = context.strip_prefix(self.prompt.as_ref()) else {
+            self.seat.fail();
+            return Ok(logits.clone());
+        };
         self.running.holds(context.len());
         let token = self.choose(&values, generated);
         self.answers.naming(token, values.len()).or_else(|_| {

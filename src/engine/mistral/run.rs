@@ -15,7 +15,8 @@ use super::processor::Processor;
 use super::replies::{Replies, Word};
 use super::tap::{Record, Tap};
 use crate::engine::text::{Output, Sampler, TextModel};
-use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, Nowhere, Reading, Sink};
+use crate::engine::{EngineError, Finish, Finished, Generation, LET_GO_DEADLINE, Nowhere, Prepared, Reading, Sink};
+use crate::lifecycle::low_priority;
 
 /// Chunks that may come beyond one per token: the engine can be a token ahead of us at the end.
 const SPARE_CHUNKS: usize = 16;
@@ -118,7 +119,7 @@ impl Sequence {
         let grammar = generation.is_constrained();
         let processor = Processor {
             seat,
-            prompt_len: generation.prompt.len(),
+            prompt: generation.prompt.ids().into(),
             max_tokens: generation.max_tokens as usize,
             ends: engine.ends.clone(),
             grammar,
@@ -128,14 +129,8 @@ impl Sequence {
             running: engine.meter.sequence(),
             _place: place,
         };
-        let mut request = NormalRequest::new_simple(
-            RequestMessage::CompletionTokens(generation.prompt.ids().to_vec()),
-            sampling(generation.max_tokens),
-            responses,
-            0,
-            None,
-            None,
-        );
+        let message = message(engine, &generation.prompt).await?;
+        let mut request = NormalRequest::new_simple(message, sampling(generation.max_tokens), responses, 0, None, None);
         request.is_streaming = true;
         request.constraint = engine.constraint(generation);
         request.logits_processors = Some(vec![Arc::new(processor)]);
@@ -199,6 +194,18 @@ impl Drop for Sequence {
     fn drop(&mut self) {
         self.tap.close();
     }
+}
+
+/// What the engine is asked. Images are decoded here, off the reactor.
+async fn message(engine: &MistralEngine, prompt: &Prepared) -> Result<RequestMessage, EngineError> {
+    let (text, prompt) = match prompt {
+        Prepared::Ids(ids) => return Ok(RequestMessage::CompletionTokens(ids.to_vec())),
+        Prepared::Shown { text, prompt, .. } => (Arc::clone(text), Arc::clone(prompt)),
+        Prepared::Content { .. } => return Err(EngineError::Rejected),
+    };
+    let sight = engine.sight.clone().ok_or(EngineError::Rejected)?;
+    let decoded = low_priority("images", move || sight.request(&prompt, &text)).await;
+    decoded.ok().flatten().ok_or(EngineError::Rejected)
 }
 
 /// The engine has dropped the sequence before it was over for us.

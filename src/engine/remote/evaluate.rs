@@ -160,7 +160,7 @@ fn text(input: &Prepared) -> Result<&str, EngineError> {
             Prompt::Text(text) => Ok(text),
             _ => Err(EngineError::Rejected),
         },
-        Prepared::Ids(_) => Err(EngineError::Rejected),
+        Prepared::Ids(_) | Prepared::Shown { .. } => Err(EngineError::Rejected),
     }
 }
 

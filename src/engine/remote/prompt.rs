@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use sluicegate_compat::native::{Content, ContentPart};
+use sluicegate_compat::native::Content;
 use tokenizers::Tokenizer;
 
 use crate::engine::text::{ChatTemplate, TextModel};
@@ -80,8 +80,8 @@ fn at_most(chat: &Chat, count: impl Fn(&str) -> Result<usize, PromptError>) -> R
         match &message.content {
             Some(Content::Text(text)) => tokens += count(text)?,
             Some(Content::Parts(parts)) => {
-                for ContentPart::Text { text } in parts {
-                    tokens += count(text)?;
+                for part in parts {
+                    tokens += count(part.text())?;
                 }
             }
             None => {}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde_json::Value;
-use sluicegate_compat::native::{Content, Message, Role, Tool};
+use sluicegate_compat::native::{Content, ContentPart, Message, Modality, Role, Tool};
 use tokenizers::Tokenizer;
 
 use super::answer::AnswerReader;
@@ -142,6 +142,49 @@ impl TextModel {
         self.tokenizer.id_to_token(id)
     }
 
+    /// A conversation that shows images, with the template's marks for them, as one text. The tokenizer reads it as a whole
+    /// then, so callers cannot write the names of special tokens in it.
+    ///
+    /// # Errors
+    ///
+    /// [`PromptError`] where they do, and for what the template does not accept.
+    pub fn render_shown(&self, chat: &Chat) -> Result<String, PromptError> {
+        let rendered = self.render(chat)?;
+        let literal = self.shield.stretches(&rendered).into_iter().find_map(|stretch| match stretch {
+            Stretch::Literal(name) => Some(name),
+            Stretch::Rendered(_) => None,
+        });
+        match literal {
+            Some(name) => {
+                let message = format!("in a conversation with images no text can hold {name:?}, a token of the model");
+                Err(PromptError { param: "messages", message })
+            }
+            None => Ok(rendered),
+        }
+    }
+
+    /// A rendered conversation without the tokens that the tokenizer puts before every text.
+    pub fn without_beginning(&self, rendered: String) -> String {
+        let begins = self.tokenizer.encode_fast("", true).and_then(|ids| self.tokenizer.decode(ids.get_ids(), false));
+        let begins = begins.unwrap_or_default();
+        rendered.strip_prefix(&begins).map(str::to_owned).unwrap_or(rendered)
+    }
+
+    /// The ids of a rendered text, read in the way that the engine does it where a prompt has images: as ids, as a text
+    /// again, with each `mark` in it `expanded`, and as ids.
+    ///
+    /// # Errors
+    ///
+    /// [`PromptError`] where it cannot be tokenized.
+    pub fn tokenize_expanded(&self, text: &str, mark: &str, expanded: &str) -> Result<Arc<[u32]>, PromptError> {
+        let ids = encode(&self.tokenizer, text, true, "messages")?;
+        let read = self.tokenizer.decode(&ids, false).map_err(|error| PromptError {
+            param: "messages",
+            message: format!("the text cannot be tokenized: {error}"),
+        })?;
+        Ok(encode(&self.tokenizer, &read.replace(mark, expanded), false, "messages")?.into())
+    }
+
     fn tokenize_chat(&self, chat: &Chat) -> Result<Vec<u32>, PromptError> {
         let rendered = self.render(chat)?;
         let mut ids = Vec::new();
@@ -192,8 +235,13 @@ impl TextModel {
         if message.role == Role::Developer {
             value["role"] = "system".into();
         }
-        if let Some(content @ Content::Parts(_)) = &message.content {
-            value["content"] = content.clone().into_text().into();
+        if let Some(Content::Parts(parts)) = &message.content {
+            let shows = parts.iter().any(|part| part.modality() != Modality::Text);
+            value["content"] = if shows {
+                parts.iter().map(part_of).collect()
+            } else {
+                parts.iter().map(ContentPart::text).collect::<String>().into()
+            };
         }
         if self.template.as_ref().is_some_and(ChatTemplate::wants_arguments_as_text) {
             return value;
@@ -204,6 +252,15 @@ impl TextModel {
             }
         }
         value
+    }
+}
+
+/// A part as the templates of models that see expect it.
+fn part_of(part: &ContentPart) -> Value {
+    match part {
+        ContentPart::Text { text } => serde_json::json!({"type": "text", "text": text}),
+        ContentPart::ImageUrl { .. } => serde_json::json!({"type": "image"}),
+        ContentPart::InputAudio { .. } => serde_json::json!({"type": "audio"}),
     }
 }
 

@@ -98,9 +98,24 @@ pub struct BlockBody {
     pub content: Option<StringOrList<Object<BlockBody>>>,
     /// The same.
     pub is_error: Option<bool>,
-    /// Of an image or a document, which are refused: declared so that it is not reported as unknown.
-    #[serde(rename = "source")]
-    pub _source: Option<Value>,
+    /// Of an image; of a document, which is refused.
+    pub source: Option<Object<SourceBody>>,
+}
+
+/// Where an image comes from.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct SourceBody {
+    pub r#type: Option<String>,
+    pub media_type: Option<String>,
+    /// In base64.
+    pub data: Option<String>,
+    pub url: Option<String>,
+    /// Of an upload, or of a document in blocks, which are refused: declared so that they are not reported as unknown.
+    #[serde(rename = "file_id")]
+    pub _file_id: Option<Value>,
+    #[serde(rename = "content")]
+    pub _content: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

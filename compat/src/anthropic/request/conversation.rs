@@ -5,9 +5,10 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::body::{BlockBody, MessageBody};
+use super::body::{BlockBody, MessageBody, SourceBody};
+use crate::dialect::pass_over;
 use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
-use crate::native::{Content, ContentPart, ErrorEnvelope, FunctionCall, Message, Role, ToolCall, detail};
+use crate::native::{Content, ContentPart, ErrorEnvelope, FunctionCall, Image, Message, Role, ToolCall, detail};
 
 /// What stands before the result of a call that has failed: templates know no other way to say so.
 const FAILED: &str = "Error: ";
@@ -139,12 +140,25 @@ impl Turn {
 
     fn add(
         &mut self,
-        body: BlockBody,
+        mut body: BlockBody,
         path: &str,
         unanswered: &mut HashSet<String>,
         ignored: &mut Vec<String>,
     ) -> Result<(), ErrorEnvelope> {
         let kind = body.r#type.as_deref().ok_or_else(|| missing(format!("{path}.type")))?;
+        if kind != "document"
+            && let Some(source) = body.source.take()
+        {
+            // Read whatever the block is, so that what is no image is refused wherever it stands.
+            let image = image(source, path)?;
+            if (kind, self.author) == ("image", Author::User) {
+                self.parts.push(image);
+                return Ok(());
+            }
+            if kind != "image" {
+                pass_over("messages[].content[].source", ignored);
+            }
+        }
         match (kind, self.author) {
             ("tool_use", Author::Assistant) => {
                 let call = call(body, path)?;
@@ -158,10 +172,7 @@ impl Turn {
                 self.reasoning.get_or_insert_default().push_str(&text);
             }
             ("redacted_thinking", Author::Assistant) => {
-                let name = "messages[].content[].redacted_thinking";
-                if !ignored.iter().any(|known| known == name) {
-                    ignored.push(name.to_owned());
-                }
+                pass_over("messages[].content[].redacted_thinking", ignored);
             }
             ("tool_result", Author::User) => {
                 let result = result(body, path)?;
@@ -175,6 +186,7 @@ impl Turn {
                 let author = if author == Author::User { "user" } else { "assistant" };
                 return Err(invalid(format!("{path}.type"), format!("no block of the {author} has this type")));
             }
+            ("image", Author::User) => return Err(missing(format!("{path}.source"))),
             _ => self.parts.push(text(body, path)?),
         }
         Ok(())
@@ -230,14 +242,31 @@ fn text(body: BlockBody, path: &str) -> Result<ContentPart, ErrorEnvelope> {
             let text = body.text.ok_or_else(|| missing(format!("{path}.text")))?;
             Ok(ContentPart::Text { text })
         }
-        Some("image") => Err(unsupported_value(path, "image blocks")),
+        Some("image") => Err(unsupported_value(path, "image blocks where no user shows them")),
         Some("document") => Err(unsupported_value(path, "document blocks")),
         Some("search_result") => Err(unsupported_value(path, "search result blocks")),
         Some(_) => Err(invalid(
             format!("{path}.type"),
-            "the blocks that are served are 'text', 'tool_use', 'tool_result' and 'thinking', each in its place",
+            "the blocks that are served are 'text', 'image', 'tool_use', 'tool_result' and 'thinking', each in its place",
         )),
     }
+}
+
+fn image(Object(source): Object<SourceBody>, path: &str) -> Result<ContentPart, ErrorEnvelope> {
+    let need = |value: Option<String>, field: &str| value.ok_or_else(|| missing(format!("{path}.source.{field}")));
+    let url = match source.r#type.as_deref() {
+        None => return Err(missing(format!("{path}.source.type"))),
+        Some("base64") => {
+            let kinds = ["image/jpeg", "image/png", "image/gif", "image/webp"].map(|kind| (kind, kind));
+            let kind = need(source.media_type, "media_type")?;
+            let kind = one_of(format!("{path}.source.media_type"), &kind, &kinds)?;
+            format!("data:{kind};base64,{}", need(source.data, "data")?)
+        }
+        Some("url") => need(source.url, "url")?,
+        Some("file") => return Err(unsupported_value(format!("{path}.source"), "files that were uploaded")),
+        Some(_) => return Err(invalid(format!("{path}.source.type"), "'base64' or 'url'")),
+    };
+    Ok(ContentPart::ImageUrl { image_url: Image { url, detail: None, place: Some(path.to_owned()) } })
 }
 
 fn unanswered_call(path: String) -> ErrorEnvelope {

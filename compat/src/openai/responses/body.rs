@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::json::{Object, StringOrList, StringOrObject};
 use crate::openai::extension::Extension;
-use crate::openai::fields::StreamOptions;
+use crate::openai::fields::{AudioBody, StreamOptions};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -76,21 +76,17 @@ pub struct PartBody {
     pub annotations: Option<Vec<Value>>,
     #[serde(rename = "logprobs")]
     pub _logprobs: Option<Vec<Value>>,
-    // What the kinds of parts that are refused hold: declared so that it is not reported as unknown.
-    #[serde(rename = "image_url")]
-    pub _image_url: Option<Value>,
-    #[serde(rename = "detail")]
-    pub _detail: Option<Value>,
-    #[serde(rename = "file_id")]
-    pub _file_id: Option<Value>,
+    pub image_url: Option<String>,
+    pub detail: Option<String>,
+    pub input_audio: Option<Object<AudioBody>>,
+    pub file_id: Option<String>,
+    // What the parts that are refused hold: declared so that it is not reported as unknown.
     #[serde(rename = "file_data")]
     pub _file_data: Option<Value>,
     #[serde(rename = "file_url")]
     pub _file_url: Option<Value>,
     #[serde(rename = "filename")]
     pub _filename: Option<Value>,
-    #[serde(rename = "input_audio")]
-    pub _input_audio: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -74,7 +74,7 @@ impl Composer {
                     logprobs.extend(values.iter().cloned());
                 }
                 Part::ReasoningText { text } => text.push_str(&token.text),
-                Part::InputText { .. } | Part::Refusal { .. } => {}
+                _ => {}
             }
         }
         tell(News::Text { index, item: &self.items[index], delta: &token.text, logprobs: &values });

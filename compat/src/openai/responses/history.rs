@@ -8,9 +8,8 @@ use super::body::{ItemBody, PartBody};
 use super::item::{self, Item, Part, Place, Status};
 use crate::dialect::pass_over;
 use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
-use crate::native::{
-    Content, ContentPart, ErrorCode, ErrorEnvelope, FunctionCall, FunctionTag, Message, Role, ToolCall, detail,
-};
+use crate::native::{Content, ErrorCode, ErrorEnvelope, FunctionCall, FunctionTag, Message, Role, ToolCall, detail};
+use crate::openai::fields;
 
 /// What a request adds to a conversation.
 #[derive(Debug)]
@@ -129,6 +128,7 @@ fn into_text(part: Part) -> String {
     match part {
         Part::InputText { text } | Part::OutputText { text, .. } | Part::ReasoningText { text } => text,
         Part::Refusal { refusal } => refusal,
+        Part::InputImage { .. } | Part::InputAudio { .. } => String::new(),
     }
 }
 
@@ -151,20 +151,45 @@ fn parts(
         if body.annotations.as_ref().is_some_and(|list| !list.is_empty()) {
             pass_over("input[].content[].annotations", ignored);
         }
-        let need = |text: Option<String>, field: &str| text.ok_or_else(|| missing(format!("{path}.{field}")));
-        match body.r#type.as_deref() {
-            Some("input_text" | "output_text" | "text" | "reasoning_text" | "summary_text") => {
+        let need = |value: Option<String>, field: &str| value.ok_or_else(|| missing(format!("{path}.{field}")));
+        let kind = body.r#type.as_deref().ok_or_else(|| missing(format!("{path}.type")))?;
+        if kind == "input_file" {
+            return Err(unsupported_value(path, "file parts"));
+        }
+        if body.file_id.is_some() {
+            return Err(unsupported_value(format!("{path}.file_id"), "files that were uploaded"));
+        }
+        // Read whatever the part is, so that what is no image is refused wherever it stands.
+        let at = || (path.clone(), ["image_url", "detail"]);
+        let image = body.image_url.map(|url| fields::image(Some(url), body.detail.as_deref(), at())).transpose()?;
+        let sound = body.input_audio.map(|sound| fields::recording(sound, path.clone())).transpose()?;
+        for (name, stray) in [
+            ("image_url", image.is_some() && kind != "input_image"),
+            ("input_audio", sound.is_some() && kind != "input_audio"),
+            ("detail", body.detail.is_some() && kind != "input_image"),
+        ] {
+            if stray {
+                pass_over(&format!("input[].content[].{name}"), ignored);
+            }
+        }
+        match kind {
+            "input_text" | "output_text" | "text" | "reasoning_text" | "summary_text" => {
                 need(body.text, "text").map(said)
             }
-            Some("refusal") => need(body.refusal, "refusal").map(|refusal| Part::Refusal { refusal }),
-            Some("input_image" | "computer_screenshot") => Err(unsupported_value(path, "image parts")),
-            Some("input_file") => Err(unsupported_value(path, "file parts")),
-            Some("input_audio") => Err(unsupported_value(path, "audio parts")),
-            Some(_) => Err(invalid(
+            "refusal" => need(body.refusal, "refusal").map(|refusal| Part::Refusal { refusal }),
+            "input_image" => {
+                fields::only_by_user(role, &path, "image parts")?;
+                image.map(Part::from).ok_or_else(|| missing(format!("{path}.image_url")))
+            }
+            "input_audio" => {
+                fields::only_by_user(role, &path, "audio parts")?;
+                sound.map(Part::from).ok_or_else(|| missing(format!("{path}.input_audio")))
+            }
+            "computer_screenshot" => Err(unsupported_value(path, "screenshots")),
+            _ => Err(invalid(
                 format!("{path}.type"),
-                "the parts that are served are 'input_text', 'output_text' and 'refusal'",
+                "the parts that are served are 'input_text', 'input_image', 'input_audio', 'output_text' and 'refusal'",
             )),
-            None => Err(missing(format!("{path}.type"))),
         }
     };
     parts.map(part).collect()
@@ -253,9 +278,8 @@ fn assistant() -> Message {
 }
 
 fn contents(parts: &[Part]) -> Content {
-    let text = |part: &Part| ContentPart::Text { text: part.text().to_owned() };
     match parts {
-        [one] => Content::Text(one.text().to_owned()),
-        many => Content::Parts(many.iter().map(text).collect()),
+        [one] if !one.is_shown() => Content::Text(one.text().to_owned()),
+        many => Content::Parts(many.iter().map(Part::content).collect()),
     }
 }

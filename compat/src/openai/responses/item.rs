@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::native::Role;
+use crate::native::{ContentPart, Detail, Image, Recording, Role};
 
 /// One item of a conversation, with its id.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +56,18 @@ pub enum Part {
     InputText {
         text: String,
     },
+    InputImage {
+        image_url: String,
+        detail: Detail,
+        /// There is none: files are not kept here.
+        file_id: Option<String>,
+        /// Where it stands in the request that brought it.
+        #[serde(skip)]
+        place: Option<String>,
+    },
+    InputAudio {
+        input_audio: Recording,
+    },
     OutputText {
         text: String,
         /// Citations of a search; there is none.
@@ -72,16 +84,48 @@ pub enum Part {
 }
 
 impl Part {
+    /// What it says; nothing where it is no text.
     pub fn text(&self) -> &str {
         match self {
             Self::InputText { text } | Self::OutputText { text, .. } | Self::ReasoningText { text } => text,
             Self::Refusal { refusal } => refusal,
+            Self::InputImage { .. } | Self::InputAudio { .. } => "",
+        }
+    }
+
+    /// Whether it is an image or a recording.
+    pub fn is_shown(&self) -> bool {
+        matches!(self, Self::InputImage { .. } | Self::InputAudio { .. })
+    }
+
+    /// What the model is shown of it.
+    pub fn content(&self) -> ContentPart {
+        match self {
+            Self::InputImage { image_url, detail, place, .. } => {
+                let detail = Some(*detail).filter(|detail| *detail != Detail::Auto);
+                ContentPart::ImageUrl { image_url: Image { url: image_url.clone(), detail, place: place.clone() } }
+            }
+            Self::InputAudio { input_audio } => ContentPart::InputAudio { input_audio: input_audio.clone() },
+            said => ContentPart::Text { text: said.text().to_owned() },
         }
     }
 
     /// An output with nothing in it yet.
     pub fn output() -> Self {
         Self::OutputText { text: String::new(), annotations: Vec::new(), logprobs: Vec::new() }
+    }
+}
+
+impl From<ContentPart> for Part {
+    /// What a user says or shows.
+    fn from(part: ContentPart) -> Self {
+        match part {
+            ContentPart::Text { text } => Self::InputText { text },
+            ContentPart::InputAudio { input_audio } => Self::InputAudio { input_audio },
+            ContentPart::ImageUrl { image_url: Image { url, detail, place } } => {
+                Self::InputImage { image_url: url, detail: detail.unwrap_or(Detail::Auto), file_id: None, place }
+            }
+        }
     }
 }
 

@@ -210,7 +210,7 @@ impl Body {
     }
 }
 
-/// Whether log-probabilities are wanted; the rest of what may be included is of tools that are not served.
+/// Whether log-probabilities are wanted; what else may be included and has no effect is of tools that are not served.
 fn includes_logprobs(include: &[String], ignored: &mut Vec<String>) -> Result<bool, ErrorEnvelope> {
     const LOGPROBS: &str = "message.output_text.logprobs";
     let known = [
@@ -219,17 +219,17 @@ fn includes_logprobs(include: &[String], ignored: &mut Vec<String>) -> Result<bo
         ("file_search_call.results", false),
         ("web_search_call.results", false),
         ("web_search_call.action.sources", false),
-        ("message.input_image.image_url", false),
+        // They are there always.
+        ("message.input_image.image_url", true),
         ("computer_call_output.output.image_url", false),
         ("code_interpreter_call.outputs", false),
     ];
     let mut logprobs = false;
     for (index, word) in include.iter().enumerate() {
-        if one_of(format!("include[{index}]"), word, &known)? {
-            logprobs = true;
-        } else {
+        if !one_of(format!("include[{index}]"), word, &known)? {
             pass_over(&format!("include.{word}"), ignored);
         }
+        logprobs |= word == LOGPROBS;
     }
     Ok(logprobs)
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::json::{Object, StringOrList};
 use crate::native::ToolChoice;
 use crate::openai::extension::Extension;
-use crate::openai::fields::StreamOptions;
+use crate::openai::fields::{AudioBody, StreamOptions};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -108,13 +108,18 @@ pub struct PartBody {
     pub r#type: Option<String>,
     pub text: Option<String>,
     pub refusal: Option<String>,
-    // What the kinds of parts that are refused hold: declared so that it is not reported as unknown.
-    #[serde(rename = "image_url")]
-    pub _image_url: Option<Value>,
-    #[serde(rename = "input_audio")]
-    pub _input_audio: Option<Value>,
+    pub image_url: Option<Object<ImageBody>>,
+    pub input_audio: Option<Object<AudioBody>>,
+    // What the parts that are refused hold: declared so that it is not reported as unknown.
     #[serde(rename = "file")]
     pub _file: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ImageBody {
+    pub url: Option<String>,
+    pub detail: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

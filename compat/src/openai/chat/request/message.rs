@@ -2,8 +2,10 @@
 
 use super::body::{CallBody, MessageBody, PartBody, ToolCallBody};
 use super::tools;
+use crate::dialect::pass_over;
 use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
 use crate::native::{Content, ContentPart, ErrorEnvelope, Message, Role, ToolCall};
+use crate::openai::fields;
 
 /// Adds to `ignored` what the model will not be shown.
 ///
@@ -15,7 +17,8 @@ pub fn translate(messages: Vec<Object<MessageBody>>, ignored: &mut Vec<String>) 
     if messages.iter().any(annotated) {
         ignored.push("messages[].annotations".to_owned());
     }
-    messages.into_iter().enumerate().map(|(index, Object(body))| message(body, &format!("messages[{index}]"))).collect()
+    let messages = messages.into_iter().enumerate();
+    messages.map(|(index, Object(body))| message(body, &format!("messages[{index}]"), ignored)).collect()
 }
 
 /// A message's role; `function` is what `tool` was called before 2023-12.
@@ -25,7 +28,7 @@ enum Author {
     Function,
 }
 
-fn message(body: MessageBody, path: &str) -> Result<Message, ErrorEnvelope> {
+fn message(body: MessageBody, path: &str, ignored: &mut Vec<String>) -> Result<Message, ErrorEnvelope> {
     let author = author(body.role.as_deref().ok_or_else(|| missing(format!("{path}.role")))?, path)?;
     if body.audio.is_some() {
         return Err(unsupported_value(format!("{path}.audio"), "audio"));
@@ -34,7 +37,7 @@ fn message(body: MessageBody, path: &str) -> Result<Message, ErrorEnvelope> {
         Author::Now(role) => role,
         Author::Function => Role::Tool,
     };
-    let content = body.content.map(|content| contents(content, path)).transpose()?;
+    let content = body.content.map(|content| contents(content, role, path, ignored)).transpose()?;
     // What the assistant said when it refused is what it said.
     let content = content.or(body.refusal.map(Content::Text));
     if content.is_none() && role != Role::Assistant {
@@ -63,30 +66,59 @@ fn author(word: &str, path: &str) -> Result<Author, ErrorEnvelope> {
     one_of(format!("{path}.role"), word, &words)
 }
 
-fn contents(content: StringOrList<Object<PartBody>>, path: &str) -> Result<Content, ErrorEnvelope> {
+fn contents(
+    content: StringOrList<Object<PartBody>>,
+    role: Role,
+    path: &str,
+    ignored: &mut Vec<String>,
+) -> Result<Content, ErrorEnvelope> {
     match content {
         StringOrList::String(text) => Ok(Content::Text(text)),
         StringOrList::List(parts) => {
             let parts = parts.into_iter().enumerate();
-            let parts = parts.map(|(index, Object(body))| part(body, &format!("{path}.content[{index}]")));
+            let parts =
+                parts.map(|(index, Object(body))| part(body, role, format!("{path}.content[{index}]"), ignored));
             parts.collect::<Result<_, _>>().map(Content::Parts)
         }
     }
 }
 
-fn part(body: PartBody, path: &str) -> Result<ContentPart, ErrorEnvelope> {
+fn part(body: PartBody, role: Role, path: String, ignored: &mut Vec<String>) -> Result<ContentPart, ErrorEnvelope> {
     let text = |text: Option<String>, field: &str| {
         text.map(|text| ContentPart::Text { text }).ok_or_else(|| missing(format!("{path}.{field}")))
     };
-    match body.r#type.as_deref() {
-        Some("text") => text(body.text, "text"),
-        Some("refusal") => text(body.refusal, "refusal"),
-        Some("image_url") => Err(unsupported_value(path, "image parts")),
-        Some("input_audio") => Err(unsupported_value(path, "audio parts")),
-        Some("file") => Err(unsupported_value(path, "file parts")),
-        Some("video_url") => Err(unsupported_value(path, "video parts")),
-        Some(_) => Err(invalid(format!("{path}.type"), "the parts that are served are 'text' and 'refusal'")),
-        None => Err(missing(format!("{path}.type"))),
+    // Read whatever the part is, so that what is no image is refused wherever it stands.
+    let image = body.image_url.map(|Object(image)| {
+        fields::image(image.url, image.detail.as_deref(), (path.clone(), ["image_url.url", "image_url.detail"]))
+    });
+    let (image, sound) = (image.transpose()?, body.input_audio.map(|sound| fields::recording(sound, path.clone())));
+    let sound = sound.transpose()?;
+    let kind = body.r#type.as_deref().ok_or_else(|| missing(format!("{path}.type")))?;
+    for (name, stray) in [
+        ("image_url", image.is_some() && kind != "image_url"),
+        ("input_audio", sound.is_some() && kind != "input_audio"),
+    ] {
+        if stray {
+            pass_over(&format!("messages[].content[].{name}"), ignored);
+        }
+    }
+    match kind {
+        "text" => text(body.text, "text"),
+        "refusal" => text(body.refusal, "refusal"),
+        "image_url" => {
+            fields::only_by_user(role, &path, "image parts")?;
+            image.ok_or_else(|| missing(format!("{path}.image_url")))
+        }
+        "input_audio" => {
+            fields::only_by_user(role, &path, "audio parts")?;
+            sound.ok_or_else(|| missing(format!("{path}.input_audio")))
+        }
+        "file" => Err(unsupported_value(path, "file parts")),
+        "video_url" => Err(unsupported_value(path, "video parts")),
+        _ => {
+            let known = "the parts that are served are 'text', 'refusal', 'image_url' and 'input_audio'";
+            Err(invalid(format!("{path}.type"), known))
+        }
     }
 }
 

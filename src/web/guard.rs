@@ -1,4 +1,4 @@
-//! Which servers a model may come from.
+//! Which servers may be asked.
 //!
 //! A name is resolved by the client itself when it connects, and it connects to what passed here and to nothing else: what a
 //! name leads to is looked at each time, so neither a name that changes its meaning between a check and a use, nor a redirect,
@@ -12,9 +12,9 @@ use futures_util::FutureExt as _;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::{FetchProblem, shown};
+use super::{Problem, shown};
 
-/// Hosts that are trusted, `catalog.web.trusted_hosts`: they may have private addresses, and be spoken to without encryption.
+/// Hosts that the operator trusts: they may have private addresses, and be spoken to without encryption.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Hosts(Arc<HashSet<String>>);
 
@@ -24,7 +24,8 @@ impl Hosts {
         Self(Arc::new(hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect()))
     }
 
-    fn trust(&self, host: &str) -> bool {
+    /// Whether a host, as it stands in an address, is one of them.
+    pub fn trust(&self, host: &str) -> bool {
         self.0.contains(host.trim_start_matches('[').trim_end_matches(']'))
     }
 
@@ -32,25 +33,25 @@ impl Hosts {
     ///
     /// # Errors
     ///
-    /// [`FetchProblem`].
-    pub fn check(&self, address: &str) -> Result<Url, FetchProblem> {
-        let url = Url::parse(address).map_err(|error| FetchProblem::BadAnswer(format!("an address: {error}")))?;
+    /// [`Problem`].
+    pub fn check(&self, address: &str) -> Result<Url, Problem> {
+        let url = Url::parse(address).map_err(|error| Problem::Malformed(format!("an address: {error}")))?;
         self.check_url(&url)?;
         Ok(url)
     }
 
-    pub(super) fn check_url(&self, url: &Url) -> Result<(), FetchProblem> {
-        let host = url.host_str().ok_or_else(|| FetchProblem::BadAnswer(format!("{} has no host", shown(url))))?;
+    pub(super) fn check_url(&self, url: &Url) -> Result<(), Problem> {
+        let host = url.host_str().ok_or_else(|| Problem::Malformed(format!("{} has no host", shown(url))))?;
         let trusted = self.trust(host);
         match url.scheme() {
             "https" => {}
             "http" if trusted => {}
-            "http" => return Err(FetchProblem::Plain(shown(url))),
-            _ => return Err(FetchProblem::BadAnswer(format!("{} is no web address", shown(url)))),
+            "http" => return Err(Problem::Plain(shown(url))),
+            _ => return Err(Problem::Malformed(format!("{} is no web address", shown(url)))),
         }
         let literal: Option<IpAddr> = host.trim_start_matches('[').trim_end_matches(']').parse().ok();
         match literal {
-            Some(address) if !trusted && !is_public(address) => Err(FetchProblem::Private(shown(url))),
+            Some(address) if !trusted && !is_public(address) => Err(Problem::Private(shown(url))),
             _ => Ok(()),
         }
     }
@@ -61,7 +62,7 @@ pub(super) struct Resolver(pub Hosts);
 
 /// Stands in the error of a connection.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} has an address of a private network, and is not in catalog.web.trusted_hosts")]
+#[error("{0} has an address of a private network")]
 pub(super) struct Private(pub String);
 
 impl Resolve for Resolver {
@@ -190,10 +191,10 @@ mod tests {
             "https://169.254.169.254/latest",
             "https://[fd00::1]/m",
         ] {
-            assert!(matches!(hosts.check(address), Err(FetchProblem::Private(_))), "{address}");
+            assert!(matches!(hosts.check(address), Err(Problem::Private(_))), "{address}");
         }
-        assert!(matches!(hosts.check("http://host/m"), Err(FetchProblem::Plain(_))));
-        assert!(matches!(hosts.check("ftp://host/m"), Err(FetchProblem::BadAnswer(_))));
+        assert!(matches!(hosts.check("http://host/m"), Err(Problem::Plain(_))));
+        assert!(matches!(hosts.check("ftp://host/m"), Err(Problem::Malformed(_))));
     }
 
     #[tokio::test]
