@@ -19,6 +19,9 @@ const MAX_IGNORED: usize = 32;
 /// Places of unknown fields remembered while reading, null ones and repetitions included.
 const MAX_UNKNOWN: usize = 1024;
 
+/// What stands for a name of no characters.
+const NAMELESS: &str = r#""""#;
+
 /// Bytes of a name, a path or a value that came from the client and is said back to it.
 const MAX_ECHO: usize = 128;
 
@@ -341,14 +344,18 @@ fn ignored(body: &[u8], unknown: &[String]) -> Result<Vec<String>, ErrorEnvelope
 fn name(pointer: &str) -> String {
     let mut name = String::new();
     for segment in pointer.split('/').skip(1) {
-        if segment.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() {
+        if !segment.is_empty() && segment.bytes().all(|byte| byte.is_ascii_digit()) && !name.is_empty() {
             name.push_str("[]");
             continue;
         }
         if !name.is_empty() {
             name.push('.');
         }
-        name.push_str(&segment.replace("~1", "/").replace("~0", "~"));
+        name.push_str(&if segment.is_empty() {
+            NAMELESS.into()
+        } else {
+            segment.replace("~1", "/").replace("~0", "~")
+        });
     }
     let visible = |char: char| if char.is_ascii_graphic() && char != ',' { char } else { '?' };
     name.chars().take(MAX_ECHO).map(visible).collect()

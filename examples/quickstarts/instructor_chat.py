@@ -1,5 +1,5 @@
-"""The quick-start of Instructor, with another base URL, key and model; and a length for the name, which the built-in model,
-being tiny, might never end.
+"""The quick-start of Instructor, with another base URL, key and model; and bounds for the name and the age, which the
+built-in model, being tiny, might never end.
 
     pip install instructor
     OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=none python examples/quickstarts/instructor_chat.py
@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 
 class Person(BaseModel):
     name: str = Field(max_length=40)
-    age: int
+    age: int = Field(ge=0, le=150)
 
 
 client = instructor.from_provider("openai/builtin")

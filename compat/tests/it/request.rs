@@ -240,11 +240,11 @@ fn tools_that_are_none_are_no_tools() {
 #[test]
 fn what_has_no_effect_is_named_once() {
     let body = r#"{
-        "model": "builtin", "store": true, "verbosity": "low", "x, y\r\n": 1, "a/b~c": 1, "absent": null,
+        "model": "builtin", "store": true, "verbosity": "low", "x, y\r\n": 1, "a/b~c": 1, "": 1, "absent": null,
         "stream": true, "stream_options": {"include_obfuscation": true},
         "messages": [
             {"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}}]},
-            {"role": "user", "content": [{"type": "text", "text": "b", "cache_control": {}}], "weight": 1, "gone": null}
+            {"role": "user", "content": [{"type": "text", "text": "b", "cache_control": {}}], "weight": 1, "gone": null, "": 1}
         ]
     }"#;
     let request = parse(body.as_bytes()).unwrap();
@@ -252,8 +252,10 @@ fn what_has_no_effect_is_named_once() {
         "verbosity",
         "x??y??",
         "a/b~c",
+        "\"\"",
         "messages[].content[].cache_control",
         "messages[].weight",
+        "messages[].\"\"",
         "store",
         "stream_options.include_obfuscation",
     ];
