@@ -150,9 +150,9 @@ fn values_that_do_not_exist() {
         json!({"max_tokens": 1, "max_completion_tokens": 2}),
         json!({"modalities": ["video"]}),
     ];
-    insta::assert_snapshot!(lines(&members), @r#"
+    insta::assert_snapshot!(lines(&members), @"
     messages[0].role | invalid_value | Invalid value: 'king'. Supported values are: 'system', 'developer', 'user', 'assistant', 'tool', 'function'.
-    messages[0].content[0].type | invalid_value | Invalid value for 'messages[0].content[0].type': the parts that are served are 'text' and 'refusal'.
+    messages[0].content[0].type | invalid_value | Invalid value for 'messages[0].content[0].type': the parts that are served are 'text', 'refusal', 'image_url' and 'input_audio'.
     logit_bias | invalid_value | Invalid value for 'logit_bias': each key is the id of a token, as a string of digits.
     response_format.type | invalid_value | Invalid value: 'xml'. Supported values are: 'text', 'json_object', 'json_schema'.
     response_format.type | missing_required_parameter | Missing required parameter: 'response_format.type'.
@@ -166,7 +166,7 @@ fn values_that_do_not_exist() {
     stream_options | invalid_value | Invalid value for 'stream_options': it is only allowed together with 'stream': true.
     max_tokens | invalid_parameter_combination | Setting 'max_tokens' and 'max_completion_tokens' to different values is not supported.
     modalities | invalid_value | Invalid value: 'video'. Supported values are: 'text', 'audio'.
-    "#);
+    ");
 }
 
 #[test]
@@ -176,8 +176,8 @@ fn what_is_understood_and_not_served() {
         json!({"messages": [{"role": "user", "content": content}]})
     };
     let members = [
-        part(json!({"type": "image_url", "image_url": {"url": "data:"}})),
-        part(json!({"type": "input_audio", "input_audio": {}})),
+        json!({"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": {"url": "data:"}}]}]}),
+        part(json!({"type": "video_url", "video_url": {}})),
         part(json!({"type": "file", "file": {}})),
         json!({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}),
         json!({"modalities": ["text", "audio"]}),
@@ -185,16 +185,16 @@ fn what_is_understood_and_not_served() {
         json!({"web_search_options": {}}),
         json!({"prediction": {"type": "content", "content": ""}}),
     ];
-    insta::assert_snapshot!(lines(&members), @r#"
-    messages[0].content[1] | unsupported_value | Unsupported value: 'messages[0].content[1]' does not support image parts with this model.
-    messages[0].content[1] | unsupported_value | Unsupported value: 'messages[0].content[1]' does not support audio parts with this model.
+    insta::assert_snapshot!(lines(&members), @"
+    messages[0].content[0] | unsupported_value | Unsupported value: 'messages[0].content[0]': image parts stand in messages of the user only.
+    messages[0].content[1] | unsupported_value | Unsupported value: 'messages[0].content[1]' does not support video parts with this model.
     messages[0].content[1] | unsupported_value | Unsupported value: 'messages[0].content[1]' does not support file parts with this model.
     messages[0].audio | unsupported_value | Unsupported value: 'messages[0].audio' does not support audio with this model.
     modalities | unsupported_value | Unsupported value: 'modalities' does not support audio output with this model.
     audio | unsupported_parameter | Unsupported parameter: 'audio' is not supported by this gateway.
     web_search_options | unsupported_parameter | Unsupported parameter: 'web_search_options' is not supported by this gateway.
     prediction | unsupported_parameter | Unsupported parameter: 'prediction' is not supported by this gateway.
-    "#);
+    ");
 }
 
 #[test]
