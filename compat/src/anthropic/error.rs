@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use crate::dialect;
-use crate::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
+use crate::native::{ErrorCode, ErrorEnvelope, PolicyLabel, detail};
 
 /// The body of a refused request, and the data of the `error` event of a stream that fails.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -23,9 +23,19 @@ struct ErrorObject<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     param: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    details: Option<Details>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     policy_label: Option<PolicyLabel>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+}
+
+/// Of a refusal that clients know how to go on from.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Details {
+    error_code: &'static str,
+    /// What keeps the conversation from being a thread.
+    unsupported: [&'static str; 1],
 }
 
 impl<'a> From<&'a ErrorEnvelope> for ErrorBody<'a> {
@@ -45,10 +55,12 @@ impl<'a> ErrorBody<'a> {
             Some(param) if !envelope.message.contains(param) => Cow::Owned(format!("{param}: {}", envelope.message)),
             _ => Cow::Borrowed(envelope.message.as_str()),
         };
+        let code = envelope.detail.filter(|code| *code == detail::UNSUPPORTED_THREAD);
         let error = ErrorObject {
             r#type: type_of(envelope),
             message,
             param,
+            details: code.map(|error_code| Details { error_code, unsupported: ["thread"] }),
             policy_label: envelope.policy_label,
             retry_after_ms: envelope.retry_after_ms,
         };

@@ -8,7 +8,7 @@ use self::body::{Body, FormatBody, OutputBody, ThinkingBody};
 use super::{MessagesContext, Thinking};
 use crate::extension::Extension;
 use crate::json::{self, Object, invalid, missing, one_of, unsupported_parameter};
-use crate::native::{ErrorEnvelope, OutputMode, Priority, ReasoningEffort, TaskRequest};
+use crate::native::{ErrorEnvelope, OutputMode, Priority, ReasoningEffort, TaskRequest, detail};
 
 /// Tokens that the model is given to think, at least.
 const LEAST_THINKING: u32 = 1024;
@@ -100,6 +100,9 @@ impl Body {
     fn refuse_what_is_not_served(&self) -> Result<(), ErrorEnvelope> {
         if self.container.is_some() {
             return Err(unsupported_parameter("container"));
+        }
+        if self.thread.is_some() {
+            return Err(unsupported_parameter("thread").with_detail(detail::UNSUPPORTED_THREAD));
         }
         match &self.mcp_servers {
             Some(servers) if !servers.is_empty() => Err(unsupported_parameter("mcp_servers")),

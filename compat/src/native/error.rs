@@ -142,6 +142,8 @@ pub mod detail {
     pub const PARAMETER_COMBINATION: &str = "invalid_parameter_combination";
     pub const UNSUPPORTED_IMAGE_MEDIA_TYPE: &str = "unsupported_image_media_type";
     pub const UNSUPPORTED_PARAMETER: &str = "unsupported_parameter";
+    /// A conversation that the server is to hold, of which the client would send what is new: its clients send all of it then.
+    pub const UNSUPPORTED_THREAD: &str = "thread_unsupported_request";
     pub const UNSUPPORTED_VALUE: &str = "unsupported_value";
 }
 

@@ -330,6 +330,12 @@ fn errors_of_the_gateway_have_the_clients_words() {
         let own = if native.starts_with("messages") { native } else { own };
         assert_eq!(context.param(native), own);
     }
+    let threaded = with(&json!({"thread": {"type": "create"}}));
+    let refused = parse(threaded.to_string().as_bytes()).unwrap_err();
+    assert_eq!(
+        serde_json::to_value(ErrorBody::from(&refused)).unwrap()["error"]["details"],
+        json!({"error_code": "thread_unsupported_request", "unsupported": ["thread"]})
+    );
     let error = ErrorEnvelope::invalid("top_k", "too small").with_correlation_id("r-1");
     assert_eq!(
         serde_json::to_value(ErrorBody::from(&error)).unwrap(),

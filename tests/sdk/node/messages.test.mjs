@@ -5,6 +5,7 @@ import { execFile } from 'node:child_process';
 import { test } from 'node:test';
 import { promisify } from 'node:util';
 import Anthropic from '@anthropic-ai/sdk';
+import { betaTool } from '@anthropic-ai/sdk/helpers/beta/json-schema';
 import { QUESTION, chunksOf, eventually, slotsActive, task, url } from './gateways.mjs';
 
 const WEATHER = {
@@ -83,6 +84,16 @@ test('a loop of a call and its result', async () => {
   const second = await ask('real', { messages, tools: [WEATHER] });
   assert.equal(second.stop_reason, 'end_turn');
   assert.ok(textOf(second));
+});
+
+test('the tool runner calls and goes on', async () => {
+  // The runner would have the server hold the conversation; it is told that this one does not.
+  const asked = [];
+  const run = ({ city }) => asked.push(city) && '{"temperature": 21, "condition": "sunny"}';
+  const weather = betaTool({ name: WEATHER.name, description: WEATHER.description, inputSchema: WEATHER.input_schema, run });
+  const answer = await client('real').beta.messages.toolRunner(body({ messages: ASK, tools: [weather] }));
+  assert.deepEqual([asked, answer.stop_reason], [['Berlin'], 'end_turn']);
+  assert.ok(textOf(answer));
 });
 
 test('a stream accumulates the same call', async () => {

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 import unittest
+from typing import Annotated
 
 import anthropic
 from gateways import QUESTION, eventually, slots_active, task, url
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 WEATHER = {
     "name": "get_weather",
@@ -140,6 +141,19 @@ class Tools(unittest.TestCase):
         second = ask(messages=history, tools=[WEATHER])
         self.assertEqual(second.stop_reason, "end_turn")
         self.assertTrue(text_of(second))
+
+    def test_the_tool_runner_calls_and_goes_on(self):
+        @anthropic.beta_tool
+        def get_weather(city: Annotated[str, Field(max_length=20)]) -> str:
+            """Get the weather in a city"""
+            asked.append(city)
+            return '{"temperature": 21, "condition": "sunny"}'
+
+        # The runner would have the server hold the conversation; it is told that this one does not.
+        asked = []
+        answer = client("real").beta.messages.tool_runner(**options(messages=ASK), tools=[get_weather]).until_done()
+        self.assertEqual((asked, answer.stop_reason), (["Berlin"], "end_turn"))
+        self.assertTrue(text_of(answer))
 
     def test_a_stream_accumulates_the_same_call(self):
         with client("real").messages.stream(**options(messages=ASK, tools=[WEATHER])) as stream:

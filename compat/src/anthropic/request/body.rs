@@ -34,6 +34,7 @@ pub struct Body {
     // Understood, and refused.
     pub container: Option<Value>,
     pub mcp_servers: Option<Vec<Value>>,
+    pub thread: Option<Value>,
 }
 
 #[derive(Debug, Default, Deserialize)]
