@@ -16,6 +16,7 @@
 //! | `remote` | a gateway in front of another one |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
 //! | `rust_client`, `sdks` | async-openai here; the Python and Node clients, installed below the target folder |
+//! | `goldens`, `recorder` | what each of those clients and of the frameworks over them sends |
 //! | `schemathesis` | thousands of requests, good and bad, that a program makes from our OpenAPI documents |
 //!
 //! `SLUICEGATE_TEST_SDKS=off` leaves out the Python and Node clients and schemathesis, which need package registries once.
@@ -24,10 +25,12 @@ mod catalog;
 mod commands;
 mod crash;
 mod embedding;
+mod goldens;
 mod hang_up;
 mod logs;
 mod pace;
 mod protocol;
+mod recorder;
 mod reload;
 mod remote;
 mod running;

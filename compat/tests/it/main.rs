@@ -6,6 +6,8 @@
 mod anthropic;
 mod errors;
 mod events;
+mod golden_laws;
+mod goldens;
 mod inputs;
 mod models;
 mod reading;

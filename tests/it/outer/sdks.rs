@@ -89,6 +89,31 @@ pub(super) fn installed_by_pip(name: &str) -> PathBuf {
     })
 }
 
+/// The same, for the packages of Node that `package.json` pins. Node looks for packages beside the script, so the scripts go
+/// where the packages are.
+pub(super) fn installed_by_npm() -> PathBuf {
+    let source = sources("node");
+    let folder = installed("node", "package.json", |folder| {
+        fs::copy(source.join("package.json"), folder.join("package.json")).unwrap();
+        let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
+        succeeds("npm install", Command::new("npm").args(npm).current_dir(folder));
+    });
+    let scripts = [&source, &quickstarts()].map(|from| fs::read_dir(from).unwrap().map(|entry| entry.unwrap().path()));
+    for script in scripts.into_iter().flatten() {
+        if script.extension().is_some_and(|extension| extension == "mjs") {
+            put(&script, &folder);
+        }
+    }
+    folder
+}
+
+/// Copies a file into a folder; whoever reads the copy that was there reads all of it.
+fn put(file: &Path, folder: &Path) {
+    let part = tempfile::NamedTempFile::new_in(folder).unwrap();
+    fs::copy(file, part.path()).unwrap();
+    part.persist(folder.join(file.file_name().unwrap())).unwrap();
+}
+
 pub(super) fn succeeds(what: &str, command: &mut Command) {
     let done =
         command.output().unwrap_or_else(|error| panic!("{what}: {error}; SLUICEGATE_TEST_SDKS=off leaves it out"));
@@ -148,22 +173,10 @@ fn the_node_clients_work_unchanged() {
     if left_out() {
         return;
     }
-    let source = sources("node");
-    let folder = installed("node", "package.json", |folder| {
-        fs::copy(source.join("package.json"), folder.join("package.json")).unwrap();
-        let npm = ["install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"];
-        succeeds("npm install", Command::new("npm").args(npm).current_dir(folder));
-    });
-    // Node looks for packages beside the script, so the scripts go where the packages are.
-    let mut scripts = Vec::new();
-    for entry in fs::read_dir(&source).unwrap().chain(fs::read_dir(quickstarts()).unwrap()) {
-        let path = entry.unwrap().path();
-        if path.extension().is_some_and(|extension| extension == "mjs") {
-            let copy = folder.join(path.file_name().unwrap());
-            fs::copy(&path, &copy).unwrap();
-            scripts.extend(copy.to_str().is_some_and(|name| name.ends_with(".test.mjs")).then_some(copy));
-        }
-    }
+    let folder = installed_by_npm();
+    let names = fs::read_dir(sources("node")).unwrap().map(|entry| entry.unwrap().file_name());
+    let tests = names.filter(|name| name.to_str().is_some_and(|name| name.ends_with(".test.mjs")));
+    let mut scripts: Vec<_> = tests.map(|name| folder.join(name)).collect();
     scripts.sort();
     let gateways = Gateways::start();
     let mut node = Command::new("node");
