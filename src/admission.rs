@@ -34,6 +34,7 @@ pub use again::{Reserved, interrupted, not_kept};
 use grant::{Grant, grant, over_budget};
 pub use limits::{Charge, Limiter, RateLimits, Standing};
 use order::{Choice, Look, by_start, in_time, submit};
+pub use recipe::check_shown;
 use recipe::{Asked, Counted, check_engine};
 pub use refusal::violation;
 use refusal::{nowhere, refused};

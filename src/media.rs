@@ -1,16 +1,20 @@
 //! Images and recordings in requests: out of their text, and known by their bytes, whatever is said of them.
 
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use data_url::DataUrl;
-use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder as _, ImageFormat, ImageReader, Limits};
+
+mod webp;
 
 /// Pixels of an image at most.
 pub const MOST_PIXELS: u64 = 1 << 25;
 
-/// Bytes that decoding an image may take: four for each pixel, and as many again to turn them round.
+/// Bytes that decoding an image may take: some have eight for each pixel.
 const MOST_DECODED: u64 = 8 * MOST_PIXELS;
 
 /// Why something cannot be shown to a model; the message is meant for the caller.
@@ -48,6 +52,12 @@ pub fn to_data_url(kind: ImageFormat, bytes: &[u8]) -> String {
     format!("data:{};base64,{}", kind.to_mime_type(), BASE64_STANDARD.encode(bytes))
 }
 
+/// Whether a `data:` URL says this kind, and has its bytes in base64.
+pub fn is_data_url_of(kind: ImageFormat, url: &str) -> bool {
+    let data = url.strip_prefix("data:").and_then(|rest| rest.strip_prefix(kind.to_mime_type()));
+    data.is_some_and(|data| data.starts_with(";base64,") && !data.contains('#'))
+}
+
 /// What kind of image it is, where its head says that it can be decoded.
 ///
 /// # Errors
@@ -60,14 +70,18 @@ pub fn check_image(bytes: &[u8]) -> Result<ImageFormat, Unreadable> {
     let reader = reader(bytes)?;
     let kind = reader.format().ok_or(Unreadable::UnknownImage)?;
     let (width, height) = reader.into_dimensions().map_err(|_| Unreadable::Damaged)?;
-    let pixels = u64::from(width) * u64::from(height);
+    let mut pixels = u64::from(width) * u64::from(height);
+    if kind == ImageFormat::WebP {
+        // Its frames say a size of their own, which is decoded before it is held against this one.
+        pixels = pixels.max(webp::most_pixels(bytes));
+    }
     if pixels > MOST_PIXELS {
         return Err(Unreadable::TooManyPixels(pixels));
     }
     Ok(kind)
 }
 
-/// The pixels of an image; of an animation the first picture.
+/// The pixels of an image, turned as it says; of an animation the first picture.
 ///
 /// # Errors
 ///
@@ -78,7 +92,16 @@ pub fn decode_image(bytes: &[u8]) -> Result<DynamicImage, Unreadable> {
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MOST_DECODED);
     reader.limits(limits);
-    reader.decode().map_err(|_| Unreadable::Damaged)
+    let decode = || {
+        let mut decoder = reader.into_decoder()?;
+        let turned = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+        let mut image = DynamicImage::from_decoder(decoder)?;
+        image.apply_orientation(turned);
+        Ok::<_, image::ImageError>(image)
+    };
+    // Decoders have been known to run past the end of what is damaged.
+    let decoded = catch_unwind(AssertUnwindSafe(decode)).map_err(|_| Unreadable::Damaged)?;
+    decoded.map_err(|_| Unreadable::Damaged)
 }
 
 fn reader(bytes: &[u8]) -> Result<ImageReader<Cursor<&[u8]>>, Unreadable> {

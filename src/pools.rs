@@ -254,7 +254,7 @@ impl Pool {
         self.lock().engine().map_or_else(Vec::new, |engine| engine.info().workloads.clone())
     }
 
-    /// What messages to its model may hold; nothing until an engine is loaded that takes messages.
+    /// What messages to its model may hold; nothing until an engine is loaded.
     pub fn modalities(&self) -> Vec<Modality> {
         self.lock().engine().map_or_else(Vec::new, |engine| engine.info().modalities.clone())
     }

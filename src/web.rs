@@ -5,7 +5,7 @@
 mod client;
 mod guard;
 
-pub use client::Client;
+pub use client::{Client, Reach};
 pub use guard::Hosts;
 pub use reqwest::Url;
 
@@ -17,6 +17,8 @@ pub enum Problem {
     Malformed(String),
     #[error("{0} leads to an address of a private network")]
     Private(String),
+    #[error("{0} is on no host that is trusted")]
+    Elsewhere(String),
     #[error("{0} is not encrypted; write https://")]
     Plain(String),
     #[error("the server cannot be reached: {0}")]

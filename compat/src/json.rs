@@ -13,6 +13,8 @@ use crate::native::{ErrorCode, ErrorEnvelope, detail};
 
 mod repetitions;
 
+use repetitions::{Once, REPEATED};
+
 /// Names reported of one body's unknown fields; more than fit a header help nobody.
 const MAX_IGNORED: usize = 32;
 
@@ -58,7 +60,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), ErrorEnvel
     let mut unknown = Vec::new();
     let mut track = serde_path_to_error::Track::new();
     let mut json = serde_json::Deserializer::from_slice(body);
-    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    let tracked = serde_path_to_error::Deserializer::new(Once(&mut json), &mut track);
     let parsed = serde_ignored::deserialize(tracked, |path| {
         if unknown.len() < MAX_UNKNOWN {
             unknown.push(pointer(&path));
@@ -67,7 +69,6 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<(T, Vec<String>), ErrorEnvel
     let path = track.path();
     let Object(value) = parsed.map_err(|error| describe(body, &error, &path))?;
     json.end().map_err(|error| describe(body, &error, &path))?;
-    repetitions::refuse(body)?;
     Ok((value, unknown))
 }
 
@@ -248,6 +249,13 @@ fn describe(body: &[u8], error: &serde_json::Error, path: &serde_path_to_error::
         // The path leads to the field itself.
         let message = format!("`{}` is not a field that is known here.", echo(field));
         return refusal(param.map(|param| echo(&param).to_owned()), message).with_detail(detail::INVALID_VALUE);
+    }
+    if let Some(name) = text.strip_prefix(REPEATED).and_then(|rest| rest.strip_suffix('`')) {
+        // Here too.
+        let (param, name) = (param.map(|param| echo(&param).to_owned()), echo(name));
+        let place = param.as_deref().map_or("the body".to_owned(), |param| format!("'{param}'"));
+        let message = format!("Invalid value for {place}: duplicate field `{name}`.");
+        return refusal(param, message).with_detail(detail::INVALID_VALUE);
     }
     let named = ["duplicate field `", "missing field `"].iter().find_map(|lead| text.strip_prefix(lead));
     if let Some(field) = named.and_then(|rest| rest.split('`').next()) {

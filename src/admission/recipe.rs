@@ -23,6 +23,12 @@ pub(super) const MOST_BYTES_PER_TOKEN: usize = 64;
 /// A byte of a schema takes as long as so many bytes of a prompt.
 const WORK_PER_SCHEMA_BYTE: usize = 16;
 
+/// So does a byte of an image, which may be thousands of pixels: none is decoded where others wait for it.
+const WORK_PER_SHOWN_BYTE: usize = 4096;
+
+/// Tokens that an image or a recording is guessed to have.
+const TOKENS_SHOWN: usize = 1024;
+
 /// As many as a token usually has, for reserving budgets before a model is there to count with.
 const BYTES_PER_TOKEN: usize = 4;
 
@@ -46,6 +52,8 @@ pub(super) struct Asked {
     bytes: usize,
     /// Of images and recordings.
     shown: usize,
+    /// How many there are.
+    items: usize,
     /// Of the schemas that the answer is held to.
     held: usize,
     /// Output tokens where the request names none.
@@ -55,8 +63,8 @@ pub(super) struct Asked {
 impl Asked {
     pub fn new(mut request: TaskRequest, default_max_tokens: u32) -> Self {
         let reading = reading(&request);
-        let shown = request.messages.iter().flatten().filter_map(|message| message.content.as_ref());
-        let shown = shown.map(Content::shown_len).sum();
+        let contents = || request.messages.iter().flatten().filter_map(|message| message.content.as_ref());
+        let (shown, items) = (contents().map(Content::shown_len).sum(), contents().map(Content::shown).sum());
         let (texts, bytes) = match request.workload {
             Workload::Completion => {
                 let (prompt, param, bytes) = take_prompt(&mut request);
@@ -70,13 +78,14 @@ impl Asked {
         };
         let grammar = take_grammar(&mut request);
         let held = held_bytes(&grammar, &reading);
-        Self { request, texts, reading, grammar, bytes, shown, held, default_max_tokens }
+        Self { request, texts, reading, grammar, bytes, shown, items, held, default_max_tokens }
     }
 
     /// What the task may use before its prompt can be counted: a guess of the prompt's tokens, and no more output than asked
     /// for.
     pub fn guess(&self) -> Limits {
-        let prompt_tokens = u32::try_from(self.bytes / BYTES_PER_TOKEN + 1).unwrap_or(u32::MAX);
+        let prompt_tokens =
+            u32::try_from(self.bytes / BYTES_PER_TOKEN + TOKENS_SHOWN * self.items + 1).unwrap_or(u32::MAX);
         let output = match self.texts {
             Texts::Prompt(..) => self.request.max_tokens.unwrap_or(self.default_max_tokens),
             Texts::Inputs(_) => 0,
@@ -95,7 +104,7 @@ impl Asked {
     ) -> Result<Prepared, ErrorEnvelope> {
         let context = engine.info().context_length;
         if let Prompt::Chat(chat) = prompt.as_ref() {
-            check_shown(&chat.messages, engine.info())?;
+            check_shown(&chat.messages, &engine.info().modalities)?;
         }
         if self.bytes / MOST_BYTES_PER_TOKEN > context as usize {
             return Err(too_long(param, None, 1, context));
@@ -168,7 +177,7 @@ impl Asked {
 
 impl Recipe for Asked {
     fn bytes(&self) -> usize {
-        self.bytes + self.shown + WORK_PER_SCHEMA_BYTE * self.held
+        self.bytes + WORK_PER_SHOWN_BYTE * self.shown + WORK_PER_SCHEMA_BYTE * self.held
     }
 
     fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
@@ -204,7 +213,7 @@ pub(super) struct Counted {
 
 impl Recipe for Counted {
     fn bytes(&self) -> usize {
-        self.asked.bytes + self.asked.shown
+        self.asked.bytes + WORK_PER_SHOWN_BYTE * self.asked.shown
     }
 
     fn prepare(&self, engine: &dyn Engine) -> Result<Fitted, ErrorEnvelope> {
@@ -321,7 +330,7 @@ pub(super) fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(
     {
         return Err(ErrorEnvelope::invalid("dimensions", format!("the model's vectors have {whole} numbers")));
     }
-    check_shown(request.messages.as_deref().unwrap_or_default(), info)?;
+    check_shown(request.messages.as_deref().unwrap_or_default(), &info.modalities)?;
     let (profile, vocab_size) = (&info.sampler_profile_version, info.vocab_size);
     if request.sampler_profile_version.as_ref().is_some_and(|wanted| wanted != profile) {
         let message = format!("the pool's sampler profile is `{profile}`");
@@ -334,8 +343,12 @@ pub(super) fn check_engine(request: &TaskRequest, info: &EngineInfo) -> Result<(
 }
 
 /// Whether the model takes what the messages show it.
-fn check_shown(messages: &[Message], info: &EngineInfo) -> Result<(), ErrorEnvelope> {
-    for modality in Modality::ALL.into_iter().filter(|modality| !info.modalities.contains(modality)) {
+///
+/// # Errors
+///
+/// INVALID_PARAMS with the place of what it does not take.
+pub fn check_shown(messages: &[Message], taken: &[Modality]) -> Result<(), ErrorEnvelope> {
+    for modality in Modality::ALL.into_iter().filter(|modality| !taken.contains(modality)) {
         if let Some(place) = first_of(messages, modality) {
             let what = modality.as_str();
             let message = format!("Unsupported value: '{place}' does not support {what} parts with this model.");

@@ -138,13 +138,15 @@ pub(super) fn is_module(folder: &str) -> bool {
 }
 
 fn is_needed(name: &str) -> bool {
-    const NAMED: [&str; 6] = [
+    const NAMED: [&str; 8] = [
         "config.json",
         "generation_config.json",
         "chat_template.jinja",
         "chat_template.json",
         "modules.json",
         "config_sentence_transformers.json",
+        "preprocessor_config.json",
+        "processor_config.json",
     ];
     if let Some((folder, name)) = name.split_once('/') {
         return is_module(folder) && matches!(name, "config.json" | "model.safetensors");

@@ -65,6 +65,7 @@ impl From<web::Problem> for FetchProblem {
     fn from(problem: web::Problem) -> Self {
         match problem {
             web::Problem::Malformed(what) => Self::BadAnswer(what),
+            problem @ web::Problem::Elsewhere(_) => Self::BadAnswer(problem.to_string()),
             web::Problem::Private(address) => Self::Private(address),
             web::Problem::Plain(address) => Self::Plain(address),
             web::Problem::Unreachable(why) => Self::Unreachable(why),

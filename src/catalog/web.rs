@@ -53,8 +53,14 @@ const OF_MODULE: [&str; 2] = ["config.json", "model.safetensors"];
 
 /// Files that every model has, and files that some have.
 const NEEDED: [&str; 2] = ["config.json", "tokenizer.json"];
-const OPTIONAL: [&str; 4] =
-    ["tokenizer_config.json", "generation_config.json", "chat_template.jinja", "chat_template.json"];
+const OPTIONAL: [&str; 6] = [
+    "tokenizer_config.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+];
 
 /// Of a file that is no weights: bytes at most.
 const LARGEST_SMALL_FILE: u64 = 64 << 20;

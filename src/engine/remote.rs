@@ -28,7 +28,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Url};
-use sluicegate_compat::native::{Content, EngineName, Message, Modality, Role, Workload};
+use sluicegate_compat::native::{Content, ContentPart, EngineName, Message, Modality, Role, Workload};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -274,15 +274,21 @@ impl RemoteEngine {
     }
 }
 
-/// How many images and recordings a prompt shows.
-fn shown(prompt: &Prompt) -> u32 {
-    let Prompt::Chat(chat) = prompt else { return 0 };
-    let parts = chat.messages.iter().filter_map(|message| match &message.content {
-        Some(Content::Parts(parts)) => Some(parts),
-        _ => None,
-    });
-    let shown = parts.flatten().filter(|part| part.modality() != Modality::Text).count();
-    u32::try_from(shown).unwrap_or(u32::MAX)
+/// How many images and recordings a prompt shows. The server is to fetch none by itself.
+fn shown(prompt: &Prompt) -> Result<u32, PromptError> {
+    let Prompt::Chat(chat) = prompt else { return Ok(0) };
+    let mut shown = 0;
+    for part in chat.messages.iter().filter_map(|message| message.content.as_ref()).flat_map(Content::parts) {
+        match part {
+            ContentPart::Text { .. } => {}
+            ContentPart::ImageUrl { image_url } if !image_url.url.starts_with("data:") => {
+                let message = "an image has not been fetched".to_owned();
+                return Err(PromptError { param: "messages", message });
+            }
+            ContentPart::ImageUrl { .. } | ContentPart::InputAudio { .. } => shown += 1,
+        }
+    }
+    Ok(shown)
 }
 
 impl Engine for RemoteEngine {
@@ -291,7 +297,8 @@ impl Engine for RemoteEngine {
     }
 
     fn prepare(&self, prompt: &Arc<Prompt>) -> Result<Prepared, PromptError> {
-        let tokens = self.counter.count(prompt)?.saturating_add(self.spec.media_tokens.saturating_mul(shown(prompt)));
+        let tokens = self.counter.count(prompt)?;
+        let tokens = tokens.saturating_add(self.spec.media_tokens.saturating_mul(shown(prompt)?));
         Ok(Prepared::Content { prompt: Arc::clone(prompt), tokens })
     }
 

@@ -4,15 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sluicegate_compat::native::media::shown;
-use sluicegate_compat::native::{ErrorEnvelope, Image, Recording, Shown, SoundFormat, TaskRequest, detail};
-use tokio::sync::OnceCell;
-use tokio::time::timeout;
+use sluicegate_compat::native::{ErrorEnvelope, Image, Modality, Recording, Shown, SoundFormat, TaskRequest, detail};
+use tokio::sync::{OnceCell, Semaphore};
+use tokio::time::{Instant, timeout_at};
 
 use super::Gateway;
-use crate::admission::violation;
+use crate::admission::{check_shown, violation};
 use crate::media::{self, Sound, Unreadable};
 use crate::pools::Pool;
-use crate::web::{Client, Hosts, Problem, Url};
+use crate::web::{Client, Hosts, Problem, Reach, Url};
 
 /// How images and recordings in messages are dealt with.
 #[derive(Debug, Clone)]
@@ -38,15 +38,20 @@ pub enum Fetch {
     Public,
 }
 
+/// Addresses that are asked at once.
+const MOST_FETCHES: usize = 32;
+
 /// Gets and looks at what requests show.
 pub(super) struct Media {
     settings: MediaSettings,
     client: OnceCell<Client>,
+    /// One for each address that may be asked at once, over all requests.
+    fetches: Semaphore,
 }
 
 impl Media {
     pub fn new(settings: MediaSettings) -> Self {
-        Self { settings, client: OnceCell::new() }
+        Self { settings, client: OnceCell::new(), fetches: Semaphore::new(MOST_FETCHES) }
     }
 
     /// What is at an address.
@@ -55,22 +60,21 @@ impl Media {
         let failed = |problem: Problem| {
             let code = match problem {
                 Problem::Unreachable(_) => detail::FAILED_TO_DOWNLOAD_IMAGE,
+                Problem::Elsewhere(_) => return unfetched(place),
                 _ => detail::INVALID_IMAGE_URL,
             };
             refused(place, &problem, code)
         };
+        let reach = match settings.fetch {
+            Fetch::Public => Reach::Public,
+            Fetch::Trusted => Reach::Trusted,
+            Fetch::None => return Err(unfetched(place)),
+        };
         let url = Url::parse(address).map_err(|error| refused(place, &error, detail::INVALID_IMAGE_URL))?;
-        let trusted = url.host_str().is_some_and(|host| settings.hosts.trust(host));
-        match settings.fetch {
-            Fetch::Public => {}
-            Fetch::Trusted if trusted => {}
-            Fetch::Trusted | Fetch::None => {
-                let why = "images are not fetched from there; send the image itself, as a data: URL";
-                return Err(refused(place, &why, detail::UNSUPPORTED_VALUE));
-            }
-        }
-        let new = || async { Client::new(settings.hosts.clone(), settings.deadline) };
+        let new = || async { Client::new(settings.hosts.clone(), reach, settings.deadline) };
         let client = self.client.get_or_try_init(new).await.map_err(failed)?;
+        // Never closed.
+        let _permit = self.fetches.acquire().await.map_err(|_| unfetched(place))?;
         let mut answer = client.get(url, |request| request).await.map_err(failed)?;
         if !answer.status().is_success() {
             let why = format!("the server answers with status {}", answer.status().as_u16());
@@ -92,10 +96,14 @@ impl Media {
     }
 
     /// As [`fetch`](Self::fetch), for all that is elsewhere; whether there was any. `images`: place and address.
-    async fn fetch_all(&self, images: Vec<(String, &mut String)>) -> Result<bool, ErrorEnvelope> {
-        let (any, mut left) = (!images.is_empty(), self.settings.most_bytes);
+    async fn fetch_all(&self, images: Vec<(String, &mut String)>, most: Duration) -> Result<bool, ErrorEnvelope> {
+        let (any, mut left, until) = (!images.is_empty(), self.settings.most_bytes, Instant::now() + most);
         for (place, address) in images {
-            let bytes = self.fetch(&place, address, left).await?;
+            let fetched = timeout_at(until, self.fetch(&place, address, left)).await;
+            let bytes = fetched.map_err(|_| {
+                let why = format!("it did not come within {} ms", most.as_millis());
+                refused(&place, &why, detail::FAILED_TO_DOWNLOAD_IMAGE)
+            })??;
             left -= bytes.len();
             let kind = media::check_image(&bytes).map_err(|error| unreadable(&place, &error))?;
             *address = media::to_data_url(kind, &bytes);
@@ -116,12 +124,15 @@ impl Data {
         text.len()
     }
 
-    /// How many bytes it is.
-    fn check(&self) -> Result<usize, Unreadable> {
+    /// How many bytes it is. An image's URL says afterwards what it is.
+    fn check(&mut self) -> Result<usize, Unreadable> {
         match self {
             Self::Image(url) => {
                 let bytes = media::from_data_url(url)?;
-                media::check_image(&bytes)?;
+                let kind = media::check_image(&bytes)?;
+                if !media::is_data_url_of(kind, url) {
+                    *url = media::to_data_url(kind, &bytes);
+                }
                 Ok(bytes.len())
             }
             Self::Recording(data, kind) => media::check_recording(data, *kind),
@@ -131,7 +142,7 @@ impl Data {
 
 impl Gateway {
     /// Looks at what a request shows its model, and puts what is elsewhere into the request; whether there was any such.
-    /// Where none of the pools takes it, admission has to say so: nothing is fetched then.
+    /// Nothing is fetched where none of the pools takes it; where none is loaded, admission says so.
     ///
     /// # Errors
     ///
@@ -140,29 +151,29 @@ impl Gateway {
         let wanted: Vec<_> = shown(request.messages.as_deref_mut().unwrap_or_default())
             .map(|(place, shown)| (place, shown.modality()))
             .collect();
-        let Some(beyond) = wanted.get(self.media.settings.most_items).or(wanted.first()) else { return Ok(false) };
-        request.check().map_err(violation)?;
-        let takes = |pool: &Arc<Pool>| {
-            let taken = pool.info().map(|info| info.modalities);
-            taken.is_none_or(|taken| wanted.iter().all(|(_, wanted)| taken.contains(wanted)))
-        };
-        if !pools.is_empty() && !pools.iter().any(takes) {
+        if wanted.is_empty() {
             return Ok(false);
         }
-        if wanted.len() > self.media.settings.most_items {
-            let why = format!("a request shows {} images and recordings at most", self.media.settings.most_items);
-            return Err(refused(&beyond.0, &why, detail::INVALID_VALUE));
+        request.check().map_err(violation)?;
+        let taken: Vec<_> = pools.iter().filter_map(|pool| Some(pool.info()?.modalities)).collect();
+        let takes = |taken: &Vec<Modality>| wanted.iter().all(|(_, wanted)| taken.contains(wanted));
+        if !pools.is_empty() && !taken.iter().any(takes) {
+            let shown = request.messages.as_deref().unwrap_or_default();
+            return taken.first().map_or(Ok(()), |taken| check_shown(shown, taken)).map(|()| false);
         }
+        if let Some((beyond, _)) = wanted.get(self.media.settings.most_items) {
+            let why = format!("a request shows {} images and recordings at most", self.media.settings.most_items);
+            return Err(refused(beyond, &why, detail::INVALID_VALUE));
+        }
+        let within = request
+            .deadline_ms
+            .map_or(self.media.settings.deadline, |ms| self.media.settings.deadline.min(Duration::from_millis(ms)));
         let messages = request.messages.as_deref_mut().unwrap_or_default();
         let elsewhere = shown(messages).filter_map(|(place, shown)| match shown {
             Shown::Image(Image { url, .. }) if !is_data(url) => Some((place, url)),
             _ => None,
         });
-        let fetched = timeout(self.media.settings.deadline, self.media.fetch_all(elsewhere.collect())).await;
-        let fetched = fetched.map_err(|_| {
-            let why = format!("it did not come within {} ms", self.media.settings.deadline.as_millis());
-            refused(&beyond.0, &why, detail::FAILED_TO_DOWNLOAD_IMAGE)
-        })??;
+        let fetched = self.media.fetch_all(elsewhere.collect(), within).await?;
         self.look_at(request).await?;
         Ok(fetched)
     }
@@ -180,12 +191,12 @@ impl Gateway {
                 (place, Data::Recording(std::mem::take(data), kind))
             }
         });
-        let taken: Vec<_> = taken.collect();
+        let mut taken: Vec<_> = taken.collect();
         let bytes = taken.iter().map(|(_, data)| data.bytes()).sum();
         let most = self.media.settings.most_bytes;
         let look = move || {
             let mut left = most;
-            for (place, data) in &taken {
+            for (place, data) in &mut taken {
                 let bytes = data.check().map_err(|error| match data {
                     Data::Image(_) => unreadable(place, &error),
                     Data::Recording(..) => refused(place, &error, detail::INVALID_VALUE),
@@ -215,6 +226,13 @@ fn is_data(url: &str) -> bool {
 fn too_much(place: &str, most: usize) -> ErrorEnvelope {
     let why = format!("the images and recordings of a request have {most} bytes at most");
     refused(place, &why, detail::IMAGE_FILE_TOO_LARGE)
+}
+
+fn unfetched(place: &str) -> ErrorEnvelope {
+    let message = format!(
+        "Unsupported value: '{place}': images are not fetched from there; send the image itself, as a data: URL."
+    );
+    ErrorEnvelope::invalid(place, message).with_detail(detail::UNSUPPORTED_VALUE)
 }
 
 fn unreadable(place: &str, error: &Unreadable) -> ErrorEnvelope {

@@ -40,6 +40,7 @@ impl Gateway {
             Ok(serving) => serving,
             Err(error) => {
                 let entry = self.provisionable(&request.model_ref, error).await.inspect_err(rejected)?;
+                self.check_open().inspect_err(rejected)?;
                 self.show_kept(&mut request, &[], &mut life).await.inspect_err(rejected)?;
                 return self.let_in_waiting(entry, request, caller, life).await.inspect_err(rejected);
             }
@@ -218,7 +219,10 @@ impl Gateway {
                 Err(error) => Err(error),
             },
             Err(error) => match self.provisionable(&request.model_ref, error).await {
-                Ok(entry) => self.foresee_waiting(&entry, &request, caller),
+                Ok(entry) => match self.show(&mut request, &[]).await {
+                    Ok(_) => self.foresee_waiting(&entry, &request, caller),
+                    Err(error) => Err(error),
+                },
                 Err(error) => Err(error),
             },
         };

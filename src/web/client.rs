@@ -17,6 +17,16 @@ const MOST_REDIRECTS: usize = 5;
 pub struct Client {
     client: reqwest::Client,
     hosts: Hosts,
+    reach: Reach,
+}
+
+/// Where a client goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    /// To the hosts that are trusted.
+    Trusted,
+    /// To those, and to every public one.
+    Public,
 }
 
 impl Client {
@@ -25,7 +35,7 @@ impl Client {
     /// # Errors
     ///
     /// [`Problem::Unreachable`] where this machine lets nobody have a client.
-    pub fn new(hosts: Hosts, connect: Duration) -> Result<Self, Problem> {
+    pub fn new(hosts: Hosts, reach: Reach, connect: Duration) -> Result<Self, Problem> {
         let client = reqwest::Client::builder()
             // A proxy would resolve the names itself.
             .no_proxy()
@@ -35,7 +45,7 @@ impl Client {
             .user_agent(concat!("sluicegate/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| Problem::Unreachable(causes(&error)))?;
-        Ok(Self { client, hosts })
+        Ok(Self { client, hosts, reach })
     }
 
     /// Asks for what is at `url`, with the headers that `with` adds. The answer may have any status but those of redirects.
@@ -50,6 +60,9 @@ impl Client {
     ) -> Result<Response, Problem> {
         for _ in 0..=MOST_REDIRECTS {
             self.hosts.check_url(&url)?;
+            if self.reach == Reach::Trusted && !url.host_str().is_some_and(|host| self.hosts.trust(host)) {
+                return Err(Problem::Elsewhere(shown(&url)));
+            }
             let request = with(self.client.get(url.clone()));
             let answer = request.send().await.map_err(|error| unreachable(&url, error))?;
             if !matches!(answer.status().as_u16(), 301 | 302 | 303 | 307 | 308) {

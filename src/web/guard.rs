@@ -25,7 +25,7 @@ impl Hosts {
     }
 
     /// Whether a host, as it stands in an address, is one of them.
-    pub fn trust(&self, host: &str) -> bool {
+    pub(super) fn trust(&self, host: &str) -> bool {
         self.0.contains(host.trim_start_matches('[').trim_end_matches(']'))
     }
 

@@ -158,7 +158,7 @@ async fn what_is_no_image_is_refused_before_it_is_queued() {
     data:image/png;base64,iVBORw0KGgo=
         "image_parse_error" at "messages[0].content[1]": Invalid value for 'messages[0].content[1]': the image is damaged.
     https://host/cat.png
-        "unsupported_value" at "messages[0].content[1]": Invalid value for 'messages[0].content[1]': images are not fetched from there; send the image itself, as a data: URL.
+        "unsupported_value" at "messages[0].content[1]": Unsupported value: 'messages[0].content[1]': images are not fetched from there; send the image itself, as a data: URL.
     "#);
     let unknown = json!({"type": "image_url", "image_url": {"url": data(), "detail": "blurred"}});
     assert_snapshot!(refusal(&gate, &chat(&[unknown])).await, @r#""invalid_value" at "messages[0].content[1].image_url.detail": Invalid value: 'blurred'. Supported values are: 'auto', 'low', 'high', 'original'."#);
@@ -232,7 +232,7 @@ async fn picture(State(asked): State<Arc<AtomicUsize>>, Path(what): Path<String>
     match what.as_str() {
         "pixel" => bytes.into_response(),
         "moved" => Redirect::temporary("/pixel").into_response(),
-        "elsewhere" => Redirect::temporary("https://localhost/pixel").into_response(),
+        "elsewhere" => Redirect::temporary("https://example.com/pixel").into_response(),
         "text" => "no image at all".into_response(),
         "endless" => {
             let chunks = futures_util::stream::repeat(bytes).map(Ok::<_, std::io::Error>);
@@ -268,7 +268,7 @@ async fn an_image_is_got_from_a_host_that_is_trusted() {
     endless
         "image_file_too_large" at "messages[0].content[1]": Invalid value for 'messages[0].content[1]': the images and recordings of a request have 1000 bytes at most.
     elsewhere
-        "invalid_image_url" at "messages[0].content[1]": Invalid value for 'messages[0].content[1]': https://localhost/pixel leads to an address of a private network.
+        "unsupported_value" at "messages[0].content[1]": Unsupported value: 'messages[0].content[1]': images are not fetched from there; send the image itself, as a data: URL.
     "#);
     // Before its head or after it, as it happens.
     let cut = refusal(&gate, &chat(&[image(&album.url("cut"))])).await;
@@ -298,6 +298,10 @@ async fn nothing_is_got_from_where_it_is_not_allowed() {
         gate.finish().await;
     }
     // Nor for a model that takes no images, or a request that is wrong.
+    let trusted = [("SLUICEGATE_MEDIA__FETCH", "trusted"), ("SLUICEGATE_MEDIA__TRUSTED_HOSTS", r#"["127.0.0.1"]"#)];
+    let gate = Gate::with(says(&["no"]), &trusted).await;
+    refusal(&gate, &chat(&[image(&album.url("pixel"))])).await;
+    gate.finish().await;
     let gate = album.gate(&[]).await;
     let wrong = chat(&[image(&album.url("pixel"))]).replacen("{\"", "{\"temperature\": 7, \"", 1);
     refusal(&gate, &wrong).await;

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::media::{Image, Recording};
+use super::media::{Image, Modality, Recording};
 
 /// One message of a conversation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,10 +73,20 @@ impl Content {
             ContentPart::ImageUrl { image_url } => image_url.url.len(),
             ContentPart::InputAudio { input_audio } => input_audio.data.len(),
         };
+        self.parts().iter().map(shown).sum()
+    }
+
+    /// Its parts; none where it is a string.
+    pub fn parts(&self) -> &[ContentPart] {
         match self {
-            Self::Text(_) => 0,
-            Self::Parts(parts) => parts.iter().map(shown).sum(),
+            Self::Text(_) => &[],
+            Self::Parts(parts) => parts,
         }
+    }
+
+    /// How many images and recordings it shows.
+    pub fn shown(&self) -> usize {
+        self.parts().iter().filter(|part| part.modality() != Modality::Text).count()
     }
 
     /// Whether there is no text.

@@ -148,10 +148,7 @@ pub fn first_of(messages: &[Message], wanted: Modality) -> Option<String> {
 
 fn each(messages: &[Message]) -> impl Iterator<Item = (usize, usize, &ContentPart)> {
     messages.iter().enumerate().flat_map(|(index, message)| {
-        let parts = match &message.content {
-            Some(Content::Parts(parts)) => parts.as_slice(),
-            _ => &[],
-        };
+        let parts = message.content.as_ref().map_or(&[][..], Content::parts);
         parts.iter().enumerate().map(move |(part, content)| (index, part, content))
     })
 }

@@ -156,3 +156,25 @@ proptest! {
         prop_assert_eq!(read, texts.into_iter().map(Some).collect::<Vec<_>>());
     }
 }
+
+proptest! {
+    #[test]
+    fn a_name_that_is_there_twice_is_refused_however_many_there_are(
+        names in proptest::collection::hash_set("[a-z\"\\\\é]{0,30}", 1..60),
+        place in any::<proptest::sample::Index>(),
+        field in proptest::sample::select(&["metadata", "chat_template_kwargs", "colour"][..]),
+    ) {
+        let names: Vec<_> = names.into_iter().collect();
+        let body = |names: &[String]| {
+            let members: Vec<_> = names.iter().map(|name| format!("{}:\"\"", Value::from(name.as_str()))).collect();
+            let members = members.join(",");
+            format!(r#"{{"model":"m","messages":[{{"role":"user","content":"hi"}}],"{field}":{{{members}}}}}"#)
+        };
+        prop_assert!(parse(body(&names).as_bytes()).is_ok());
+        let twice = [names.clone(), vec![names[place.index(names.len())].clone()]].concat();
+        let error = parse(body(&twice).as_bytes()).unwrap_err();
+        prop_assert_eq!(error.code, ErrorCode::InvalidParams);
+        prop_assert!(error.param.is_some_and(|param| param.starts_with(field)));
+        prop_assert!(error.message.contains("duplicate field"), "{}", error.message);
+    }
+}

@@ -7,14 +7,14 @@ use reqwest::Url;
 use super::{FetchProblem, WebAccess};
 use crate::catalog::download::{Answer, Origin};
 use crate::causes::causes;
-use crate::web::Client;
+use crate::web::{Client, Reach};
 
 /// A client of web servers.
 pub(super) struct Server(Client);
 
 impl Server {
     pub fn new(access: &WebAccess) -> Result<Self, FetchProblem> {
-        Ok(Self(Client::new(access.hosts.clone(), access.stall)?))
+        Ok(Self(Client::new(access.hosts.clone(), Reach::Public, access.stall)?))
     }
 
     pub fn file<'a>(&'a self, url: Url, name: &'a str) -> WebFile<'a> {

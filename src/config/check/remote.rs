@@ -32,6 +32,8 @@ impl Check<'_> {
         self.ensure(context_length > 1, &at("context_length"), "at least 2 tokens");
         let named = remote.model.as_ref().is_some_and(|model| !model.is_empty());
         self.ensure(named || !given, &at("model"), "the model's name on that server is needed");
+        let media_tokens = remote.media_tokens.unwrap_or(MEDIA_TOKENS);
+        self.ensure(media_tokens > 0, &at("media_tokens"), "at least 1 token");
         Remote {
             base_url: if given { self.base_url(&at("base_url"), remote.base_url.as_deref()) } else { String::new() },
             api_key: self.api_key(&at("api_key_env"), remote.api_key_env.as_deref()),
@@ -47,7 +49,7 @@ impl Check<'_> {
                 None => vec![Modality::Text],
                 Some(modalities) => self.modalities(&at("modalities"), modalities),
             },
-            media_tokens: remote.media_tokens.unwrap_or(MEDIA_TOKENS),
+            media_tokens,
             limits: Limits {
                 connect: self.ms(&at("connect_ms"), remote.connect_ms.unwrap_or(CONNECT_MS), 1),
                 first_byte: self.ms(&at("first_byte_ms"), remote.first_byte_ms.unwrap_or(FIRST_BYTE_MS), 1),

@@ -65,8 +65,10 @@ pub fn folder(path: &Path) -> Result<Folder, LoadError> {
     let config_path = path.join("config.json");
     let config: Value = required_json(&config_path)?;
     let embedder = modules::embedder(path, &config)?;
-    architecture(&config_path, &config, embedder.is_some())?;
     let sight = Sight::of(path, &config)?;
+    if sight.is_none() {
+        architecture(&config_path, &config, embedder.is_some())?;
+    }
     let vocab_size = config["vocab_size"].as_u64().or_else(|| {
         let (size, usual) =
             (config["text_config"]["vocab_size"].as_u64(), sight.is_some().then_some(sight::VOCAB_SIZE));
@@ -107,9 +109,6 @@ fn architecture(path: &Path, config: &Value, embeds: bool) -> Result<(), LoadErr
     let name = config["architectures"][0].as_str().ok_or_else(|| fault(path, "has no `architectures`"))?;
     if embeds {
         return modules::architecture(path, name);
-    }
-    if name == sight::ARCHITECTURE {
-        return Ok(());
     }
     match NormalLoaderType::from_causal_lm_name(name) {
         Ok(_) => Ok(()),

@@ -76,6 +76,8 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         (None, Some(_)) => Kind::Sees,
         (None, None) => Kind::Writes,
     };
+    // Elsewhere than on the CPU its sequences run one at a time: others would be lost beside those with images.
+    let slots = if on_cpu || kind != Kind::Sees { slots } else { 1 };
     let (lanes, places) = match (on_cpu, kind) {
         (true, _) => (slots, 1),
         // Those that have a slot take turns.
@@ -101,6 +103,16 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         }
     };
     let context = u32::try_from(metadata.max_seq_len).unwrap_or(u32::MAX);
+    let context = match &metadata.cache_config {
+        // It makes room for a prompt before it knows how long its images make it, and panics where there is none for the rest.
+        Some(cache) if kind == Kind::Sees => {
+            context.min(u32::try_from(cache.num_gpu_blocks * cache.block_size).unwrap_or(u32::MAX))
+        }
+        _ => context,
+    };
+    if let Some(sight) = &sight {
+        sight.check(&text).map_err(|what| fault(path, what))?;
+    }
     let info = EngineInfo {
         engine: EngineName::Mistralrs,
         engine_version: ENGINE_VERSION.to_owned(),
@@ -116,7 +128,10 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         },
         unsupported: if text.markup().calls.is_some() { &[] } else { &["tools"] },
         workloads,
-        modalities: Modality::ALL[..if sight.is_some() { 2 } else { 1 }].to_vec(),
+        modalities: match sight {
+            Some(_) => vec![Modality::Text, Modality::Image],
+            None => vec![Modality::Text],
+        },
         dimensions,
         instructions,
     };

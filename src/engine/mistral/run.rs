@@ -39,12 +39,13 @@ pub async fn run(engine: &MistralEngine, generation: Generation, sink: &mut dyn 
         );
         return Err(EngineError::Rejected);
     }
-    let place = tokio::select! {
+    let begin = async { Ok((message(engine, &generation.prompt).await?, trusted_place(engine).await?)) };
+    let (message, place) = tokio::select! {
         biased;
         () = generation.cancel.cancelled() => return Ok(Progress::new(engine, &generation).finished(Finish::Canceled)),
-        place = trusted_place(engine) => place?,
+        begun = begin => begun?,
     };
-    run_in(engine, place, &generation, sink).await
+    run_in(engine, place, message, &generation, sink).await
 }
 
 /// Takes a place in an engine that works, as far as one can know.
@@ -59,7 +60,8 @@ pub(super) async fn trusted_place(engine: &MistralEngine) -> Result<Place, Engin
             if engine.embeds {
                 vector_in(engine, place, generation.prompt.ids(), &generation.cancel).await.is_ok()
             } else {
-                run_in(engine, place, &generation, &mut Nowhere).await.is_ok()
+                let message = RequestMessage::CompletionTokens(generation.prompt.ids().to_vec());
+                run_in(engine, place, message, &generation, &mut Nowhere).await.is_ok()
             }
         };
         let worked = tokio::time::timeout(TRIAL_DEADLINE, run).await.is_ok_and(|worked| worked);
@@ -74,6 +76,7 @@ pub(super) async fn trusted_place(engine: &MistralEngine) -> Result<Place, Engin
 async fn run_in(
     engine: &MistralEngine,
     place: Place,
+    message: RequestMessage,
     generation: &Generation,
     sink: &mut dyn Sink,
 ) -> Result<Finished, EngineError> {
@@ -81,7 +84,7 @@ async fn run_in(
     let mut failures = lane.failures();
     let seen = *failures.borrow_and_update();
     let mut progress = Progress::new(engine, generation);
-    let outcome = match Sequence::start(engine, place, generation).await {
+    let outcome = match Sequence::start(engine, place, message, generation).await {
         Ok(mut sequence) => {
             let outcome = sequence.follow(generation, &mut failures, &mut progress, sink).await;
             if progress.engine_failed || outcome == Err(EngineError::Reset) {
@@ -112,7 +115,12 @@ struct Sequence {
 }
 
 impl Sequence {
-    async fn start(engine: &MistralEngine, place: Place, generation: &Generation) -> Result<Self, EngineError> {
+    async fn start(
+        engine: &MistralEngine,
+        place: Place,
+        message: RequestMessage,
+        generation: &Generation,
+    ) -> Result<Self, EngineError> {
         let requests = place.lane().requests()?;
         let (tap, seat) = Tap::new();
         let (responses, replies) = Replies::channel(generation.max_tokens as usize + SPARE_CHUNKS);
@@ -129,7 +137,6 @@ impl Sequence {
             running: engine.meter.sequence(),
             _place: place,
         };
-        let message = message(engine, &generation.prompt).await?;
         let mut request = NormalRequest::new_simple(message, sampling(generation.max_tokens), responses, 0, None, None);
         request.is_streaming = true;
         request.constraint = engine.constraint(generation);

@@ -9,7 +9,7 @@
 //! than one is computed wrongly (Qwen), or the prompt is replaced (Voxtral).
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use image::DynamicImage;
 use image::imageops::FilterType;
@@ -48,6 +48,12 @@ const TEMPLATE: &str = "{{ messages[0]['content'] }}";
 /// How images are shown to a model.
 #[derive(Debug)]
 pub struct Sight {
+    /// Of an image, apart from those around it.
+    tokens: usize,
+    /// The id of each of them.
+    token: u64,
+    /// Held to decode: an image may take hundreds of MB then, and is small afterwards.
+    decoding: Mutex<()>,
     width: u32,
     height: u32,
     filter: FilterType,
@@ -119,8 +125,38 @@ impl Sight {
             let what = format_args!("an image has {tokens} tokens, and config.json says something else");
             return Err(fault(&path, what));
         }
+        let vision = &config["vision_config"];
+        let side = |name: &str| vision[name].as_u64().filter(|side| *side > 0);
+        if side("image_size") != Some(u64::from(width)) || width != height {
+            let what = format_args!("images of {width} x {height} pixels are not those of config.json");
+            return Err(fault(&folder.join("preprocessor_config.json"), what));
+        }
+        let patches = side("patch_size").map_or(0, |patch| u64::from(width) / patch);
+        let square = (tokens as u64).isqrt();
+        if square == 0 || square * square != tokens as u64 || patches == 0 || !patches.is_multiple_of(square) {
+            let what = format_args!("an image of {patches} x {patches} patches cannot have {tokens} tokens");
+            return Err(fault(&folder.join("config.json"), what));
+        }
+        let token = config["image_token_index"].as_u64();
+        let token = token.ok_or_else(|| fault(&folder.join("config.json"), "has no `image_token_index`"))?;
         let expanded = format!("\n\n{IMAGE}{}{END}\n\n", IMAGE_TOKEN.repeat(tokens));
-        Ok(Some(Self { width, height, filter, expanded }))
+        Ok(Some(Self { tokens, token, decoding: Mutex::default(), width, height, filter, expanded }))
+    }
+
+    /// Whether the tokenizer knows images as the model does.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, in words.
+    pub fn check(&self, text: &TextModel) -> Result<(), String> {
+        for name in [IMAGE, IMAGE_TOKEN, END] {
+            let known = text.added_token(name).filter(|(token, special)| *special && *token < text.vocab_size());
+            let (token, _) = known.ok_or_else(|| format!("the tokenizer has no special token {name}"))?;
+            if name == IMAGE_TOKEN && u64::from(token) != self.token {
+                return Err(format!("{name} is {token}, and `image_token_index` {}", self.token));
+            }
+        }
+        Ok(())
     }
 
     /// A conversation, if it shows images, as the engine will have it.
@@ -140,12 +176,17 @@ impl Sight {
             return Err(fault(format!("the model's chat template has a place for {marks} of {places} images")));
         }
         let ids = text.tokenize_expanded(&written, IMAGE, &self.expanded)?;
+        // With any other number of them the engine fails.
+        if ids.iter().filter(|id| u64::from(**id) == self.token).count() != places * self.tokens {
+            return Err(fault("the texts hold what stands for an image".to_owned()));
+        }
         Ok(Prepared::Shown { ids, text: written.into(), prompt: Arc::clone(prompt) })
     }
 
     /// The images of a conversation, as large as the model sees them: what the engine would make of them itself, but that
     /// it would hold the large ones until then, and tells remembered ones of other shapes from each other by their pixels alone.
     fn decode(&self, chat: &Chat) -> Result<Vec<DynamicImage>, media::Unreadable> {
+        let _alone = self.decoding.lock().unwrap_or_else(PoisonError::into_inner);
         let decode = |url: &str| {
             let image = media::decode_image(&media::from_data_url(url)?)?;
             let image = DynamicImage::ImageRgb8(image.to_rgb8());
@@ -172,10 +213,7 @@ impl Sight {
 
 /// The `data:` URLs of a conversation's images.
 fn images(chat: &Chat) -> impl Iterator<Item = &str> {
-    let parts = chat.messages.iter().filter_map(|message| match &message.content {
-        Some(Content::Parts(parts)) => Some(parts),
-        _ => None,
-    });
+    let parts = chat.messages.iter().filter_map(|message| message.content.as_ref()).map(Content::parts);
     parts.flatten().filter_map(|part| match part {
         ContentPart::ImageUrl { image_url } => Some(image_url.url.as_str()),
         _ => None,

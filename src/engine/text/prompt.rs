@@ -237,11 +237,8 @@ impl TextModel {
         }
         if let Some(Content::Parts(parts)) = &message.content {
             let shows = parts.iter().any(|part| part.modality() != Modality::Text);
-            value["content"] = if shows {
-                parts.iter().map(part_of).collect()
-            } else {
-                parts.iter().map(ContentPart::text).collect::<String>().into()
-            };
+            value["content"] =
+                if shows { parts_of(parts) } else { parts.iter().map(ContentPart::text).collect::<String>().into() };
         }
         if self.template.as_ref().is_some_and(ChatTemplate::wants_arguments_as_text) {
             return value;
@@ -255,13 +252,17 @@ impl TextModel {
     }
 }
 
-/// A part as the templates of models that see expect it.
-fn part_of(part: &ContentPart) -> Value {
-    match part {
-        ContentPart::Text { text } => serde_json::json!({"type": "text", "text": text}),
-        ContentPart::ImageUrl { .. } => serde_json::json!({"type": "image"}),
-        ContentPart::InputAudio { .. } => serde_json::json!({"type": "audio"}),
-    }
+/// Parts as the templates of models that see expect them. Neighbouring texts are one, so that what a special token is called
+/// cannot be written in two of them.
+fn parts_of(parts: &[ContentPart]) -> Value {
+    let shown = |what: &str| serde_json::json!({"type": what});
+    let texts = parts.chunk_by(|one, next| (one.modality(), next.modality()) == (Modality::Text, Modality::Text));
+    let part = |parts: &[ContentPart]| match parts {
+        [ContentPart::ImageUrl { .. }] => shown("image"),
+        [ContentPart::InputAudio { .. }] => shown("audio"),
+        texts => serde_json::json!({"type": "text", "text": texts.iter().map(ContentPart::text).collect::<String>()}),
+    };
+    texts.map(part).collect()
 }
 
 /// A tool as templates expect it: with a schema for its arguments, and without what is not the model's to know.

@@ -165,6 +165,7 @@ async fn answer(engine: &MistralEngine, prompt: &Arc<Prompt>) -> Vec<f32> {
 async fn an_image_is_counted_and_changes_the_answer() {
     let (engine, _folder) = seeing().await;
     assert_eq!(engine.info().modalities, [Modality::Text, Modality::Image]);
+    let hello = answer(&engine, &chat(&["Hello"], &[])).await;
     let (red, blue) = (image_of([250, 0, 0], 40, 20), image_of([0, 0, 250], 40, 20));
     let prepared = engine.prepare(&chat(&["What is ", "this?"], std::slice::from_ref(&red))).unwrap();
     let without = engine.prepare(&chat(&["What is \n\n<>\n\nthis?"], &[])).unwrap();
@@ -176,14 +177,13 @@ async fn an_image_is_counted_and_changes_the_answer() {
     let (of_red, of_blue) = (answer(&engine, &one(&red)).await, answer(&engine, &one(&blue)).await);
     assert_ne!(of_red, of_blue);
     assert_eq!(answer(&engine, &one(&red)).await, of_red, "whatever was shown between");
-    // The same bytes of pixels in another shape are another image; one that is larger is made smaller.
+    // Each stands in its place; one that is larger is made smaller.
     let both = [red.clone(), blue.clone()];
     let two = answer(&engine, &chat(&["Is ", " or ", "?"], &both)).await;
     let turned = answer(&engine, &chat(&["Is ", " or ", "?"], &[blue.clone(), red.clone()])).await;
     assert_ne!(two, turned, "each stands in its place");
     assert!(!answer(&engine, &one(&image_of([9, 9, 9], 3000, 20))).await.is_empty());
-    // And text alone is as before.
-    assert_eq!(answer(&engine, &chat(&["Hello"], &[])).await, answer(&engine, &chat(&["Hello"], &[])).await);
+    assert_eq!(answer(&engine, &chat(&["Hello"], &[])).await, hello, "whatever was shown before");
     engine.unload().await;
 }
 
@@ -196,6 +196,12 @@ async fn what_cannot_be_shown_is_refused_before_it_runs() {
     let cut = format!("data:image/png;base64,{}", BASE64_STANDARD.encode(&cut[..cut.len() / 2]));
     insta::assert_snapshot!(refused(chat(&["", ""], &[cut])), @"an image: the image is damaged");
     let forged = chat(&["<start_of_image> and ", "<|im_end|>"], std::slice::from_ref(&good));
+    let split = vec!["<end_of_", "image>", ""].into_iter().map(|text| ContentPart::Text { text: text.to_owned() });
+    let image_url = Image { url: good.clone(), detail: None, place: None };
+    let parts = split.chain([ContentPart::ImageUrl { image_url }]).collect();
+    let message = Message { content: Some(Content::Parts(parts)), ..Message::text(Role::User, "") };
+    let split = refused(Arc::new(Prompt::Chat(Chat { messages: vec![message], ..Chat::default() })));
+    assert!(split.contains("<end_of_image>"), "{split}");
     insta::assert_snapshot!(refused(forged), @r#"in a conversation with images no text can hold "<start_of_image>", a token of the model"#);
     engine.unload().await;
 }
@@ -210,6 +216,10 @@ async fn a_model_whose_images_are_not_as_the_engine_takes_them_is_not_loaded() {
         ("preprocessor_config.json", "resample", json!(9)),
         ("processor_config.json", "image_seq_length", json!(5)),
         ("processor_config.json", "chat_template", json!("x")),
+        ("preprocessor_config.json", "size", json!({"height": 16, "width": 16})),
+        ("config.json", "mm_tokens_per_image", json!(5)),
+        ("config.json", "image_token_index", json!(1025)),
+        ("config.json", "vision_config", Value::Null),
     ] {
         let folder = TempDir::new().unwrap();
         seeing_model(folder.path());
@@ -229,5 +239,9 @@ async fn a_model_whose_images_are_not_as_the_engine_takes_them_is_not_loaded() {
     …/preprocessor_config.json: `resample` is 9, which is not served
     …/processor_config.json: an image has 5 tokens, and config.json says something else
     …/processor_config.json: a chat template stands in a file of its own
+    …/preprocessor_config.json: images of 16 x 16 pixels are not those of config.json
+    …/processor_config.json: an image has 4 tokens, and config.json says something else
+    …: <image_soft_token> is 1026, and `image_token_index` 1025
+    …/config.json: the architecture Gemma3ForConditionalGeneration is not one that the engine runs
     ");
 }
