@@ -11,8 +11,10 @@ use serde_json::error::Category;
 
 use crate::native::{ErrorCode, ErrorEnvelope, detail};
 
+mod held;
 mod repetitions;
 
+pub use held::Held;
 use repetitions::{Once, REPEATED};
 
 /// Names reported of one body's unknown fields; more than fit a header help nobody.

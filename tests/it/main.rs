@@ -33,6 +33,7 @@ mod openapi;
 mod outer;
 mod placing;
 mod provisioning;
+mod published;
 mod purging;
 mod rates;
 mod reloading;

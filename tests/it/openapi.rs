@@ -2,8 +2,8 @@
 
 mod answers;
 mod bad_input;
-mod documents;
-mod places;
+pub mod documents;
+pub mod places;
 mod requests;
 mod witness;
 

@@ -206,7 +206,7 @@ async fn tools_that_are_none_are_refused_by_name() {
     assert_snapshot!(lines, @r#"
     "tools[1].function.name" | "invalid_value" | "`tools[1].function.name`: another tool has this name"
     "tools[0].function.name" | "invalid_value" | "`tools[0].function.name`: 1 to 128 letters, digits, underscores and hyphens"
-    "tools[0].type" | "invalid_value" | "Invalid value for 'tools[0].type': the only type of tool that is served is 'function'."
+    "tools[0].type" | "unsupported_value" | "Unsupported value: 'tools[0].type' does not support tools other than functions with this model."
     "tools[0].function" | "missing_required_parameter" | "Missing required parameter: 'tools[0].function'."
     "tool_choice" | "invalid_value" | "`tool_choice`: no tool has this name"
     "tool_choice" | "invalid_value" | "`tool_choice`: `tool_choice` goes with `tools`"

@@ -7,7 +7,7 @@ mod tools;
 use self::body::{Body, FormatBody, OutputBody, ThinkingBody};
 use super::{MessagesContext, Thinking};
 use crate::extension::Extension;
-use crate::json::{self, Object, invalid, missing, one_of, unsupported_parameter};
+use crate::json::{self, Object, invalid, missing, one_of, unsupported_parameter, unsupported_value};
 use crate::native::{ErrorEnvelope, OutputMode, Priority, ReasoningEffort, TaskRequest, detail};
 
 /// Tokens that the model is given to think, at least.
@@ -142,6 +142,9 @@ fn think(
 ) -> Result<(), ErrorEnvelope> {
     let Some(Object(thinking)) = thinking else { return Ok(()) };
     let word = thinking.r#type.ok_or_else(|| missing("thinking.type"))?;
+    if word == "between_tools" {
+        return Err(unsupported_value("thinking.type", "'between_tools'"));
+    }
     let modes = [("enabled", Mode::Enabled), ("adaptive", Mode::Adaptive), ("disabled", Mode::Disabled)];
     let mode = one_of("thinking.type", &word, &modes)?;
     let shown = [("summarized", Thinking::Shown), ("omitted", Thinking::Omitted)];

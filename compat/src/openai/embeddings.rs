@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::extension::Extension;
+use super::fields;
 use super::inputs::{self, InputBody, InputUsage, Outcome};
 use crate::json::{self, Object, missing, one_of};
 use crate::native::{End, ErrorCode, ErrorEnvelope, TaskRequest, TaskResult, Workload};
@@ -19,9 +20,7 @@ struct Body {
     pub input: Option<InputBody>,
     pub encoding_format: Option<String>,
     pub dimensions: Option<u32>,
-    /// Whose request it is, for the client's own records.
-    #[serde(rename = "user")]
-    pub _user: Option<String>,
+    pub user: Option<String>,
     pub sluicegate: Option<Object<Extension>>,
 }
 
@@ -52,7 +51,7 @@ pub struct EmbeddingsContext {
 ///
 /// INVALID_PARAMS with a path as `param`.
 pub fn parse(body: &[u8]) -> Result<(TaskRequest, EmbeddingsContext), ErrorEnvelope> {
-    let (body, ignored) = json::parse::<Body>(body)?;
+    let (body, mut ignored) = json::parse::<Body>(body)?;
     let model = body.model.ok_or_else(|| missing("model"))?;
     let formats = [("float", Encoding::Float), ("base64", Encoding::Base64)];
     let encoding = body.encoding_format.as_deref().map(|word| one_of("encoding_format", word, &formats)).transpose()?;
@@ -62,6 +61,7 @@ pub fn parse(body: &[u8]) -> Result<(TaskRequest, EmbeddingsContext), ErrorEnvel
     };
     let mut task = TaskRequest::new(model.clone());
     (task.workload, task.inputs, task.dimensions) = (Workload::Embedding, Some(inputs), body.dimensions);
+    fields::note(&mut task, "user", body.user, &mut ignored);
     if let Some(Object(extension)) = body.sluicegate {
         extension.apply(&mut task)?;
     }

@@ -5,8 +5,17 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 use super::chat::ServiceTier;
+use crate::dialect::pass_over;
 use crate::json::{Object, StringOrList, invalid, missing, one_of};
-use crate::native::{ContentPart, Detail, ErrorEnvelope, Image, ReasoningEffort, Recording, Role, SoundFormat, detail};
+use crate::native::{
+    ContentPart, Detail, ErrorEnvelope, Image, ReasoningEffort, Recording, Role, SoundFormat, TaskRequest, detail,
+};
+
+/// Bytes of a value of a task's metadata.
+const MOST_NOTED: usize = 512;
+
+/// Of a task's metadata.
+const MOST_PAIRS: usize = 16;
 
 /// What a client wants of a stream.
 #[derive(Debug, Default, Deserialize)]
@@ -83,6 +92,16 @@ pub fn include_usage(
     Ok(options.include_usage.unwrap_or(false))
 }
 
+/// Adds what a client says of whose request it is to the metadata of the task, where it can be found; to `ignored` where it
+/// has no room there.
+pub fn note(task: &mut TaskRequest, name: &str, value: Option<String>, ignored: &mut Vec<String>) {
+    let Some(value) = value else { return };
+    if value.len() > MOST_NOTED || task.metadata.len() >= MOST_PAIRS || task.metadata.contains_key(name) {
+        return pass_over(name, ignored);
+    }
+    task.metadata.insert(name.to_owned(), value);
+}
+
 /// How much the model is to reason; `param` is what the client calls it.
 pub fn reasoning_effort(param: &str, word: &str) -> Result<ReasoningEffort, ErrorEnvelope> {
     let words = [
@@ -106,6 +125,7 @@ pub fn service_tier(word: &str) -> Result<ServiceTier, ErrorEnvelope> {
         ("priority", ServiceTier::Default),
         ("fast", ServiceTier::Default),
         ("scale", ServiceTier::Default),
+        ("ultrafast", ServiceTier::Default),
     ];
     one_of("service_tier", word, &words)
 }

@@ -20,7 +20,7 @@ const MESSAGES: &str = "/v1/messages";
 const RESPONSES: &str = "/v1/responses";
 
 /// Members that may be there or not, to the same effect: where, which, and why.
-const OF_NO_EFFECT: [(&str, &str, &str); 23] = [
+const OF_NO_EFFECT: [(&str, &str, &str); 21] = [
     (CHAT, "messages[].annotations", "an earlier answer has an empty list of them"),
     (CHAT, "messages[].tool_calls[].type", "functions are all there is to call"),
     (CHAT, "modalities", "text is what an answer is made of"),
@@ -31,9 +31,7 @@ const OF_NO_EFFECT: [(&str, &str, &str); 23] = [
     (COMPLETIONS, "max_tokens", "16 is the default"),
     (COMPLETIONS, "n", "1 is the default"),
     (COMPLETIONS, "stream", "false is the default"),
-    (COMPLETIONS, "user", "it is for the client's own records"),
     (EMBEDDINGS, "encoding_format", "floats are the default"),
-    (EMBEDDINGS, "user", "it is for the client's own records"),
     (MESSAGES, "messages[].content[].is_error", "false is the default"),
     (MESSAGES, "messages[].content[].signature", "nobody has to prove where reasoning comes from"),
     (MESSAGES, "service_tier", "both of its values come to the only tier"),

@@ -1,5 +1,7 @@
 //! Bodies as real clients send them, and what becomes of them.
 
+use std::collections::BTreeMap;
+
 use async_openai::types::chat::{
     ChatCompletionRequestSystemMessage, ChatCompletionRequestUserMessage, CreateChatCompletionRequestArgs,
     ResponseFormat, ResponseFormatJsonSchema,
@@ -7,6 +9,7 @@ use async_openai::types::chat::{
 use serde_json::json;
 use sluicegate_compat::native::{
     Content, ContentPart, Message, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, Role, TaskRequest,
+    ToolChoice,
 };
 use sluicegate_compat::openai::chat::{ChatContext, ChatRequest, ServiceTier, openai_param, parse};
 
@@ -156,7 +159,7 @@ fn every_knob_reaches_the_task() {
         logit_bias: [(5, 1.0), (6, -100.0)].into(),
         logprobs: true,
         top_logprobs: Some(3),
-        metadata: [("k".into(), "v".into())].into(),
+        metadata: [("k", "v"), ("safety_identifier", "s"), ("user", "u")].map(|(k, v)| (k.into(), v.into())).into(),
         top_k: Some(40),
         min_p: Some(0.1),
         repetition_penalty: Some(1.1),
@@ -169,8 +172,6 @@ fn every_knob_reaches_the_task() {
     assert_eq!(task, expected);
     task.check().unwrap();
     assert_eq!((context.n, context.logprobs), (2, true));
-    assert_eq!(context.user.as_deref(), Some("u"));
-    assert_eq!(context.safety_identifier.as_deref(), Some("s"));
 }
 
 #[test]
@@ -233,6 +234,41 @@ fn tools_that_are_none_are_no_tools() {
     ] {
         let (task, _) = split(with(more));
         assert_eq!((&task.tools, &task.tool_choice), (&None, &None));
+        task.check().unwrap();
+    }
+}
+
+#[test]
+fn allowed_tools_are_all_that_the_model_is_shown() {
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name}});
+    let choose = |mode: &str, name: &str| {
+        let allowed = json!({"mode": mode, "tools": [tool(name)]});
+        with(json!({
+            "tools": [tool("weather"), tool("now")],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": allowed},
+        }))
+    };
+    for (mode, wanted) in [("auto", ToolChoice::Auto), ("required", ToolChoice::Required)] {
+        let (task, _) = split(choose(mode, "now"));
+        let names: Vec<_> = task.tools.iter().flatten().map(|tool| tool.function.name.as_str()).collect();
+        assert_eq!((names, &task.tool_choice), (vec!["now"], &Some(wanted)));
+        task.check().unwrap();
+    }
+    let error = parse(&serde_json::to_vec(&choose("auto", "tomorrow")).unwrap()).unwrap_err();
+    assert_eq!(error.param.as_deref(), Some("tool_choice.allowed_tools.tools[0].function.name"));
+}
+
+#[test]
+fn whose_request_it_is_is_noted_where_there_is_room() {
+    let full: BTreeMap<String, String> = (0..16).map(|number| (number.to_string(), "v".to_owned())).collect();
+    for (more, ignored) in [
+        (json!({"user": "u"}), vec![]),
+        (json!({"user": "u".repeat(513)}), vec!["user"]),
+        (json!({"user": "u", "metadata": {"user": "mine"}}), vec!["user"]),
+        (json!({"user": "u", "safety_identifier": "s", "metadata": full}), vec!["user", "safety_identifier"]),
+    ] {
+        let (task, context) = split(with(more));
+        assert_eq!(context.ignored, ignored);
         task.check().unwrap();
     }
 }

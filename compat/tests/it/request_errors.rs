@@ -126,7 +126,7 @@ fn values_of_the_wrong_type() {
     response_format | invalid_type | Invalid type for 'response_format': expected an object, but got a string instead.
     sluicegate.session_id | invalid_value | Invalid value for 'sluicegate.session_id': UUID parsing failed: invalid character: found `x` at 0.
     tools | invalid_type | Invalid type for 'tools': expected an array, but got an object instead.
-    tool_choice | invalid_value | Invalid value for 'tool_choice': expected "none", "auto", "required" or {"type": "function", "function": {"name": …}}.
+    tool_choice | invalid_value | Invalid value for 'tool_choice': the words are 'none', 'auto' and 'required'.
     function_call | invalid_type | Invalid type for 'function_call': expected "none", "auto" or {"name": …}, but got an integer instead.
     "#);
 }
@@ -159,7 +159,7 @@ fn values_that_do_not_exist() {
     response_format.json_schema | missing_required_parameter | Missing required parameter: 'response_format.json_schema'.
     response_format.json_schema.name | missing_required_parameter | Missing required parameter: 'response_format.json_schema.name'.
     reasoning_effort | invalid_value | Invalid value: 'heroic'. Supported values are: 'none', 'minimal', 'low', 'medium', 'high', 'xhigh', 'max'.
-    service_tier | invalid_value | Invalid value: 'gold'. Supported values are: 'auto', 'default', 'flex', 'priority', 'fast', 'scale'.
+    service_tier | invalid_value | Invalid value: 'gold'. Supported values are: 'auto', 'default', 'flex', 'priority', 'fast', 'scale', 'ultrafast'.
     sluicegate.priority | invalid_value | Invalid value: 'now'. Supported values are: 'interactive', 'batch'.
     sluicegate.placement.mode | invalid_value | Invalid value: 'there'. Supported values are: 'pin', 'prefer', 'auto'.
     function_call | invalid_value | Invalid value: 'perhaps'. Supported values are: 'none', 'auto'.

@@ -108,13 +108,18 @@ fn sample(document: &Document, schema: &Value) -> Value {
 
 /// Every place of a body with this schema.
 pub fn places(document: &Document, schema: &Value) -> Vec<Place> {
+    places_to(DEEPEST, document, schema)
+}
+
+/// Every place of a body with this schema, so many steps deep.
+pub fn places_to(deepest: usize, document: &Document, schema: &Value) -> Vec<Place> {
     let mut found = Vec::new();
-    below(document, schema, &[], &mut found);
+    below(deepest, document, schema, &[], &mut found);
     found
 }
 
-fn below(document: &Document, schema: &Value, steps: &[Step], found: &mut Vec<Place>) {
-    if steps.len() >= DEEPEST {
+fn below(deepest: usize, document: &Document, schema: &Value, steps: &[Step], found: &mut Vec<Place>) {
+    if steps.len() >= deepest {
         return;
     }
     let mut enter = |step: Step, schema: &Value, required: bool, closed: bool| {
@@ -124,7 +129,7 @@ fn below(document: &Document, schema: &Value, steps: &[Step], found: &mut Vec<Pl
         }
         let kinds = kinds(document, schema);
         found.push(Place { steps: steps.clone(), kinds, required, closed, schema: schema.clone() });
-        below(document, schema, &steps, found);
+        below(deepest, document, schema, &steps, found);
     };
     let mut first = true;
     for schema in alternatives(document, schema) {

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use crate::extension::Extension;
-use crate::json::{Object, StringOrList};
+use crate::json::{Held, Object, StringOrList, StringOrObject};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -96,11 +96,11 @@ pub struct BlockBody {
     /// Of what a call has come to.
     pub tool_use_id: Option<String>,
     /// The same.
-    pub content: Option<StringOrList<Object<BlockBody>>>,
+    pub content: Option<Held<StringOrList<Object<BlockBody>>>>,
     /// The same.
     pub is_error: Option<bool>,
     /// Of an image; of a document, which is refused.
-    pub source: Option<Object<SourceBody>>,
+    pub source: Option<StringOrObject<Object<SourceBody>>>,
 }
 
 /// Where an image comes from.

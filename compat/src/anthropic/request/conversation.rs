@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::body::{BlockBody, MessageBody, SourceBody};
 use crate::dialect::pass_over;
-use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
+use crate::json::{Held, Object, StringOrList, StringOrObject, invalid, missing, one_of, unsupported_value};
 use crate::native::{Content, ContentPart, ErrorEnvelope, FunctionCall, Image, Message, Role, ToolCall, detail};
 
 /// What stands before the result of a call that has failed: templates know no other way to say so.
@@ -146,7 +146,8 @@ impl Turn {
         ignored: &mut Vec<String>,
     ) -> Result<(), ErrorEnvelope> {
         let kind = body.r#type.as_deref().ok_or_else(|| missing(format!("{path}.type")))?;
-        if kind != "document"
+        check_content(&body, path)?;
+        if !matches!(kind, "document" | "search_result")
             && let Some(source) = body.source.take()
         {
             // Read whatever the block is, so that what is no image is refused wherever it stands.
@@ -184,7 +185,8 @@ impl Turn {
             }
             ("tool_use" | "thinking" | "redacted_thinking" | "tool_result", author) => {
                 let author = if author == Author::User { "user" } else { "assistant" };
-                return Err(invalid(format!("{path}.type"), format!("no block of the {author} has this type")));
+                let error = invalid(format!("{path}.type"), format!("no block of the {author} has this type"));
+                return Err(error.with_detail(detail::UNSUPPORTED_VALUE));
             }
             ("image", Author::User) => return Err(missing(format!("{path}.source"))),
             _ => self.parts.push(text(body, path)?),
@@ -198,7 +200,7 @@ fn author(word: &str, path: &str) -> Result<Author, ErrorEnvelope> {
     if word == "system" {
         let message = "Unexpected role \"system\". The Messages API accepts a top-level `system` parameter, not \"system\" \
                        as an input message role.";
-        return Err(ErrorEnvelope::invalid(path, message).with_detail(detail::INVALID_VALUE));
+        return Err(ErrorEnvelope::invalid(path, message).with_detail(detail::UNSUPPORTED_VALUE));
     }
     one_of(path, word, &[("user", Author::User), ("assistant", Author::Assistant)])
 }
@@ -215,7 +217,9 @@ fn call(body: BlockBody, path: &str) -> Result<ToolCall, ErrorEnvelope> {
 
 fn result(body: BlockBody, path: &str) -> Result<Message, ErrorEnvelope> {
     let id = body.tool_use_id.ok_or_else(|| missing(format!("{path}.tool_use_id")))?;
-    let mut parts = body.content.map(|content| texts(content, &format!("{path}.content"))).transpose()?;
+    let path = format!("{path}.content");
+    let held = body.content.map(|content| content.known(&path, "a string or an array")).transpose()?;
+    let mut parts = held.map(|content| texts(content, &path)).transpose()?;
     if body.is_error == Some(true) {
         parts.get_or_insert_default().insert(0, ContentPart::Text { text: FAILED.to_owned() });
     }
@@ -236,6 +240,7 @@ fn texts(content: StringOrList<Object<BlockBody>>, path: &str) -> Result<Vec<Con
 }
 
 fn text(body: BlockBody, path: &str) -> Result<ContentPart, ErrorEnvelope> {
+    check_content(&body, path)?;
     match body.r#type.as_deref() {
         None => Err(missing(format!("{path}.type"))),
         Some("text") => {
@@ -248,11 +253,17 @@ fn text(body: BlockBody, path: &str) -> Result<ContentPart, ErrorEnvelope> {
         Some(_) => Err(invalid(
             format!("{path}.type"),
             "the blocks that are served are 'text', 'image', 'tool_use', 'tool_result' and 'thinking', each in its place",
-        )),
+        )
+        .with_detail(detail::UNSUPPORTED_VALUE)),
     }
 }
 
-fn image(Object(source): Object<SourceBody>, path: &str) -> Result<ContentPart, ErrorEnvelope> {
+fn image(source: StringOrObject<Object<SourceBody>>, path: &str) -> Result<ContentPart, ErrorEnvelope> {
+    let StringOrObject::Object(Object(source)) = source else {
+        let path = format!("{path}.source");
+        let message = format!("Invalid type for '{path}': expected an object, but got a string instead.");
+        return Err(ErrorEnvelope::invalid(path, message).with_detail(detail::INVALID_TYPE));
+    };
     let need = |value: Option<String>, field: &str| value.ok_or_else(|| missing(format!("{path}.source.{field}")));
     let url = match source.r#type.as_deref() {
         None => return Err(missing(format!("{path}.source.type"))),
@@ -267,6 +278,17 @@ fn image(Object(source): Object<SourceBody>, path: &str) -> Result<ContentPart, 
         Some(_) => return Err(invalid(format!("{path}.source.type"), "'base64' or 'url'")),
     };
     Ok(ContentPart::ImageUrl { image_url: Image { url, detail: None, place: Some(path.to_owned()) } })
+}
+
+/// Blocks that are not served hold what they like; they are refused by their type.
+fn check_content(body: &BlockBody, path: &str) -> Result<(), ErrorEnvelope> {
+    let served = ["text", "image", "tool_use", "tool_result", "thinking", "redacted_thinking"];
+    match (&body.content, body.r#type.as_deref()) {
+        (Some(Held::Object), Some(kind)) if served.contains(&kind) => {
+            Held::Object.known(&format!("{path}.content"), "a string or an array")
+        }
+        _ => Ok(()),
+    }
 }
 
 fn unanswered_call(path: String) -> ErrorEnvelope {

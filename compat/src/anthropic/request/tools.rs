@@ -2,7 +2,7 @@
 
 use super::body::{ToolBody, ToolChoiceBody};
 use crate::json::{Object, invalid, missing, one_of};
-use crate::native::{ErrorEnvelope, FunctionDefinition, TaskRequest, Tool, ToolChoice};
+use crate::native::{ErrorEnvelope, FunctionDefinition, TaskRequest, Tool, ToolChoice, detail};
 
 #[derive(Clone, Copy)]
 enum Choice {
@@ -37,7 +37,7 @@ fn tool(body: ToolBody, path: &str) -> Result<Tool, ErrorEnvelope> {
     if !matches!(body.r#type.as_deref(), None | Some("custom")) {
         let why = "the only type of tool that is served is 'custom': those that Anthropic's service runs or defines, such \
                    as web search, are not there";
-        return Err(invalid(format!("{path}.type"), why));
+        return Err(invalid(format!("{path}.type"), why).with_detail(detail::UNSUPPORTED_VALUE));
     }
     let function = FunctionDefinition {
         name: body.name.ok_or_else(|| missing(format!("{path}.name")))?,

@@ -20,8 +20,6 @@ pub struct ChatContext {
     /// How the client reads calls.
     pub calls: CallStyle,
     pub service_tier: ServiceTier,
-    pub user: Option<String>,
-    pub safety_identifier: Option<String>,
     /// Fields of the body that have no effect, for the header `x-sluicegate-ignored`; visible ASCII without commas.
     pub ignored: Vec<String>,
     pub names: ParamNames,
@@ -58,8 +56,6 @@ impl ChatContext {
             logprobs: false,
             calls: CallStyle::Tools,
             service_tier: ServiceTier::Default,
-            user: None,
-            safety_identifier: None,
             ignored: Vec::new(),
             names: ParamNames::default(),
         }

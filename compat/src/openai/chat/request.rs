@@ -106,6 +106,8 @@ impl Body {
         task.logprobs = self.logprobs.unwrap_or(false);
         task.top_logprobs = self.top_logprobs;
         task.metadata = self.metadata.unwrap_or_default();
+        fields::note(&mut task, "user", self.user, &mut context.ignored);
+        fields::note(&mut task, "safety_identifier", self.safety_identifier, &mut context.ignored);
         task.chat_template_kwargs = self.chat_template_kwargs;
         let effort = self.reasoning_effort.as_deref();
         task.reasoning_effort = effort.map(|word| fields::reasoning_effort("reasoning_effort", word)).transpose()?;
@@ -128,8 +130,6 @@ impl Body {
         context.n = task.n;
         context.logprobs = task.logprobs;
         task.affinity = self.prompt_cache_key;
-        context.user = self.user;
-        context.safety_identifier = self.safety_identifier;
         Ok(task)
     }
 }

@@ -39,9 +39,7 @@ struct Body {
     echo: Option<bool>,
     stream: Option<bool>,
     stream_options: Option<Object<StreamOptions>>,
-    /// Whose request it is, for the client's own records.
-    #[serde(rename = "user")]
-    _user: Option<String>,
+    user: Option<String>,
 
     // Extensions that are common among engines.
     top_k: Option<u32>,
@@ -85,20 +83,11 @@ impl Body {
         let include_usage = fields::include_usage(stream, self.stream_options.take(), &mut ignored)?;
         let n = self.n.unwrap_or(1);
         let made = self.choices(n, stream)?;
+        let logprobs = self.logprobs.is_some();
         let (echoes, unread) = self.echoes(&prompts)?;
-        let context = CompletionContext {
-            model: model.clone(),
-            stream,
-            include_usage,
-            n,
-            made,
-            logprobs: self.logprobs.is_some(),
-            echoes,
-            unread,
-            one,
-            ignored,
-        };
-        let task = self.into_task(model, made, made > n)?;
+        let task = self.into_task(model.clone(), made, made > n, &mut ignored)?;
+        let context =
+            CompletionContext { model, stream, include_usage, n, made, logprobs, echoes, unread, one, ignored };
         if task.task_id.is_some() && prompts.len() > 1 {
             return Err(invalid("sluicegate.task_id", "several prompts are several tasks"));
         }
@@ -140,7 +129,13 @@ impl Body {
     }
 
     /// The task of each prompt, without it. `judged`: log-probabilities are needed to choose among its choices.
-    fn into_task(self, model: String, made: u32, judged: bool) -> Result<TaskRequest, ErrorEnvelope> {
+    fn into_task(
+        self,
+        model: String,
+        made: u32,
+        judged: bool,
+        ignored: &mut Vec<String>,
+    ) -> Result<TaskRequest, ErrorEnvelope> {
         let mut task = TaskRequest::new(model);
         task.max_tokens = Some(self.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS));
         task.temperature = self.temperature;
@@ -156,6 +151,7 @@ impl Body {
         task.logit_bias = fields::logit_bias(self.logit_bias.unwrap_or_default())?;
         task.logprobs = self.logprobs.is_some() || judged;
         task.top_logprobs = self.logprobs;
+        fields::note(&mut task, "user", self.user, ignored);
         if let Some(Object(extension)) = self.sluicegate {
             extension.apply(&mut task)?;
         }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::json::{Object, StringOrList, StringOrObject};
+use crate::json::{Held, Object, StringOrList, StringOrObject};
 use crate::openai::extension::Extension;
 use crate::openai::fields::{AudioBody, StreamOptions};
 
@@ -58,8 +58,8 @@ pub struct ItemBody {
     pub _status: Option<String>,
     pub call_id: Option<String>,
     pub name: Option<String>,
-    pub arguments: Option<String>,
-    pub output: Option<StringOrList<Object<PartBody>>>,
+    pub arguments: Option<Held<String>>,
+    pub output: Option<Held<StringOrList<Object<PartBody>>>>,
     pub summary: Option<Vec<Object<PartBody>>>,
     /// Reasoning of a model elsewhere, which nobody here can read.
     pub encrypted_content: Option<String>,
@@ -74,8 +74,7 @@ pub struct PartBody {
     pub refusal: Option<String>,
     // Part of every earlier answer; the model is not shown them.
     pub annotations: Option<Vec<Value>>,
-    #[serde(rename = "logprobs")]
-    pub _logprobs: Option<Vec<Value>>,
+    pub logprobs: Option<Vec<Value>>,
     pub image_url: Option<String>,
     pub detail: Option<String>,
     pub input_audio: Option<Object<AudioBody>>,

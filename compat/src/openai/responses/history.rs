@@ -7,9 +7,39 @@ use uuid::Uuid;
 use super::body::{ItemBody, PartBody};
 use super::item::{self, Item, Part, Place, Status};
 use crate::dialect::pass_over;
-use crate::json::{Object, StringOrList, invalid, missing, one_of, unsupported_value};
+use crate::json::{Held, Object, StringOrList, invalid, missing, one_of, unsupported_value};
 use crate::native::{Content, ErrorCode, ErrorEnvelope, FunctionCall, FunctionTag, Message, Role, ToolCall, detail};
 use crate::openai::fields;
+
+/// Types of items that belong to tools and services which are not here.
+const NOT_SERVED: [&str; 26] = [
+    "additional_tools",
+    "apply_patch_call",
+    "apply_patch_call_output",
+    "code_interpreter_call",
+    "compaction",
+    "compaction_trigger",
+    "computer_call",
+    "computer_call_output",
+    "configuration_update",
+    "custom_tool_call",
+    "custom_tool_call_output",
+    "file_search_call",
+    "image_generation_call",
+    "local_shell_call",
+    "local_shell_call_output",
+    "mcp_approval_request",
+    "mcp_approval_response",
+    "mcp_call",
+    "mcp_list_tools",
+    "program",
+    "program_output",
+    "shell_call",
+    "shell_call_output",
+    "tool_search_call",
+    "tool_search_output",
+    "web_search_call",
+];
 
 /// What a request adds to a conversation.
 #[derive(Debug)]
@@ -61,8 +91,14 @@ fn one(body: ItemBody, path: &str, ignored: &mut Vec<String>) -> Result<Added, E
         // The shortest forms of a reference and of a message have no type.
         None if body.id.is_some() && body.role.is_none() && body.content.is_none() => Kind::Reference,
         None => Kind::Message,
+        Some(word) if NOT_SERVED.contains(&word) => {
+            return Err(unsupported_value(format!("{path}.type"), "items of this type"));
+        }
         Some(word) => one_of(format!("{path}.type"), word, &words)?,
     };
+    if body.name.is_some() && !matches!(kind, Kind::Call) {
+        pass_over("input[].name", ignored);
+    }
     let need = |value: Option<String>, field: &str| value.ok_or_else(|| missing(format!("{path}.{field}")));
     // Read whatever the item is, so that what is no content is refused wherever it stands.
     let said_by = match (kind, body.role.as_deref()) {
@@ -72,7 +108,11 @@ fn one(body: ItemBody, path: &str, ignored: &mut Vec<String>) -> Result<Added, E
     };
     let content =
         body.content.map(|content| parts(content, said_by, &format!("{path}.content"), ignored)).transpose()?;
-    let output = body.output.map(|output| parts(output, Role::Tool, &format!("{path}.output"), ignored)).transpose()?;
+    let known = |arguments: Held<_>| arguments.known(&format!("{path}.arguments"), "a string");
+    let arguments = body.arguments.map(known).transpose()?;
+    let known = |output: Held<_>| output.known(&format!("{path}.output"), "a string or an array");
+    let output = body.output.map(known).transpose()?;
+    let output = output.map(|output| parts(output, Role::Tool, &format!("{path}.output"), ignored)).transpose()?;
     if content.is_some() && !matches!(kind, Kind::Message | Kind::Reasoning) {
         pass_over("input[].content", ignored);
     }
@@ -89,7 +129,7 @@ fn one(body: ItemBody, path: &str, ignored: &mut Vec<String>) -> Result<Added, E
             id,
             call_id: need(body.call_id, "call_id")?,
             name: need(body.name, "name")?,
-            arguments: need(body.arguments, "arguments")?,
+            arguments: need(arguments, "arguments")?,
             status,
         },
         Kind::Output => {
@@ -150,6 +190,9 @@ fn parts(
         let path = format!("{path}[{index}]");
         if body.annotations.as_ref().is_some_and(|list| !list.is_empty()) {
             pass_over("input[].content[].annotations", ignored);
+        }
+        if body.logprobs.as_ref().is_some_and(|list| !list.is_empty()) {
+            pass_over("input[].content[].logprobs", ignored);
         }
         let need = |value: Option<String>, field: &str| value.ok_or_else(|| missing(format!("{path}.{field}")));
         let kind = body.r#type.as_deref().ok_or_else(|| missing(format!("{path}.type")))?;

@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::json::{Object, StringOrList};
-use crate::native::ToolChoice;
+use crate::json::{Object, StringOrList, StringOrObject};
 use crate::openai::extension::Extension;
 use crate::openai::fields::{AudioBody, StreamOptions};
 
@@ -41,7 +40,7 @@ pub struct Body {
     pub store: Option<bool>,
 
     pub tools: Option<Vec<Object<ToolBody>>>,
-    pub tool_choice: Option<ToolChoice>,
+    pub tool_choice: Option<StringOrObject<Object<ChoiceBody>>>,
     pub parallel_tool_calls: Option<bool>,
     /// The name of `tools` before 2023-12.
     pub functions: Option<Vec<Object<FunctionBody>>>,
@@ -136,6 +135,25 @@ pub struct FunctionBody {
     pub description: Option<String>,
     pub parameters: Option<Value>,
     pub strict: Option<bool>,
+}
+
+/// A choice of one function, or of some.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ChoiceBody {
+    pub r#type: Option<String>,
+    pub function: Option<Object<CallBody>>,
+    pub allowed_tools: Option<Object<AllowedBody>>,
+    /// Of a choice that is refused: declared so that it is not reported as unknown.
+    #[serde(rename = "custom")]
+    pub _custom: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct AllowedBody {
+    pub mode: Option<String>,
+    pub tools: Option<Vec<Object<ToolBody>>>,
 }
 
 /// A call in an earlier answer of the assistant.

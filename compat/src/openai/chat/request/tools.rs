@@ -1,7 +1,9 @@
 //! Tools and how they were spelled before.
 
-use super::body::{CallBody, FunctionBody, FunctionChoice, ToolBody};
-use crate::json::{Object, invalid, missing, one_of};
+use std::collections::HashSet;
+
+use super::body::{CallBody, ChoiceBody, FunctionBody, FunctionChoice, ToolBody};
+use crate::json::{Object, StringOrObject, invalid, missing, one_of, unsupported_value};
 use crate::native::{ErrorEnvelope, FunctionCall, FunctionDefinition, Tool, ToolChoice};
 use crate::openai::chat::context::ParamNames;
 
@@ -13,7 +15,7 @@ use crate::openai::chat::context::ParamNames;
 pub fn translate(
     tools: Option<Vec<Object<ToolBody>>>,
     functions: Option<Vec<Object<FunctionBody>>>,
-    choice: Option<ToolChoice>,
+    choice: Option<StringOrObject<Object<ChoiceBody>>>,
     function_call: Option<FunctionChoice>,
     names: &mut ParamNames,
 ) -> Result<(Option<Vec<Tool>>, Option<ToolChoice>), ErrorEnvelope> {
@@ -23,8 +25,11 @@ pub fn translate(
     let tools = indexed(tools.unwrap_or_default()).map(|(index, body)| tool(body, &format!("tools[{index}]")));
     let functions = indexed(functions.unwrap_or_default())
         .map(|(index, body)| definition(body, &format!("functions[{index}]")).map(of_function));
-    let tools = tools.chain(functions).collect::<Result<Vec<_>, _>>()?;
-    let choice = choice.map_or_else(|| function_call.map(legacy_choice).transpose(), |choice| Ok(Some(choice)))?;
+    let mut tools = tools.chain(functions).collect::<Result<Vec<_>, _>>()?;
+    let choice = match choice {
+        Some(choice) => Some(read_choice(choice, &mut tools)?),
+        None => function_call.map(legacy_choice).transpose()?,
+    };
     if tools.is_empty() {
         return Ok((None, choice.filter(|choice| !matches!(choice, ToolChoice::None | ToolChoice::Auto))));
     }
@@ -37,7 +42,7 @@ pub fn translate(
 pub fn only_functions(kind: Option<&str>, path: &str) -> Result<(), ErrorEnvelope> {
     match kind {
         None | Some("function") => Ok(()),
-        Some(_) => Err(invalid(format!("{path}.type"), "the only type of tool that is served is 'function'")),
+        Some(_) => Err(unsupported_value(format!("{path}.type"), "tools other than functions")),
     }
 }
 
@@ -68,6 +73,47 @@ fn definition(body: FunctionBody, path: &str) -> Result<FunctionDefinition, Erro
 
 fn of_function(function: FunctionDefinition) -> Tool {
     Tool { r#type: Default::default(), function }
+}
+
+/// Takes the tools away that the choice does not allow.
+fn read_choice(choice: StringOrObject<Object<ChoiceBody>>, tools: &mut Vec<Tool>) -> Result<ToolChoice, ErrorEnvelope> {
+    let body = match choice {
+        StringOrObject::String(word) => {
+            return match word.as_str() {
+                "none" => Ok(ToolChoice::None),
+                "auto" => Ok(ToolChoice::Auto),
+                "required" => Ok(ToolChoice::Required),
+                _ => Err(invalid("tool_choice", "the words are 'none', 'auto' and 'required'")),
+            };
+        }
+        StringOrObject::Object(Object(body)) => body,
+    };
+    match body.r#type.as_deref() {
+        Some("function") => {
+            let Object(function) = body.function.ok_or_else(|| missing("tool_choice.function"))?;
+            function.name.map(ToolChoice::Function).ok_or_else(|| missing("tool_choice.function.name"))
+        }
+        Some("allowed_tools") => {
+            let Object(allowed) = body.allowed_tools.ok_or_else(|| missing("tool_choice.allowed_tools"))?;
+            let mode = allowed.mode.ok_or_else(|| missing("tool_choice.allowed_tools.mode"))?;
+            let modes = [("auto", &ToolChoice::Auto), ("required", &ToolChoice::Required)];
+            let choice = one_of("tool_choice.allowed_tools.mode", &mode, &modes)?.clone();
+            let listed = allowed.tools.ok_or_else(|| missing("tool_choice.allowed_tools.tools"))?;
+            let mut names = HashSet::new();
+            for (index, body) in indexed(listed) {
+                let path = format!("tool_choice.allowed_tools.tools[{index}]");
+                let name = tool(body, &path)?.function.name;
+                if !tools.iter().any(|tool| tool.function.name == name) {
+                    return Err(invalid(format!("{path}.function.name"), "no tool has this name"));
+                }
+                names.insert(name);
+            }
+            tools.retain(|tool| names.contains(&tool.function.name));
+            Ok(choice)
+        }
+        Some(_) => Err(unsupported_value("tool_choice.type", "tools other than functions")),
+        None => Err(missing("tool_choice.type")),
+    }
 }
 
 fn legacy_choice(choice: FunctionChoice) -> Result<ToolChoice, ErrorEnvelope> {
