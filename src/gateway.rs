@@ -57,7 +57,7 @@ pub use kept_models::take_in_models;
 pub use kept_pools::{Configured, KeptPool, take_in_pools};
 pub use look::{TaskFilter, View};
 use media::Media;
-pub use media::{Fetch, MediaSettings};
+pub use media::MediaSettings;
 use provision::Provision;
 pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
 pub use recover::{Waiting, take_in};

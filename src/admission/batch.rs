@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use sluicegate_compat::native::{ErrorEnvelope, TaskRequest};
 
-use super::recipe::MOST_BYTES_PER_TOKEN;
+use super::recipe::{MOST_BYTES_PER_TOKEN, prepared};
 use crate::engine::{Batch, Engine, Prepared, Prompt};
 
 /// Tokens of one task's inputs together at most, as in the OpenAI API: it holds a slot until the last one is done.
@@ -28,25 +28,26 @@ impl Inputs {
         self.inputs.iter().chain(&self.query).map(|input| bytes(input)).sum()
     }
 
-    /// Counts each of them in the model's own tokens.
+    /// Counts each of them in the model's own tokens; `bare` as for [`prepared`].
     ///
     /// # Errors
     ///
     /// The first that the model does not take, or that does not fit `context`; too many tokens together.
-    pub fn prepare(&self, engine: &dyn Engine, context: u32) -> Result<Batch, ErrorEnvelope> {
+    pub fn prepare(&self, engine: &dyn Engine, context: u32, bare: bool) -> Result<Batch, ErrorEnvelope> {
         if self.bytes() / MOST_BYTES_PER_TOKEN > MOST_TOKENS {
             return Err(too_many_tokens());
         }
         let instructions = &engine.info().instructions;
-        let query =
-            self.query.as_ref().map(|query| count(engine, context, &introduced(query, &instructions.query), "query"));
-        let query = query.transpose()?;
+        let count = |prompt: &Arc<Prompt>, before: &str, param: &str| {
+            count(engine, context, &introduced(prompt, before), bare, param)
+        };
+        let query = self.query.as_ref().map(|query| count(query, &instructions.query, "query")).transpose()?;
         // Only what is compared with a query is a document.
         let before = if query.is_some() { instructions.document.as_str() } else { "" };
         let mut left = MOST_TOKENS.saturating_sub(query.as_ref().map_or(0, Prepared::len));
         let mut inputs = Vec::with_capacity(self.inputs.len());
         for (at, input) in self.inputs.iter().enumerate() {
-            let input = count(engine, context, &introduced(input, before), &format!("inputs[{at}]"))?;
+            let input = count(input, before, &format!("inputs[{at}]"))?;
             left = left.checked_sub(input.len()).ok_or_else(too_many_tokens)?;
             inputs.push(input);
         }
@@ -74,7 +75,13 @@ fn introduced(prompt: &Arc<Prompt>, before: &str) -> Arc<Prompt> {
     }
 }
 
-fn count(engine: &dyn Engine, context: u32, prompt: &Arc<Prompt>, param: &str) -> Result<Prepared, ErrorEnvelope> {
+fn count(
+    engine: &dyn Engine,
+    context: u32,
+    prompt: &Arc<Prompt>,
+    bare: bool,
+    param: &str,
+) -> Result<Prepared, ErrorEnvelope> {
     let too_long = |tokens: Option<usize>| {
         let has = tokens.map_or_else(|| "is longer".to_owned(), |tokens| format!("has {tokens}"));
         let message = format!("the model's context is {context} tokens; this input {has}");
@@ -83,7 +90,7 @@ fn count(engine: &dyn Engine, context: u32, prompt: &Arc<Prompt>, param: &str) -
     if bytes(prompt) / MOST_BYTES_PER_TOKEN > context as usize {
         return Err(too_long(None));
     }
-    let prepared = engine.prepare(prompt).map_err(|error| ErrorEnvelope::invalid(param, error.message))?;
+    let prepared = prepared(engine, prompt, bare).map_err(|error| ErrorEnvelope::invalid(param, error.message))?;
     match prepared.len() {
         0 => Err(ErrorEnvelope::invalid(param, "this input has no tokens")),
         tokens if tokens > context as usize => Err(too_long(Some(tokens))),

@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::batch::{Inputs, too_many_tokens};
 use crate::engine::{
-    Calling, Chat, Choice, Engine, EngineInfo, Grammar, Material, Prepared, Prompt, Reading, Sampling, Stated,
+    Calling, Chat, Choice, Engine, EngineInfo, Grammar, Material, Prepared, Prompt, PromptError, Reading, Sampling,
+    Stated,
 };
 use crate::pools::{Fitted, Recipe};
 use crate::tasks::Limits;
@@ -93,8 +94,7 @@ impl Asked {
         self.with_output(prompt_tokens, output)
     }
 
-    /// The prompt as the engine needs it, counted in the model's own tokens. `bare`: a text without what the model's makers
-    /// want around it.
+    /// The prompt as the engine needs it, counted in the model's own tokens; `bare` as for [`prepared`].
     fn count(
         &self,
         engine: &dyn Engine,
@@ -109,11 +109,8 @@ impl Asked {
         if self.bytes / MOST_BYTES_PER_TOKEN > context as usize {
             return Err(too_long(param, None, 1, context));
         }
-        let prepared = match (prompt.as_ref(), engine.text()) {
-            (Prompt::Text(text), Some(model)) if bare => model.tokenize_bare(text).map(|ids| Prepared::Ids(ids.into())),
-            _ => engine.prepare(prompt),
-        };
-        let prepared = prepared.map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
+        let prepared =
+            prepared(engine, prompt, bare).map_err(|error| ErrorEnvelope::invalid(error.param, error.message))?;
         if prepared.is_empty() {
             return Err(ErrorEnvelope::invalid(param, "the prompt has no tokens"));
         }
@@ -193,7 +190,7 @@ impl Recipe for Asked {
                 (Material::Prompt(prompt), limits)
             }
             Texts::Inputs(inputs) => {
-                let batch = inputs.prepare(engine, context)?;
+                let batch = inputs.prepare(engine, context, false)?;
                 // There is no output.
                 let limits = self.with_output(u32::try_from(batch.tokens()).map_err(|_| too_many_tokens())?, 0);
                 (Material::Batch(Arc::new(batch)), limits)
@@ -207,7 +204,7 @@ impl Recipe for Asked {
 /// A request whose prompt is only counted.
 pub(super) struct Counted {
     pub asked: Asked,
-    /// See [`Asked::count`].
+    /// See [`prepared`].
     pub bare: bool,
 }
 
@@ -225,7 +222,7 @@ impl Recipe for Counted {
                 (Material::Prompt(prompt), tokens as u64)
             }
             Texts::Inputs(inputs) => {
-                let batch = inputs.prepare(engine, info.context_length)?;
+                let batch = inputs.prepare(engine, info.context_length, self.bare)?;
                 let tokens = batch.tokens();
                 (Material::Batch(Arc::new(batch)), tokens as u64)
             }
@@ -233,6 +230,14 @@ impl Recipe for Counted {
         let limits = asked.with_output(u32::try_from(tokens).map_err(|_| too_many_tokens())?, 0);
         let (sampling, model_digest) = (asked.sampling(&info.sampling), info.model_digest.clone());
         Ok(Fitted { model_digest, material, sampling, limits })
+    }
+}
+
+/// A prompt as the engine needs it. `bare`: a text without what the model's makers want around it.
+pub(super) fn prepared(engine: &dyn Engine, prompt: &Arc<Prompt>, bare: bool) -> Result<Prepared, PromptError> {
+    match (prompt.as_ref(), engine.text()) {
+        (Prompt::Text(text), Some(model)) if bare => model.tokenize_bare(text).map(|ids| Prepared::Ids(ids.into())),
+        _ => engine.prepare(prompt),
     }
 }
 

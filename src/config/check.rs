@@ -13,9 +13,9 @@ use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
 use crate::admission::RateLimits;
 use crate::budgets::Left;
 use crate::catalog::{FileRoots, HubAccess, Policy, Token, WebAccess};
-use crate::gateway::{Fetch, MediaSettings};
+use crate::gateway::MediaSettings;
 use crate::store::Location;
-use crate::web::Hosts;
+use crate::web::{Hosts, Reach};
 
 mod models;
 mod pools;
@@ -236,9 +236,9 @@ impl Check<'_> {
     fn media(&mut self, media: &shape::Media) -> MediaSettings {
         MediaSettings {
             fetch: match media.fetch {
-                MediaFetch::None => Fetch::None,
-                MediaFetch::Trusted => Fetch::Trusted,
-                MediaFetch::Public => Fetch::Public,
+                MediaFetch::None => None,
+                MediaFetch::Trusted => Some(Reach::Trusted),
+                MediaFetch::Public => Some(Reach::Public),
             },
             hosts: self.hosts("media.trusted_hosts", &media.trusted_hosts),
             deadline: self.ms("media.fetch_deadline_ms", media.fetch_deadline_ms, 1),

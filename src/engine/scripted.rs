@@ -248,18 +248,11 @@ impl ScriptedEngine {
     /// Puts token number `tokens_out` (from 1) into the output, and says whether the sequence ends with it.
     fn push(&self, tokens_out: u32, generation: &Generation, output: &mut Output) -> Option<Finish> {
         let Some(text) = self.text(tokens_out - 1) else {
-            output.finish();
-            return Some(output.finish_reason());
+            return Some(output.finish(Finish::Stop));
         };
         let logprobs = generation.top_logprobs.map(|top| certain(text, top));
-        if output.push(text.as_bytes(), logprobs) {
-            return Some(output.finish_reason());
-        }
-        if tokens_out >= generation.max_tokens {
-            output.finish();
-            return Some(Finish::Length);
-        }
-        None
+        let ended = output.push(text.as_bytes(), logprobs);
+        ended.or_else(|| (tokens_out >= generation.max_tokens).then(|| output.finish(Finish::Length)))
     }
 }
 

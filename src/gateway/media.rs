@@ -17,7 +17,8 @@ use crate::web::{Client, Hosts, Problem, Reach, Url};
 /// How images and recordings in messages are dealt with.
 #[derive(Debug, Clone)]
 pub struct MediaSettings {
-    pub fetch: Fetch,
+    /// Where addresses in messages may lead that are asked for what is there; `None`: none is asked.
+    pub fetch: Option<Reach>,
     /// Those that may have private addresses, and be spoken to without encryption.
     pub hosts: Hosts,
     /// For all that one request refers to.
@@ -26,16 +27,6 @@ pub struct MediaSettings {
     pub most_items: usize,
     /// Of one request, in bytes as they are when they are decoded from base64.
     pub most_bytes: usize,
-}
-
-/// Which addresses in messages are asked for what is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fetch {
-    None,
-    /// Those of the hosts that are named.
-    Trusted,
-    /// Every public one as well.
-    Public,
 }
 
 /// Addresses that are asked at once.
@@ -65,11 +56,7 @@ impl Media {
             };
             refused(place, &problem, code)
         };
-        let reach = match settings.fetch {
-            Fetch::Public => Reach::Public,
-            Fetch::Trusted => Reach::Trusted,
-            Fetch::None => return Err(unfetched(place)),
-        };
+        let reach = settings.fetch.ok_or_else(|| unfetched(place))?;
         let url = Url::parse(address).map_err(|error| refused(place, &error, detail::INVALID_IMAGE_URL))?;
         let new = || async { Client::new(settings.hosts.clone(), reach, settings.deadline) };
         let client = self.client.get_or_try_init(new).await.map_err(failed)?;

@@ -45,9 +45,28 @@ async fn a_text_comes_back_from_its_tokens_and_a_conversation_has_those_that_are
     let vector = ask(&gate, "/embeddings", json!({"model": "builtin-embedding", "input": "What is a pool?"})).await;
     assert_eq!(vector.json()["usage"]["prompt_tokens"], embedded["count"]);
 
+    let bare = json!({"model": "builtin-embedding", "prompt": "What is a pool?", "add_special_tokens": false});
+    let bare = tokens(&gate, bare).await;
+    let (bare, embedded) = (bare["tokens"].as_array().unwrap(), embedded["tokens"].as_array().unwrap());
+    assert_eq!((bare.as_slice(), bare.len() + 1), (&embedded[..bare.len()], embedded.len()));
+
     let unknown = ask(&gate, "/detokenize", json!({"model": "builtin", "tokens": [1, 4_000_000_000_u32]})).await;
     let error = &unknown.json()["error"];
     assert_eq!((unknown.status, &error["param"]), (StatusCode::BAD_REQUEST, &json!("tokens[1]")), "{}", unknown.body);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_belongs_to_a_conversation_has_no_effect_on_a_text_and_is_named() {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let function = json!({"type": "function", "function": {"name": "f"}});
+    let all = json!({"model": "builtin", "prompt": "hi", "tools": [function], "add_generation_prompt": false,
+        "chat_template_kwargs": {"a": 1}, "continue_final_message": true});
+    let answer = ask(&gate, "/tokenize", all).await;
+    assert_eq!(
+        answer.header("x-sluicegate-ignored"),
+        "tools, add_generation_prompt, chat_template_kwargs, continue_final_message"
+    );
     gate.finish().await;
 }
 

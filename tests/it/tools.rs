@@ -67,6 +67,29 @@ async fn a_call_in_a_whole_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn stop_strings_cut_no_call() {
+    let gate = Gate::scripted(says(&CALL)).await;
+    for stop in ["}", "\n", "<tool_call>", "Berlin"] {
+        let answer = gate.post("/v1/chat/completions", &chat(&json!({"stop": stop}))).await.json();
+        let (choice, call) = (&answer["choices"][0], &answer["choices"][0]["message"]["tool_calls"][0]["function"]);
+        assert_eq!(
+            (&call["name"], &call["arguments"]),
+            (&json!("weather"), &json!("{\"city\": \"Berlin\"}")),
+            "{stop}"
+        );
+        assert_eq!((&choice["message"]["content"], &choice["finish_reason"]), (&json!("Wait."), &json!("tool_calls")));
+        let id = gate.submit(&native(&json!({"stop": [stop]}))).await;
+        let events = gate.events(&id).await;
+        assert!(events.contains("\"finish_reason\":\"tool_calls\"") && !events.contains("matched_stop"), "{events}");
+    }
+    let answer = gate.post("/v1/chat/completions", &chat(&json!({"stop": "it."}))).await.json();
+    let message = &answer["choices"][0]["message"];
+    assert_eq!((&message["content"], message.get("tool_calls")), (&json!("Wa"), None));
+    assert_eq!(answer["choices"][0]["finish_reason"], "stop");
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_call_in_a_stream_of_chunks() {
     let gate = Gate::scripted(says(&CALL)).await;
     let answer = gate.post("/v1/chat/completions", &chat(&json!({"stream": true}))).await;

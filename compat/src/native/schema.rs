@@ -72,6 +72,35 @@ pub fn check_loosely(root: &Value, place: &str, taken: &mut Steps) -> Result<(),
     Walk { root, place, loose: true, schemas: 0, taken }.whole()
 }
 
+/// Checks that a schema that has passed [`check`] or [`check_loosely`] leaves room for an object: the arguments of a call
+/// are one.
+///
+/// # Errors
+///
+/// A schema that no object fits, whatever is in it.
+pub fn check_takes_objects(root: &Value, place: &str) -> Result<(), Violation> {
+    match takes_objects(root, root) {
+        true => Ok(()),
+        false => violation(place, "the arguments of a call are an object, which this schema does not allow"),
+    }
+}
+
+/// Whether it may be that an object fits `schema`, which stands in `root`.
+fn takes_objects(root: &Value, schema: &Value) -> bool {
+    let Some(fields) = schema.as_object() else { return *schema != Value::Bool(false) };
+    let target = |reference: &Value| root.pointer(reference.as_str()?.strip_prefix('#')?);
+    fields.iter().all(|(keyword, value)| match (keyword.as_str(), value) {
+        ("type", Value::Array(types)) => types.iter().any(|name| name == "object"),
+        ("type", name) => name == "object",
+        ("const", value) => value.is_object(),
+        ("enum", Value::Array(values)) => values.iter().any(Value::is_object),
+        ("$ref", reference) => target(reference).is_none_or(|target| takes_objects(root, target)),
+        ("allOf", Value::Array(schemas)) => schemas.iter().all(|schema| takes_objects(root, schema)),
+        ("anyOf" | "oneOf", Value::Array(schemas)) => schemas.iter().any(|schema| takes_objects(root, schema)),
+        _ => true,
+    })
+}
+
 /// References and combinations that were followed, in all schemas of a request so far.
 #[derive(Debug, Default)]
 pub struct Steps(usize);

@@ -46,6 +46,7 @@ pub fn check(tools: &[Tool], choice: Option<&ToolChoice>) -> Result<(), Violatio
             let place = format!("tools[{index}].function.parameters");
             let check = if is_strict(tool) { schema::check } else { schema::check_loosely };
             check(schema, &place, &mut taken)?;
+            schema::check_takes_objects(schema, &place)?;
         }
     }
     match choice {
@@ -107,6 +108,35 @@ mod tests {
             check(&endless, Some(&ToolChoice::Required)).unwrap_err().param,
             "tools[0].function.parameters.$ref"
         );
+    }
+
+    #[test]
+    fn arguments_that_are_held_are_an_object() {
+        let none = [
+            json!({"type": "string"}),
+            json!({"type": ["array", "null"]}),
+            json!({"enum": [1, "a"]}),
+            json!({"const": null}),
+            json!({"$ref": "#/$defs/a", "$defs": {"a": {"type": "integer"}}}),
+            json!({"allOf": [{"type": "object"}, {"anyOf": [{"type": "string"}, {"const": 1}]}]}),
+        ];
+        for schema in none {
+            let tools = tools(&json!([{"name": "a"}, {"name": "b", "parameters": schema}]));
+            let refused = check(&tools, Some(&ToolChoice::Required)).unwrap_err();
+            assert_eq!(refused.param, "tools[1].function.parameters", "{schema}");
+            assert!(refused.message.contains("are an object"), "{}", refused.message);
+            check(&tools, None).unwrap();
+        }
+        let some = [
+            json!({}),
+            json!({"type": ["object", "null"]}),
+            json!({"enum": [1, {"a": 1}]}),
+            json!({"anyOf": [{"type": "string"}, {"$ref": "#/$defs/a"}], "$defs": {"a": {"properties": {}}}}),
+        ];
+        for schema in some {
+            let tools = tools(&json!([{"name": "a", "parameters": schema}]));
+            check(&tools, Some(&ToolChoice::Required)).unwrap();
+        }
     }
 
     #[test]

@@ -88,7 +88,18 @@ pub fn parse(body: &[u8]) -> Result<(TaskRequest, TokenizeContext), ErrorEnvelop
         return Err(both.with_detail(detail::PARAMETER_COMBINATION));
     }
     match (body.prompt, body.messages) {
-        (Some(prompt), None) => task.prompt = Some(Input::Text(prompt)),
+        (Some(prompt), None) => {
+            task.prompt = Some(Input::Text(prompt));
+            // A conversation has these.
+            let without_effect = [
+                ("tools", body.tools.is_some()),
+                ("add_generation_prompt", body.add_generation_prompt.is_some()),
+                ("chat_template_kwargs", body.chat_template_kwargs.is_some()),
+                ("continue_final_message", task.continue_final_message),
+            ];
+            task.continue_final_message = false;
+            ignored.extend(without_effect.iter().filter(|(_, there)| *there).map(|(name, _)| (*name).to_owned()));
+        }
         (None, Some(messages)) => {
             let (messages, tools) = chat::conversation(messages, body.tools, &mut ignored)?;
             (task.messages, task.tools) = (Some(messages), tools);

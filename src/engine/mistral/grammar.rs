@@ -106,9 +106,14 @@ fn compile(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<(), Stri
     Err(words.join(" ").chars().take(LONGEST_REASON).collect())
 }
 
-/// The schema of a function's arguments; of one that is not strict, as far as it can be held.
+/// The schema of a function's arguments, which are an object whatever else it allows; of one that is not strict, as far as
+/// it can be held.
 fn arguments(function: &FunctionDefinition) -> Value {
-    let schema = function.parameters.clone().unwrap_or_else(|| json!({"type": "object"}));
+    let mut schema = function.parameters.clone().unwrap_or_default();
+    match &mut schema {
+        Value::Object(fields) => drop(fields.insert("type".into(), json!("object"))),
+        other => *other = json!({"type": "object"}),
+    }
     bounded(schema, function.strict != Some(true))
 }
 

@@ -318,11 +318,11 @@ impl<'a> Progress<'a> {
             return Some(self.end(Finish::Stop, sink));
         }
         let text = &self.engine.text;
-        let stopped = self.output.push(text.text_of(record.token, &self.reading), logprobs(text, &record));
+        let ended = self.output.push(text.text_of(record.token, &self.reading), logprobs(text, &record));
         if self.hand_over(sink).is_break() {
             Some(Finish::Canceled)
-        } else if stopped {
-            Some(self.output.finish_reason())
+        } else if ended.is_some() {
+            ended
         } else if self.tokens_out >= self.max_tokens {
             Some(self.end(Finish::Length, sink))
         } else {
@@ -331,8 +331,7 @@ impl<'a> Progress<'a> {
     }
 
     fn end(&mut self, finish: Finish, sink: &mut dyn Sink) -> Finish {
-        self.output.finish();
-        let finish = if finish == Finish::Stop { self.output.finish_reason() } else { finish };
+        let finish = self.output.finish(finish);
         if self.hand_over(sink).is_break() { Finish::Canceled } else { finish }
     }
 

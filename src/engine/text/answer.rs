@@ -170,11 +170,6 @@ impl AnswerReader {
         self.over
     }
 
-    /// Calls so far.
-    pub fn calls(&self) -> u32 {
-        self.calls
-    }
-
     /// One step; false where more text is needed.
     fn advance(&mut self) -> bool {
         match &self.phase {

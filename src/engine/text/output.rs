@@ -13,23 +13,28 @@ use crate::engine::{Finish, Piece};
 
 /// The text side of one sequence: takes each token's bytes and gives one [`Piece`] per token.
 ///
-/// A token that holds a part of a possible stop string is kept back until that is settled; then it comes out as it is, or
-/// cut before the stop string, or not at all. A token that may be part of a call, or of a mark, is kept back likewise; then
-/// it comes out as what it is, and empty where it is only punctuation. A token that ends one part of an answer and begins
+/// A token that may be part of a call, or of a mark, is kept back until that is settled; then it comes out as what it is,
+/// and empty where it is only punctuation. A token that holds a part of a possible stop string is kept back likewise; then
+/// it comes out as it is, or cut before the stop string, or not at all. A token that ends one part of an answer and begins
 /// another one comes out as a piece of each.
+///
+/// Stop strings end text and reasoning, and match within one stretch of them: a call is never cut, whatever is in it.
 #[derive(Debug)]
 pub struct Output {
     decoder: Utf8Decoder,
     stops: StopMatcher,
-    held: VecDeque<Piece>,
-    /// Bytes of the held pieces that may be shown.
-    cleared: usize,
     /// Tells the parts of an answer apart.
     reader: Option<Box<AnswerReader>>,
-    /// Pieces that are not told apart yet.
-    unread: VecDeque<Piece>,
-    /// What the reader has told of them.
+    /// Pieces that are not ready yet.
+    held: VecDeque<Piece>,
+    /// What of their text is not told apart yet; kept where stop strings are looked for.
+    untold: String,
+    /// What the held pieces are, as far as that is told.
     told: VecDeque<Segment>,
+    /// Bytes of what is told that no stop string can hold any more.
+    cleared: usize,
+    /// Calls that are told.
+    calls: u32,
     ready: VecDeque<Piece>,
 }
 
@@ -42,48 +47,64 @@ impl Output {
     /// Of an answer, where there is a reader for it.
     pub fn read_by(stop: Vec<String>, reader: Option<AnswerReader>) -> Self {
         Self {
-            reader: reader.map(Box::new),
-            unread: VecDeque::new(),
-            told: VecDeque::new(),
             decoder: Utf8Decoder::default(),
             stops: StopMatcher::new(stop),
+            reader: reader.map(Box::new),
             held: VecDeque::new(),
+            untold: String::new(),
+            told: VecDeque::new(),
             cleared: 0,
+            calls: 0,
             ready: VecDeque::new(),
         }
     }
 
-    /// Takes a token; true when it completes a stop string, or the last call that is wanted: no more may follow.
-    pub fn push(&mut self, bytes: &[u8], logprobs: Option<Arc<TokenLogprobs>>) -> bool {
+    /// Takes a token; how the sequence ends with it, where a stop string or the last call that is wanted is complete: no
+    /// more may follow.
+    pub fn push(&mut self, bytes: &[u8], logprobs: Option<Arc<TokenLogprobs>>) -> Option<Finish> {
         let text = self.decoder.push(bytes);
         let piece = Piece { text, kind: TokenKind::Text, tool: None, logprobs };
-        if self.stops.is_idle() {
-            return self.deliver(piece);
+        if self.reader.is_none() && self.stops.is_idle() {
+            self.ready.push_back(piece);
+            return None;
         }
-        let scan = self.stops.push(&piece.text);
+        if !self.stops.is_idle() {
+            self.untold.push_str(&piece.text);
+        }
+        let over = match &mut self.reader {
+            Some(reader) => {
+                reader.push(&piece.text);
+                reader.is_over()
+            }
+            None => {
+                let length = piece.text.len();
+                if length > 0 {
+                    self.clear(Segment { length, class: Class::Text });
+                }
+                false
+            }
+        };
         self.held.push_back(piece);
-        self.cleared += scan.release;
-        let over = self.release(scan.stopped);
-        if scan.stopped {
-            self.close();
+        if over {
+            return Some(self.finish(Finish::Stop));
         }
-        scan.stopped || over
+        self.settle();
+        self.matched_stop().is_some().then(|| self.ended(Finish::Stop))
     }
 
-    /// The text ended without a stop string: what was kept back may go.
-    pub fn finish(&mut self) {
-        while let Some(piece) = self.held.pop_front() {
-            self.deliver(piece);
+    /// No more tokens come, for this reason: what was kept back may go. Says how the sequence ended, since a stop string
+    /// may be in what was kept back.
+    pub fn finish(&mut self, reason: Finish) -> Finish {
+        if let Some(reader) = &mut self.reader {
+            reader.finish();
         }
-        self.close();
-    }
-
-    /// How a sequence ended that came to its end by itself.
-    pub fn finish_reason(&self) -> Finish {
-        match &self.reader {
-            Some(reader) if reader.calls() > 0 => Finish::ToolCalls,
-            _ => Finish::Stop,
+        self.settle();
+        if self.matched_stop().is_none() {
+            self.cleared += self.stops.release();
+            self.hand_out();
+            self.ready.append(&mut self.held);
         }
+        self.ended(reason)
     }
 
     /// The stop string that ended the text.
@@ -96,79 +117,70 @@ impl Output {
         self.ready.pop_front()
     }
 
-    /// Readies the held pieces that are cleared. An empty piece (a token inside a character) goes with the next one that
-    /// has text, since it may turn out to be part of a stop string.
-    fn release(&mut self, stopped: bool) -> bool {
-        let mut over = false;
+    fn ended(&self, reason: Finish) -> Finish {
+        let by_itself = reason == Finish::Stop || self.matched_stop().is_some();
+        match by_itself {
+            true if self.calls > 0 => Finish::ToolCalls,
+            true => Finish::Stop,
+            false => reason,
+        }
+    }
+
+    /// Takes what the reader has told, and readies what may be shown.
+    fn settle(&mut self) {
+        while self.matched_stop().is_none()
+            && let Some(segment) = self.reader.as_mut().and_then(|reader| reader.pop())
+        {
+            self.clear(segment);
+        }
+        self.hand_out();
+        if self.matched_stop().is_some() {
+            self.cut();
+        }
+    }
+
+    /// Looks for a stop string in what is told next.
+    fn clear(&mut self, segment: Segment) {
+        self.cleared += match &segment.class {
+            _ if self.stops.is_idle() => segment.length,
+            Class::Text | Class::Reasoning => self.stops.push(&self.untold[..segment.length]).release,
+            Class::Hidden | Class::Call(_) => self.stops.release() + segment.length,
+        };
+        if !self.stops.is_idle() {
+            self.untold.drain(..segment.length);
+        }
+        self.calls += u32::from(matches!(&segment.class, Class::Call(delta) if delta.name.is_some()));
+        self.told.push_back(segment);
+    }
+
+    /// Readies the held pieces that are cleared as a whole. An empty piece (a token inside a character) goes with the next
+    /// one that has text: it is part of what that is.
+    fn hand_out(&mut self) {
         while let Some(at) = self.held.iter().position(|piece| !piece.text.is_empty()) {
             let length = self.held[at].text.len();
             if length > self.cleared {
-                if stopped && self.cleared > 0 {
-                    let text = &mut self.held[at].text;
-                    *text = SmolStr::new(&text[..self.cleared]);
-                    over |= self.deliver_held(at);
-                }
                 break;
             }
             self.cleared -= length;
-            over |= self.deliver_held(at);
-        }
-        if stopped {
-            self.held.clear();
-        }
-        over
-    }
-
-    fn deliver_held(&mut self, last: usize) -> bool {
-        let pieces: Vec<Piece> = self.held.drain(..=last).collect();
-        let mut over = false;
-        for piece in pieces {
-            over |= self.deliver(piece);
-        }
-        over
-    }
-
-    /// Hands a piece to the reader, or out; true when nothing more is wanted.
-    fn deliver(&mut self, piece: Piece) -> bool {
-        let Some(reader) = &mut self.reader else {
-            self.ready.push_back(piece);
-            return false;
-        };
-        reader.push(&piece.text);
-        let over = reader.is_over();
-        self.unread.push_back(piece);
-        self.tell_apart();
-        if over {
-            self.close();
-        }
-        over
-    }
-
-    /// No more text comes.
-    fn close(&mut self) {
-        if let Some(reader) = &mut self.reader {
-            reader.finish();
-            self.tell_apart();
-            self.ready.append(&mut self.unread);
+            self.hand_out_through(at);
         }
     }
 
-    /// Readies the unread pieces that are told apart as a whole.
-    fn tell_apart(&mut self) {
-        let Some(reader) = &mut self.reader else { return };
-        self.told.extend(std::iter::from_fn(|| reader.pop()));
-        let mut known: usize = self.told.iter().map(|segment| segment.length).sum();
-        // A token inside a character is part of what the next one is.
-        while let Some(at) = self.unread.iter().position(|piece| !piece.text.is_empty()) {
-            let length = self.unread[at].text.len();
-            if length > known {
-                break;
-            }
-            known -= length;
-            let pieces: Vec<Piece> = self.unread.drain(..=at).collect();
-            for piece in pieces {
-                parts(piece, &mut self.told, &mut self.ready);
-            }
+    /// Readies what of the held pieces comes before the stop string, and drops the others.
+    fn cut(&mut self) {
+        if self.cleared > 0
+            && let Some(at) = self.held.iter().position(|piece| !piece.text.is_empty())
+        {
+            let text = &mut self.held[at].text;
+            *text = SmolStr::new(&text[..self.cleared]);
+            self.hand_out_through(at);
+        }
+        self.held.clear();
+    }
+
+    fn hand_out_through(&mut self, last: usize) {
+        for piece in self.held.drain(..=last) {
+            parts(piece, &mut self.told, &mut self.ready);
         }
     }
 }
@@ -226,9 +238,9 @@ mod tests {
 
     fn texts(tokens: &[&[u8]], stop: &[&str]) -> (Vec<String>, bool) {
         let mut output = Output::new(stop.iter().map(|&stop| stop.to_owned()).collect());
-        let stopped = tokens.iter().any(|token| output.push(token, None));
+        let stopped = tokens.iter().any(|token| output.push(token, None).is_some());
         if !stopped {
-            output.finish();
+            assert_eq!(output.finish(Finish::Length), Finish::Length);
         }
         (std::iter::from_fn(|| output.pop()).map(|piece| piece.text.to_string()).collect(), stopped)
     }
@@ -237,7 +249,7 @@ mod tests {
     fn without_stop_strings_each_token_is_a_piece_at_once() {
         let mut output = Output::new(Vec::new());
         for token in [&b"a"[..], b"\xe2\x82", b"\xac"] {
-            assert!(!output.push(token, None));
+            assert_eq!(output.push(token, None), None);
             assert!(output.pop().is_some());
         }
     }
@@ -273,26 +285,28 @@ mod tests {
         }
     }
 
-    fn answer(tokens: &[&str], stop: &[&str]) -> (Vec<String>, Finish) {
+    fn reader() -> AnswerReader {
         let tools = vec![Tool {
             r#type: Default::default(),
             function: serde_json::from_value(serde_json::json!({"name": "now"})).unwrap(),
         }];
         let calling = Calling { tools, parallel: true, ..Calling::default() };
         let markup = Markup { calls: Some(CallFormat::Hermes), reasoning: true };
+        AnswerReader::new(markup, Some(Arc::new(calling)), false)
+    }
+
+    fn answer(tokens: &[&str], stop: &[&str]) -> (Vec<String>, Finish) {
         let stop = stop.iter().map(|&stop| stop.to_owned()).collect();
-        let mut output = Output::read_by(stop, Some(AnswerReader::new(markup, Some(Arc::new(calling)), false)));
-        if !tokens.iter().any(|token| output.push(token.as_bytes(), None)) {
-            output.finish();
-        }
+        let mut output = Output::read_by(stop, Some(reader()));
+        let ended = tokens.iter().find_map(|token| output.push(token.as_bytes(), None));
+        let finish = ended.unwrap_or_else(|| output.finish(Finish::Stop));
         let shown = |piece: Piece| match (piece.kind, piece.tool) {
             (TokenKind::Text, None) => piece.text.to_string(),
             (TokenKind::Reasoning, None) => format!("({})", piece.text),
             (TokenKind::Tool, Some(tool)) => format!("{}:{}", tool.name.as_deref().unwrap_or("+"), tool.arguments),
             other => panic!("{other:?}"),
         };
-        let pieces = std::iter::from_fn(|| output.pop()).map(shown).collect();
-        (pieces, output.finish_reason())
+        (std::iter::from_fn(|| output.pop()).map(shown).collect(), finish)
     }
 
     #[test]
@@ -327,11 +341,40 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_string_ends_a_call_too() {
-        let (pieces, finish) = answer(&["<tool_call>", "{\"name\": \"now\", \"arguments\": {\"a", "b\": 1"], &["b\""]);
-        assert_eq!((pieces.concat(), finish), ("now:{\"a".into(), Finish::ToolCalls));
+    fn a_stop_string_ends_text_and_reasoning_and_cuts_no_call() {
+        let call = ["<tool_call>", "{\"name\": \"now\", \"arguments\": {\"a", "b\": 1", "}}\n", "</tool_", "call>"];
+        for stop in ["b\"", "}", "\n", "<tool", "tool_call>", "{"] {
+            let (pieces, finish) = answer(&call, &[stop]);
+            assert_eq!((pieces.concat(), finish), ("now:{\"a+:b\": 1+:}".into(), Finish::ToolCalls), "{stop}");
+        }
+        let (pieces, finish) = answer(&[&["Let me", " see.\n"], &call[..]].concat(), &["\n"]);
+        assert_eq!((pieces.concat(), finish), ("Let me see.now:{\"a+:b\": 1+:}".into(), Finish::ToolCalls));
+        let (pieces, finish) = answer(&["one\n", "two", "<tool_call>", "{"], &["\n"]);
+        assert_eq!((pieces.concat(), finish), ("one".into(), Finish::Stop));
         let (pieces, finish) = answer(&["a <tool_", "call> stop"], &["stop"]);
         assert_eq!((pieces.concat(), finish), ("a <tool_call> ".into(), Finish::Stop));
+        let (pieces, finish) = answer(&["<think>Hm,", " so", "</think>", "\n\nHi"], &["so"]);
+        assert_eq!((pieces.concat(), finish), ("(Hm,)( )".into(), Finish::Stop));
+        let (pieces, finish) = answer(&["<think>Hm", "</think>", "\n\nHi", " there"], &["\n\n", "</think>"]);
+        assert_eq!((pieces.concat(), finish), ("(Hm)Hi there".into(), Finish::Stop));
+    }
+
+    #[test]
+    fn calls_after_a_stop_string_were_not_made() {
+        let call = "<tool_call>{\"name\": \"now\"}</tool_call>";
+        let (pieces, finish) = answer(&[&format!("a stop {call}")], &["stop"]);
+        assert_eq!((pieces.concat(), finish), ("a ".into(), Finish::Stop));
+        let (pieces, finish) = answer(&[&format!("a {call} b stop c")], &["stop"]);
+        assert_eq!((pieces.concat(), finish), ("anow:{} b ".into(), Finish::ToolCalls));
+    }
+
+    #[test]
+    fn a_stop_string_that_was_kept_back_is_found_at_the_end() {
+        let mut output = Output::read_by(vec!["\n".into()], Some(reader()));
+        assert_eq!(output.push(b"a\n", None), None);
+        assert_eq!(output.finish(Finish::Length), Finish::Stop);
+        assert_eq!((output.pop().unwrap().text.as_str(), output.pop()), ("a", None));
+        assert_eq!(output.matched_stop(), Some("\n"));
     }
 
     proptest! {

@@ -51,6 +51,13 @@ impl StopMatcher {
         scan
     }
 
+    /// What follows is another text: the bytes that may go now, since what was kept back began no stop string.
+    pub fn release(&mut self) -> usize {
+        let held = self.held.len();
+        self.held.clear();
+        held
+    }
+
     /// Where the stop string begins that is complete first, and which it is.
     fn first_match(&self) -> Option<(usize, usize)> {
         let stops = self.stops.iter().enumerate();

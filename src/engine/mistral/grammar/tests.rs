@@ -87,6 +87,33 @@ fn arguments_keep_to_their_schema() {
 }
 
 #[test]
+fn arguments_are_an_object_whatever_else_their_schema_allows() {
+    let object = json!({"properties": {"a": {"type": "integer"}}});
+    let schemas = [
+        json!(null),
+        json!(true),
+        json!({}),
+        json!({"type": ["object", "null", "string"]}),
+        json!({"enum": [1, {"a": 1}, "x"]}),
+        json!({"anyOf": [{"type": "string"}, object]}),
+        json!({"$ref": "#/$defs/either", "$defs": {"either": {"oneOf": [{"type": "integer"}, object]}}}),
+        json!({"allOf": [{"type": ["object", "integer"]}, object]}),
+    ];
+    for schema in schemas {
+        let mut calling = calling(Choice::Required, true, false);
+        calling.tools[1].function.parameters = Some(schema.clone()).filter(|schema| !schema.is_null());
+        let judged = |arguments: &str| {
+            let call = format!("<tool_call>\n{{\"name\": \"now\", \"arguments\": {arguments}}}\n</tool_call>");
+            verdict(&model(HERMES), calling.clone(), None, "x", &call)
+        };
+        assert_eq!(judged("{\"a\": 1}"), Some(true), "{schema}");
+        for wrong in ["1", "\"x\"", "null"] {
+            assert_eq!(judged(wrong), None, "{schema}: {wrong}");
+        }
+    }
+}
+
+#[test]
 fn several_calls_only_where_they_are_allowed() {
     let one = "<tool_call>\n{\"name\": \"now\", \"arguments\": {}}\n</tool_call>";
     let two = format!("{one}\n{one}");
