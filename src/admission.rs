@@ -12,14 +12,14 @@ use sluicegate_compat::native::{
     Streams, TaskRequest, Workload,
 };
 
-use crate::budgets::{Budgets, Left};
+use crate::budgets::{Budgets, Exceeded, Left};
 use crate::engine::Engine;
 use crate::ids::{CorrelationId, ModelId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
-use crate::pools::{Fitted, Job, Place, Pool, PoolMetrics, Share, prepare};
+use crate::pools::{Fitted, Place, Pool, PoolMetrics, Share, prepare};
 use crate::sessions::{Good, Key as SessionKey, Sessions};
-use crate::tasks::{Durable, Home, Key, Limits, Registry, Spending, Task, Ties};
+use crate::tasks::{Durable, Home, Key, Limits, Registry, Task, Ties};
 
 mod again;
 mod batch;
@@ -28,17 +28,19 @@ mod limits;
 mod order;
 mod recipe;
 mod refusal;
+mod together;
 mod translate;
 
-pub use again::{Reserved, interrupted, not_kept};
-use grant::{Grant, grant, over_budget};
+pub use again::{Reserved, Unprepared, interrupted, not_kept};
+use grant::grant;
 pub use limits::{Charge, Limiter, RateLimits, Standing};
 use order::{Choice, Look, by_start, in_time, submit};
 pub use recipe::check_shown;
 use recipe::{Asked, Counted, check_engine};
 pub use refusal::violation;
-use refusal::{nowhere, refused};
-use translate::{job, spec};
+use refusal::{field, nowhere, over_budget, refused};
+pub use together::{Refusal, never_queued};
+use translate::spec;
 
 /// Whose every request is while there are no keys.
 const DEFAULT_TENANT: &str = "default";
@@ -170,55 +172,6 @@ impl Pools<'_> {
 }
 
 impl Admission {
-    /// Lets a request into one of `pools`, which all serve its model, or refuses it.
-    ///
-    /// # Errors
-    ///
-    /// The envelope that the client gets, but for its correlation id.
-    pub async fn admit(
-        &self,
-        request: TaskRequest,
-        pools: &Pools<'_>,
-        caller: &Caller,
-        life: Life,
-    ) -> Result<Admitted, ErrorEnvelope> {
-        let result = self.try_admit(request, pools, caller, life).await;
-        if let Err(error) = &result {
-            self.metrics.rejected(pools.serving.first().map(Arc::as_ref), reason(error));
-        }
-        result
-    }
-
-    async fn try_admit(
-        &self,
-        request: TaskRequest,
-        pools: &Pools<'_>,
-        caller: &Caller,
-        life: Life,
-    ) -> Result<Admitted, ErrorEnvelope> {
-        let Checked { asked, fitted, near, order, .. } = self.check(request, pools, caller, Look::Needed).await?;
-        let request = &asked.request;
-        let Some((pool, _)) = order.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
-        let affine = |key| pool.replica_for((caller.share.tenant.as_str(), key));
-        let near = near.or_else(|| request.affinity.as_deref().and_then(affine));
-        let (limits, mut ties) = self.reserve(request, caller, fitted.limits, pools.price)?;
-        let foresee = || pool.foresee(request.priority, &caller.share, &limits);
-        let task_ms = || foresee().map_or(0, |place| place.duration_ms());
-        // Given back where no queue has room.
-        let (charge, at_once) = self.limiter.admit(worst_case(&limits), task_ms)?;
-        ties.held.push(Box::new(at_once));
-        let fitted = Fitted { limits, ..fitted };
-        let task = self.create(request, caller, fitted.limits, pool.home(), (ties, life.memo.clone()))?;
-        let job = Job { allowed: allowed(request, &order, pools.serving), near, ..job(&asked, &task, caller, fitted) };
-        // Filed before it is queued, so that the journal hears of its start and its end afterwards.
-        let durable = self.file(&task, caller, life);
-        let place =
-            submit(job, pools.model, order.iter().map(|(pool, _)| pool)).inspect_err(|_| self.withdraw(&task))?;
-        charge.keep();
-        self.watch_deadline(&task);
-        Ok(Admitted { task, place, durable })
-    }
-
     fn create(
         &self,
         request: &TaskRequest,
@@ -258,11 +211,11 @@ impl Admission {
         }
     }
 
-    /// The same checks and the same prediction as [`admit`](Self::admit), with nothing queued.
+    /// The same checks and the same prediction as [`admit_all`](Self::admit_all), with nothing queued.
     ///
     /// # Errors
     ///
-    /// As [`admit`](Self::admit), but for an id that is taken.
+    /// As [`admit_all`](Self::admit_all), but for an id that is taken.
     pub async fn preview(
         &self,
         request: TaskRequest,
@@ -274,7 +227,9 @@ impl Admission {
         for (pool, place) in checked.order {
             match place {
                 Some(Ok(place)) => {
-                    self.limiter.check(worst_case(&checked.limits), || place.duration_ms())?;
+                    let room = self.limiter.check(worst_case(&checked.limits), || place.duration_ms());
+                    let field = |label, bound| field(&[(&checked.asked, checked.limits)], label, bound);
+                    room.map_err(|no_room| no_room.refusal(field))?;
                     return Ok((pool, place));
                 }
                 None => {}
@@ -284,8 +239,8 @@ impl Admission {
         Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
     }
 
-    /// A request's prompt in tokens, whatever may be left of the context: as for [`admit`](Self::admit), with nothing queued or
-    /// charged; and the engine that it was prepared for. `bare`: a text without what the model's makers want around it.
+    /// A request's prompt in tokens, whatever may be left of the context: as for [`admit_all`](Self::admit_all), with nothing
+    /// queued or charged; and the engine that it was prepared for. `bare`: a text without what the model's makers want around it.
     ///
     /// # Errors
     ///
@@ -319,7 +274,7 @@ impl Admission {
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
         let last = self.last_good(&asked.request, caller);
         let near = last.as_ref().map(|last| &last.pool_id);
-        let limits = self.affordable(&asked.request, caller, fitted.limits, pools.price)?;
+        let limits = self.affordable(&asked, caller, fitted.limits, pools.price)?;
         let look = if deadline_ms.is_some() { Look::Always } else { look };
         let order = by_start(tiers, priority, &caller.share, &limits, near, look);
         let order = in_time(order, deadline_ms)?;
@@ -330,34 +285,15 @@ impl Admission {
     /// What a task may use with what its budgets leave now; nothing is reserved.
     fn affordable(
         &self,
-        request: &TaskRequest,
+        asked: &Asked,
         caller: &Caller,
         limits: Limits,
         price: ModelPrice,
     ) -> Result<Limits, ErrorEnvelope> {
-        let left = session_of(request, caller).map_or_else(Left::default, |key| self.sessions.left(&key));
-        let granted = grant(&limits, request.max_tokens.is_some(), &left, price);
-        Ok(Limits { max_tokens: granted.map_err(over_budget)?.max_tokens, ..limits })
-    }
-
-    /// Enters the session of a request and reserves what the task may use of its budgets; what it may use is less where
-    /// they leave less and the client has not said how much it wants.
-    fn reserve(
-        &self,
-        request: &TaskRequest,
-        caller: &Caller,
-        limits: Limits,
-        price: ModelPrice,
-    ) -> Result<(Limits, Ties), ErrorEnvelope> {
-        let Some(key) = session_of(request, caller) else { return Ok((limits, Ties::default())) };
-        let turn = self.sessions.enter(key);
-        let reserved = self.budgets.reserve(vec![turn.account()], |left| {
-            let granted = grant(&limits, request.max_tokens.is_some(), left, price)?;
-            Ok((granted.amounts, granted))
-        });
-        let (reservation, Grant { max_tokens, terms, .. }) = reserved.map_err(over_budget)?;
-        let spending = Spending::new(reservation, terms, turn.session());
-        Ok((Limits { max_tokens, ..limits }, Ties { held: vec![Box::new(turn)], spending: Some(spending) }))
+        let left = session_of(&asked.request, caller).map_or_else(Left::default, |key| self.sessions.left(&key));
+        let granted = grant(&limits, asked.request.max_tokens.is_some(), &left, price);
+        let granted = granted.map_err(|Exceeded(unit)| over_budget(unit, &[(asked, limits)], &left))?;
+        Ok(Limits { max_tokens: granted.max_tokens, ..limits })
     }
 
     /// Where the session of a request ran last. A task that wants nothing from earlier caches has no reason to go there.

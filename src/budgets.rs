@@ -68,6 +68,41 @@ impl Budgets {
         Ok((Reservation { budgets: self.clone(), accounts, held }, said))
     }
 
+    /// As [`reserve`](Self::reserve), once for each of `plans` with its accounts, all of them or none: each has what those before
+    /// it leave, and nobody else reserves in between.
+    ///
+    /// # Errors
+    ///
+    /// As there, of the first that is not covered. Nothing is reserved then.
+    pub fn reserve_each<T, P>(
+        &self,
+        plans: impl IntoIterator<Item = (Vec<AccountId>, P)>,
+    ) -> Result<Vec<(Reservation, T)>, Exceeded>
+    where
+        P: FnOnce(&Left) -> Result<(Amounts, T), Exceeded>,
+    {
+        let mut ledger = self.lock();
+        let mut reserved = Vec::new();
+        for (accounts, plan) in plans {
+            let covered = plan(&ledger.left(&accounts)).and_then(|(held, said)| {
+                ledger.reserve(&accounts, held)?;
+                Ok((accounts, held, said))
+            });
+            match covered {
+                Ok(covered) => reserved.push(covered),
+                Err(exceeded) => {
+                    for (accounts, held, _) in reserved {
+                        ledger.settle(&accounts, held, Amounts::default());
+                    }
+                    return Err(exceeded);
+                }
+            }
+        }
+        drop(ledger);
+        let reservation = |(accounts, held, said)| (Reservation { budgets: self.clone(), accounts, held }, said);
+        Ok(reserved.into_iter().map(reservation).collect())
+    }
+
     /// Reserves what `plan` makes of what `accounts` leave, whether or not that covers it: for a task that had reserved it
     /// before an earlier process ended.
     pub fn reserve_again(&self, accounts: Vec<AccountId>, plan: impl FnOnce(&Left) -> Amounts) -> Reservation {

@@ -1,22 +1,20 @@
 //! Pools: a queue in front of the replicas of one model, the dispatcher that feeds them, and what was measured of them.
 //!
 //! ```text
-//! admission -> submit() -> Queue -> dispatch() -> run() -> Engine::generate -> the task's event log
-//!                            ^           ^          |
-//!                            |           +-- slots -+   freed when the engine has let go
-//!                            +-- a task that ends while it waits leaves at once
+//! admission -> submit_all() -> Queue -> dispatch() -> run() -> Engine::generate -> the task's event log
+//!                                ^           ^          |
+//!                                |           +-- slots -+   freed when the engine has let go
+//!                                +-- a task that ends while it waits leaves at once
 //! ```
 //!
 //! One mutex guards a pool's queue, slots, health and rates (`State`); every operation under it is short. The dispatcher
-//! is one task per pool that sleeps until something has changed. Where two pools are locked at once (a drain hands tasks on),
-//! the one with the lower id is locked first.
+//! is one task per pool that sleeps until something has changed. Where several pools are locked at once (a drain hands tasks
+//! on, tasks are queued together), the one with the lower id is locked first.
 
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use sluicegate_compat::native::{
-    EngineName, ErrorCode, ErrorEnvelope, Event, Metrics, Modality, PolicyLabel, Priority, ReplicaView, Workload,
-};
+use sluicegate_compat::native::{EngineName, Event, Metrics, Modality, Priority, ReplicaView, Workload};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -41,6 +39,7 @@ mod reload;
 mod replica;
 mod run;
 mod state;
+mod submit;
 
 pub use attach::{Attached, NotAttached};
 pub use job::{Fitted, Job, Recipe, prepare};
@@ -52,8 +51,9 @@ pub use rates::{Measured, Rates};
 pub use reload::{Busy, Conclusion, Phase, Reload, Reloading};
 pub use replica::Health;
 use replica::{Replica, Slots};
-pub use state::{Eviction, Place, Policy, Refused, Rejected};
-use state::{State, Submitted};
+use state::State;
+pub use state::{Eviction, Place, Policy, Refused};
+pub use submit::submit_all;
 
 /// How often waiting tasks are told their new position and prediction, where those changed.
 const POSITION_UPDATES: Duration = Duration::from_millis(500);
@@ -336,59 +336,6 @@ impl Pool {
         (state.slots_used(), state.slots_total())
     }
 
-    /// Queues a task for `model`. It starts as soon as a slot is free.
-    ///
-    /// # Errors
-    ///
-    /// [`Rejected`], with the task: the queue is full, or the pool cannot run anything now, or has another model meanwhile.
-    pub fn submit(self: &Arc<Self>, job: Job, model: &ModelId) -> Result<Place, Box<Rejected>> {
-        let task = Arc::clone(&job.task);
-        let submitted = self.lock().submit(job, model, Instant::now());
-        let was_full = match &submitted {
-            Ok(submitted) => submitted.evicted.is_some(),
-            Err(rejected) => matches!(rejected.reason, Refused::QueueFull { .. } | Refused::BatchShed { .. }),
-        };
-        if was_full {
-            self.metrics.full(self);
-        }
-        let submitted = submitted?;
-        let place = submitted.place;
-        self.queued(&task, submitted);
-        Ok(place)
-    }
-
-    /// What follows once a task is in the queue.
-    fn queued(self: &Arc<Self>, task: &Arc<Task>, Submitted { place, evicted }: Submitted) {
-        if let Some((evicted, eviction)) = evicted {
-            self.metrics.dropped(self, eviction);
-            evicted.fail(self.evicted(eviction));
-        }
-        self.metrics.enqueued(self, task);
-        if place.waits {
-            tell(task, &place);
-        }
-        // Here and not by the dispatcher, so that a free slot is taken before the next submission looks at the queue.
-        self.start_ready();
-        // A task that was cancelled between its creation and now has told its observer too early.
-        if task.log.is_sealed() {
-            self.forget(task);
-        }
-    }
-
-    /// What a task is told that had to leave the queue.
-    fn evicted(&self, eviction: Eviction) -> ErrorEnvelope {
-        let error = match eviction {
-            Eviction::DropLru => {
-                ErrorEnvelope::new(ErrorCode::QueueFullDropLru, "dropped from a full queue for a newer task")
-            }
-            Eviction::ShedBatch => ErrorEnvelope::rejected(
-                PolicyLabel::QueueShedBatch,
-                "dropped from a full queue: interactive tasks go before batch tasks",
-            ),
-        };
-        error.with_pool(self.spec.id.as_str()).with_retry_after_ms(self.lock().drained_ms())
-    }
-
     /// Where a waiting task stands; `None` once it has left the queue.
     pub fn place(&self, task: &Task) -> Option<Place> {
         self.lock().place(task.spec.id)
@@ -398,7 +345,7 @@ impl Pool {
     ///
     /// # Errors
     ///
-    /// [`Refused`], as [`submit`](Self::submit).
+    /// [`Refused`], as [`submit_all`].
     pub fn foresee(&self, priority: Priority, share: &Share, limits: &Limits) -> Result<Place, Refused> {
         self.lock().foresee(priority, share, limits)
     }

@@ -7,14 +7,15 @@ use std::sync::Arc;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, TaskRequest};
 
 use super::recipe::Asked;
+use super::together::{Fresh, Taken};
 use super::translate::job;
 use super::{
-    Admission, Caller, Charge, Life, Look, Pools, allowed, by_start, nowhere, shutting_down, submit, violation,
+    Admission, Caller, Charge, Life, Look, Pools, allowed, by_start, field, nowhere, shutting_down, submit, violation,
     worst_case,
 };
 use crate::placement;
 use crate::pools::{Job, Share};
-use crate::tasks::{Durable, Home, Limits, Task, Ties};
+use crate::tasks::{Durable, Home, Task};
 
 /// What a task is told that cannot be kept: nothing is accepted that could be lost.
 pub fn not_kept() -> ErrorEnvelope {
@@ -28,11 +29,16 @@ pub fn interrupted() -> ErrorEnvelope {
     ErrorEnvelope::new(ErrorCode::WorkerReset, message).with_retry_after_ms(0)
 }
 
-/// What a request takes of limits and budgets whose model is not there yet. Given back on drop, unless a task is made of it.
-pub struct Reserved {
-    limits: Limits,
-    ties: Ties,
-    charge: Charge,
+/// What requests take of limits and budgets whose model is not there yet. Given back on drop, unless tasks are made of them.
+pub struct Reserved(Vec<Taken>);
+
+/// A task that is let in and whose model is not there yet.
+pub struct Unprepared {
+    pub task: Arc<Task>,
+    pub request: TaskRequest,
+    /// What it was charged for a guess of its tokens.
+    pub guess: Charge,
+    pub durable: Option<Durable>,
 }
 
 impl Admission {
@@ -63,7 +69,8 @@ impl Admission {
         // No engine that is there now has kept anything for it.
         let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None, Look::Needed);
         let job = Job { allowed: allowed(&asked.request, &order, pools.serving), ..job(&asked, task, &caller, fitted) };
-        submit(job, pools.model, order.iter().map(|(pool, _)| pool)).map(drop)
+        let order: Vec<_> = order.into_iter().map(|(pool, _)| pool).collect();
+        submit(vec![job], pools.model, &order).map(drop)
     }
 
     /// What can be checked of a request while there is no engine of its model. `known` says whether a pool of a name exists.
@@ -77,25 +84,24 @@ impl Admission {
         if self.lifecycle.draining().is_cancelled() { Err(shutting_down()) } else { Ok(()) }
     }
 
-    /// Takes what a request needs of limits and budgets that was [checked](Self::check_unprepared). Nobody can say yet how
-    /// long its prompt is, so this is a guess, and of its budgets it never uses more than that.
+    /// Takes what requests need of limits and budgets that were [checked](Self::check_unprepared), of all of them or of none.
+    /// Nobody can say yet how long their prompts are, so this is a guess, and of its budgets none ever uses more than that.
     ///
     /// # Errors
     ///
     /// What the client is told.
     pub fn reserve_unprepared(
         &self,
-        request: &TaskRequest,
+        requests: &[(TaskRequest, Life)],
         caller: &Caller,
         price: ModelPrice,
     ) -> Result<Reserved, ErrorEnvelope> {
-        let (limits, mut ties) = self.reserve(request, caller, self.guess(request), price)?;
-        let (charge, at_once) = self.limiter.admit(worst_case(&limits), task_ms)?;
-        ties.held.push(Box::new(at_once));
-        Ok(Reserved { limits, ties, charge })
+        let asked: Vec<_> = requests.iter().map(|(request, _)| self.asked(request)).collect();
+        let wanted: Vec<_> = asked.iter().map(|asked| (asked, asked.guess())).collect();
+        self.take_all(&wanted, caller, price, |_, _| task_ms()).map(Reserved)
     }
 
-    /// As [`reserve_unprepared`](Self::reserve_unprepared), with nothing taken.
+    /// As [`reserve_unprepared`](Self::reserve_unprepared) for one, with nothing taken.
     ///
     /// # Errors
     ///
@@ -106,32 +112,43 @@ impl Admission {
         caller: &Caller,
         price: ModelPrice,
     ) -> Result<(), ErrorEnvelope> {
-        let limits = self.affordable(request, caller, self.guess(request), price)?;
-        self.limiter.check(worst_case(&limits), task_ms)
+        let asked = self.asked(request);
+        let limits = self.affordable(&asked, caller, asked.guess(), price)?;
+        let room = self.limiter.check(worst_case(&limits), task_ms);
+        room.map_err(|no_room| no_room.refusal(|label, bound| field(&[(&asked, limits)], label, bound)))
     }
 
-    fn guess(&self, request: &TaskRequest) -> Limits {
-        Asked::new(request.clone(), self.default_max_tokens).guess()
+    fn asked(&self, request: &TaskRequest) -> Asked {
+        Asked::new(request.clone(), self.default_max_tokens)
     }
 
-    /// Makes the task of a request, to be let in [again](Self::admit_again) once its model is ready.
+    /// Makes the tasks of requests, to be let in [again](Self::admit_again) once their model is ready: all of them or none.
     ///
     /// # Errors
     ///
     /// What the client is told.
     pub fn admit_unprepared(
         &self,
-        request: &TaskRequest,
-        reserved: Reserved,
-        home: Home,
+        requests: Vec<(TaskRequest, Life, Home)>,
+        Reserved(taken): Reserved,
         caller: &Caller,
-        life: Life,
-    ) -> Result<(Arc<Task>, Charge, Option<Durable>), ErrorEnvelope> {
-        let Reserved { limits, ties, charge } = reserved;
-        let task = self.create(request, caller, limits, home, (ties, life.memo.clone()))?;
-        let durable = self.file(&task, caller, life);
-        self.watch_deadline(&task);
-        Ok((task, charge.keep_guess(), durable))
+    ) -> Result<Vec<Unprepared>, ErrorEnvelope> {
+        let mut fresh = Fresh { admission: self, tasks: Vec::with_capacity(requests.len()) };
+        let mut let_in = Vec::with_capacity(requests.len());
+        for ((request, life, home), Taken { limits, ties, charge }) in requests.into_iter().zip(taken) {
+            let task = self.create(&request, caller, limits, home, (ties, life.memo.clone()))?;
+            fresh.tasks.push(Arc::clone(&task));
+            let durable = self.file(&task, caller, life);
+            let_in.push((task, request, charge, durable));
+        }
+        fresh.keep().iter().for_each(|task| self.watch_deadline(task));
+        let kept = |(task, request, charge, durable): (_, _, Charge, _)| Unprepared {
+            task,
+            request,
+            guess: charge.keep_guess(),
+            durable,
+        };
+        Ok(let_in.into_iter().map(kept).collect())
     }
 }
 

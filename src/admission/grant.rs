@@ -1,10 +1,10 @@
 //! How much of its budgets a task gets: pure.
 
-use sluicegate_compat::native::{ErrorEnvelope, ModelPrice};
+use sluicegate_compat::native::ModelPrice;
 
 use crate::budgets::price::{affordable_output, time_cost, worst_cost};
 use crate::budgets::{Amounts, Exceeded, Left, Unit};
-use crate::tasks::{Limits, SLICE_MS, Terms, label, slice};
+use crate::tasks::{Limits, SLICE_MS, Terms, slice};
 
 /// What a task may use, and what is to be reserved for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,16 +46,6 @@ pub(super) fn grant(limits: &Limits, named: bool, left: &Left, price: ModelPrice
     }
     let unit = if by_cost < by_tokens { Unit::Cost } else { Unit::Tokens };
     whole(most.min(limits.max_tokens), Some(unit))
-}
-
-/// What the client is told whose task its budgets do not cover.
-pub(super) fn over_budget(Exceeded(unit): Exceeded) -> ErrorEnvelope {
-    let what = match unit {
-        Unit::Tokens => "the tokens that the prompt and its output may take",
-        Unit::Time => "any engine time",
-        Unit::Cost => "what the task may cost",
-    };
-    ErrorEnvelope::rejected(label(unit), format!("the budget does not leave {what}"))
 }
 
 #[cfg(test)]

@@ -158,31 +158,33 @@ impl Limiter {
         [requests, tokens].map(|bucket| bucket.as_mut().map(|bucket| bucket.standing(now_ns)))
     }
 
-    /// Counts a task of so many tokens; how long it would take is asked where that says when there is room.
+    /// Counts tasks of so many tokens each, all of them or none; how long one would take is asked where that says when there
+    /// is room.
     ///
     /// # Errors
     ///
-    /// ADMISSION_REJECT by the limit that leaves no room; it may come again where there will be some.
+    /// The limit that leaves no room.
     pub(super) fn admit(
         self: &Arc<Self>,
-        tokens: u64,
+        tokens: &[u64],
         task_ms: impl FnOnce() -> u64,
-    ) -> Result<(Charge, AtOnce), ErrorEnvelope> {
+    ) -> Result<Vec<(Charge, AtOnce)>, NoRoom> {
         let now_ns = self.now_ns();
-        let taken = self.lock().take(now_ns, tokens);
+        let taken = self.lock().take(now_ns, Load::of(tokens));
         // The pool is asked with nothing locked.
         taken.map_err(|full| full.told(task_ms))?;
-        let charge = Charge { limiter: Arc::clone(self), tokens, taken_ns: now_ns, let_in: false };
-        Ok((charge, AtOnce(Arc::clone(self))))
+        let limiter = || Arc::clone(self);
+        let charge = |tokens| Charge { limiter: limiter(), tokens, taken_ns: now_ns, let_in: false };
+        Ok(tokens.iter().map(|tokens| (charge(*tokens), AtOnce(limiter()))).collect())
     }
 
-    /// As [`admit`](Self::admit), with nothing counted.
+    /// As [`admit`](Self::admit) for one task, with nothing counted.
     ///
     /// # Errors
     ///
     /// As there.
-    pub(super) fn check(&self, tokens: u64, task_ms: impl FnOnce() -> u64) -> Result<(), ErrorEnvelope> {
-        let room = self.lock().check(self.now_ns(), tokens);
+    pub(super) fn check(&self, tokens: u64, task_ms: impl FnOnce() -> u64) -> Result<(), NoRoom> {
+        let room = self.lock().check(self.now_ns(), Load::of(&[tokens]));
         room.map_err(|full| full.told(task_ms))
     }
 
@@ -195,46 +197,106 @@ impl Limiter {
     }
 }
 
+/// What tasks take that come together.
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    tasks: u64,
+    tokens: u64,
+}
+
+impl Load {
+    fn of(tokens: &[u64]) -> Self {
+        let sum = tokens.iter().fold(0, |sum: u64, tokens| sum.saturating_add(*tokens));
+        Self { tasks: u64::try_from(tokens.len()).unwrap_or(u64::MAX), tokens: sum }
+    }
+}
+
+/// What a client is told whose tasks a limit leaves no room for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// They may come again.
+    Now { label: PolicyLabel, message: String, retry_after_ms: u64 },
+    /// They never fit: so many of these are asked for, and that is the bound.
+    Ever { label: PolicyLabel, asked: u64, bound: u64 },
+}
+
+impl NoRoom {
+    /// The refusal of tasks that come of `field`, and are fewer where that asks for less.
+    pub fn refusal(self, field: impl FnOnce(PolicyLabel, u64) -> &'static str) -> ErrorEnvelope {
+        let (label, asked, bound) = match self {
+            Self::Now { label, message, retry_after_ms } => {
+                return ErrorEnvelope::rejected(label, message).with_retry_after_ms(retry_after_ms);
+            }
+            Self::Ever { label, asked, bound } => (label, asked, bound),
+        };
+        let field = field(label, bound);
+        let message = match label {
+            PolicyLabel::RateTokens => format!(
+                "`{field}`: the request may take {asked} tokens with all of its output, and {bound} per minute is the limit"
+            ),
+            PolicyLabel::RateRequests => {
+                format!("`{field}`: it asks for {asked} tasks, and {bound} requests per minute is the limit")
+            }
+            _ => format!("`{field}`: it asks for {asked} tasks, and {bound} tasks at once is the limit"),
+        };
+        let refusal = ErrorEnvelope::rejected(label, message);
+        ErrorEnvelope { retriable: false, param: Some(field.to_owned()), ..refusal }
+    }
+}
+
 /// The limit that leaves no room.
 #[derive(Debug, Clone, Copy)]
 enum Full {
-    AtOnce { most: u64 },
-    Rate { label: PolicyLabel, what: &'static str, limit: u64, amount: u64, short: Short },
+    /// So many too many.
+    AtOnce {
+        most: u64,
+        over: u64,
+        tasks: u64,
+    },
+    Rate {
+        label: PolicyLabel,
+        what: &'static str,
+        limit: u64,
+        amount: u64,
+        short: Short,
+    },
 }
 
 impl Full {
-    /// What the client is told whose task would take so long.
-    fn told(self, task_ms: impl FnOnce() -> u64) -> ErrorEnvelope {
+    /// What the client is told where one task would take so long.
+    fn told(self, task_ms: impl FnOnce() -> u64) -> NoRoom {
         match self {
-            Self::AtOnce { most } => {
+            Self::AtOnce { most, tasks, .. } if tasks > most => {
+                NoRoom::Ever { label: PolicyLabel::RateConcurrency, asked: tasks, bound: most }
+            }
+            Self::AtOnce { most, over, .. } => NoRoom::Now {
+                label: PolicyLabel::RateConcurrency,
+                message: format!("{most} tasks at once is the limit"),
                 // They end one after the other.
-                let next_ms = task_ms().div_ceil(most).max(1);
-                let message = format!("{most} tasks at once is the limit");
-                ErrorEnvelope::rejected(PolicyLabel::RateConcurrency, message).with_retry_after_ms(next_ms)
-            }
+                retry_after_ms: task_ms().saturating_mul(over).div_ceil(most).max(1),
+            },
             Self::Rate { label, what, limit, short: Short::For(ns), .. } => {
-                let error = ErrorEnvelope::rejected(label, format!("{limit} {what} per minute is the limit"));
-                error.with_retry_after_ms(ns.div_ceil(1_000_000))
+                let message = format!("{limit} {what} per minute is the limit");
+                NoRoom::Now { label, message, retry_after_ms: ns.div_ceil(1_000_000) }
             }
-            Self::Rate { label, what, limit, amount, short: Short::ForEver } => {
-                let message = format!(
-                    "the prompt and its output may take {amount} {what}, and {limit} per minute is the limit; ask for fewer \
-                     with max_tokens"
-                );
-                ErrorEnvelope { retriable: false, ..ErrorEnvelope::rejected(label, message) }
+            Self::Rate { label, limit, amount, short: Short::ForEver, .. } => {
+                NoRoom::Ever { label, asked: amount, bound: limit }
             }
         }
     }
 }
 
 impl State {
-    fn check(&mut self, now_ns: u64, tokens: u64) -> Result<(), Full> {
-        if let Some(most) = self.most_at_once.filter(|most| self.at_once >= *most) {
-            return Err(Full::AtOnce { most });
+    fn check(&mut self, now_ns: u64, Load { tasks, tokens }: Load) -> Result<(), Full> {
+        if let Some(most) = self.most_at_once {
+            let over = self.at_once.saturating_add(tasks).saturating_sub(most);
+            if over > 0 {
+                return Err(Full::AtOnce { most, over, tasks });
+            }
         }
         let rates = [
             (&mut self.tokens, tokens, PolicyLabel::RateTokens, "tokens"),
-            (&mut self.requests, 1, PolicyLabel::RateRequests, "requests"),
+            (&mut self.requests, tasks, PolicyLabel::RateRequests, "requests"),
         ];
         for (bucket, amount, label, what) in rates {
             let Some(bucket) = bucket else { continue };
@@ -245,11 +307,11 @@ impl State {
         Ok(())
     }
 
-    fn take(&mut self, now_ns: u64, tokens: u64) -> Result<(), Full> {
-        self.check(now_ns, tokens)?;
-        self.requests.iter_mut().for_each(|bucket| bucket.take(1));
-        self.tokens.iter_mut().for_each(|bucket| bucket.take(tokens));
-        self.at_once += 1;
+    fn take(&mut self, now_ns: u64, load: Load) -> Result<(), Full> {
+        self.check(now_ns, load)?;
+        self.requests.iter_mut().for_each(|bucket| bucket.take(load.tasks));
+        self.tokens.iter_mut().for_each(|bucket| bucket.take(load.tokens));
+        self.at_once += load.tasks;
         Ok(())
     }
 }
@@ -303,134 +365,4 @@ impl Drop for AtOnce {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Steps in ms, each with an amount that is asked for then.
-    fn asked() -> impl Strategy<Value = Vec<(u64, u64)>> {
-        prop::collection::vec((0..20_000_u64, 1..30_u64), 1..200)
-    }
-
-    proptest! {
-        #[test]
-        fn no_window_has_more_than_the_burst_and_the_rate(rate in 1..50_u64, asked in asked()) {
-            let mut bucket = Bucket::new(rate);
-            let (mut now_ms, mut taken) = (0, Vec::new());
-            for (pause_ms, amount) in asked {
-                now_ms += pause_ms;
-                if bucket.short_for(now_ms * 1_000_000, amount).is_none() {
-                    bucket.take(amount);
-                    taken.push((now_ms, amount));
-                }
-            }
-            for (first, (from_ms, _)) in taken.iter().enumerate() {
-                let mut sum = 0;
-                for (to_ms, amount) in &taken[first..] {
-                    sum += amount;
-                    // In 60,000ths, so that nothing is rounded.
-                    prop_assert!(sum * 60_000 <= rate * 60_000 + rate * (to_ms - from_ms));
-                }
-            }
-        }
-
-        #[test]
-        fn what_is_refused_is_let_in_when_it_was_told_to_come_again_and_not_before(
-            rate in 1..50_u64, asked in asked()
-        ) {
-            let mut bucket = Bucket::new(rate);
-            let mut now_ns = 0;
-            for (pause_ms, amount) in asked {
-                now_ns += pause_ms * 1_000_000;
-                match bucket.short_for(now_ns, amount) {
-                    None => bucket.take(amount),
-                    Some(Short::ForEver) => prop_assert!(amount > rate),
-                    Some(Short::For(wait_ns)) => {
-                        prop_assert!(amount <= rate && wait_ns > 0);
-                        let early = &mut bucket.clone();
-                        prop_assert!(early.short_for(now_ns + wait_ns - 1, amount).is_some());
-                        now_ns += wait_ns;
-                        prop_assert_eq!(bucket.short_for(now_ns, amount), None);
-                        bucket.take(amount);
-                    }
-                }
-            }
-        }
-
-        #[test]
-        fn what_is_given_back_leaves_no_more_than_if_it_was_never_taken(rate in 1..50_u64, asked in asked()) {
-            let (mut bucket, mut without) = (Bucket::new(rate), Bucket::new(rate));
-            let mut now_ns = 0;
-            for (at, (pause_ms, amount)) in asked.into_iter().enumerate() {
-                let taken_ns = now_ns;
-                let lost = at % 2 == 1 && bucket.short_for(taken_ns, amount).is_none();
-                if lost {
-                    bucket.take(amount);
-                }
-                now_ns += pause_ms * 1_000_000;
-                // Another one comes in between.
-                if bucket.short_for(now_ns, 1).is_none() {
-                    bucket.take(1);
-                    without.pay_back(now_ns);
-                    without.take(1);
-                }
-                if lost {
-                    bucket.give_back(now_ns, amount, taken_ns);
-                }
-                without.pay_back(now_ns);
-                prop_assert!(bucket.debt >= without.debt);
-            }
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_task_is_counted_for_every_limit_or_for_none() {
-        let (requests_per_minute, tokens_per_minute) = (Some(2), Some(100));
-        let limits = RateLimits { requests_per_minute, tokens_per_minute, concurrency: Some(2) };
-        let limiter = Arc::new(Limiter::new(limits));
-        let label = |error: ErrorEnvelope| (error.policy_label.unwrap(), error.retriable, error.retry_after_ms);
-        let refused = limiter.admit(101, || 0).unwrap_err();
-        assert_eq!(label(refused), (PolicyLabel::RateTokens, false, None));
-        let (first, running) = limiter.admit(60, || 0).unwrap();
-        first.keep();
-        let refused = limiter.admit(60, || 0).unwrap_err();
-        assert_eq!(label(refused), (PolicyLabel::RateTokens, true, Some(12_000)));
-        // One that finds no place in the queue has taken nothing.
-        drop(limiter.admit(40, || 0).unwrap());
-        let [requests, tokens] = limiter.standing();
-        assert_eq!(requests, Some(Standing { limit: 2, remaining: 1, reset_ms: 30_000 }));
-        assert_eq!(tokens, Some(Standing { limit: 100, remaining: 40, reset_ms: 36_000 }));
-        let (second, last) = limiter.admit(40, || 0).unwrap();
-        second.keep();
-        assert_eq!(label(limiter.admit(1, || 3000).unwrap_err()), (PolicyLabel::RateConcurrency, true, Some(1500)));
-        drop(running);
-        assert_eq!(label(limiter.admit(1, || 0).unwrap_err()), (PolicyLabel::RateTokens, true, Some(600)));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(label(limiter.admit(1, || 0).unwrap_err()), (PolicyLabel::RateRequests, true, Some(29_000)));
-        drop(last);
-        tokio::time::advance(Duration::from_secs(29)).await;
-        assert!(limiter.check(50, || 0).is_ok() && limiter.admit(50, || 0).is_ok());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_guess_of_tokens_is_corrected_either_way() {
-        let limits = RateLimits { tokens_per_minute: Some(60), ..RateLimits::default() };
-        let limiter = Arc::new(Limiter::new(limits));
-        let guess = || limiter.admit(20, || 0).unwrap().0.keep_guess();
-        let remaining = || limiter.standing()[1].unwrap().remaining;
-        guess().correct(5);
-        assert_eq!(remaining(), 55);
-        guess().correct(115);
-        assert_eq!(limiter.standing()[1], Some(Standing { limit: 60, remaining: 0, reset_ms: 120_000 }));
-        // What was overdrawn is paid back first.
-        assert_eq!(limiter.admit(1, || 0).unwrap_err().retry_after_ms, Some(61_000));
-        tokio::time::advance(Duration::from_secs(61)).await;
-        assert_eq!(remaining(), 1);
-        // One that is dropped before it is corrected stays counted.
-        drop(limiter.admit(1, || 0).unwrap().0.keep_guess());
-        assert_eq!(remaining(), 0);
-    }
-}
+mod tests;

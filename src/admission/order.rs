@@ -8,7 +8,7 @@ use super::Tiers;
 use super::refusal::{nowhere, refused};
 use crate::ids::{ModelId, PoolId};
 use crate::placement::NoPlace;
-use crate::pools::{Job, Place, Pool, Refused, Share};
+use crate::pools::{Job, Place, Pool, Refused, Share, submit_all};
 use crate::tasks::Limits;
 
 /// A pool with the place that a task would have there, where that was looked at.
@@ -69,23 +69,8 @@ pub(super) fn by_start(
     sorted.collect()
 }
 
-/// Queues a task for `model` in the first of `pools` that takes it.
-pub(super) fn submit<'a>(
-    mut job: Job,
-    model: &ModelId,
-    pools: impl Iterator<Item = &'a Arc<Pool>>,
-) -> Result<Place, ErrorEnvelope> {
-    let mut refusal = None;
-    for pool in pools {
-        job.task.move_to(pool.home());
-        match pool.submit(job, model) {
-            Ok(place) => return Ok(place),
-            Err(rejected) => {
-                // The best pool's reason is the one to tell.
-                refusal.get_or_insert_with(|| refused(rejected.reason, pool));
-                job = rejected.job;
-            }
-        }
-    }
-    Err(refusal.unwrap_or_else(|| nowhere(NoPlace::Unavailable("no pool"))))
+/// Queues tasks for `model` in `pools`, all of them or none.
+pub(super) fn submit(jobs: Vec<Job>, model: &ModelId, pools: &[Arc<Pool>]) -> Result<Vec<Place>, ErrorEnvelope> {
+    let Some(best) = pools.first() else { return Err(nowhere(NoPlace::Unavailable("no pool"))) };
+    submit_all(jobs, model, pools).map_err(|reason| refused(reason, best))
 }

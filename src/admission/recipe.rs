@@ -82,6 +82,19 @@ impl Asked {
         Self { request, texts, reading, grammar, bytes, shown, items, held, default_max_tokens }
     }
 
+    /// The field that its texts came in.
+    pub fn field(&self) -> &'static str {
+        match &self.texts {
+            Texts::Prompt(_, field) => field,
+            Texts::Inputs(_) => "inputs",
+        }
+    }
+
+    /// Whether it asks for text.
+    pub fn has_output(&self) -> bool {
+        matches!(self.texts, Texts::Prompt(..))
+    }
+
     /// What the task may use before its prompt can be counted: a guess of the prompt's tokens, and no more output than asked
     /// for.
     pub fn guess(&self) -> Limits {

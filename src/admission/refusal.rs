@@ -2,8 +2,42 @@
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel, Violation};
 
+use super::recipe::Asked;
+use super::worst_case;
+use crate::budgets::{Left, Unit};
 use crate::placement::NoPlace;
 use crate::pools::{Pool, Refused};
+use crate::tasks::{Limits, label};
+
+/// The field that asks for more than `bound` of what the policy counts: for too many tasks, or too many tokens.
+pub(super) fn field(wanted: &[(&Asked, Limits)], label: PolicyLabel, bound: u64) -> &'static str {
+    let Some((asked, _)) = wanted.first() else { return "prompt" };
+    let prompts = wanted.iter().map(|(_, limits)| u64::from(limits.prompt_tokens)).sum::<u64>();
+    let tokens = matches!(label, PolicyLabel::RateTokens | PolicyLabel::BudgetTokens | PolicyLabel::BudgetCost);
+    if tokens && asked.has_output() && prompts < bound { "max_tokens" } else { asked.field() }
+}
+
+/// What the client is told whose tasks its budgets do not cover, which leave so much.
+pub(super) fn over_budget(unit: Unit, wanted: &[(&Asked, Limits)], left: &Left) -> ErrorEnvelope {
+    let bound = if unit == Unit::Tokens { left.tokens.unwrap_or(0) } else { u64::MAX };
+    let field = field(wanted, label(unit), bound);
+    let message = match unit {
+        Unit::Tokens => {
+            let tokens: u64 = wanted.iter().map(|(_, limits)| worst_case(limits)).sum();
+            format!(
+                "`{field}`: the request may take {tokens} tokens with all of its output, and the budget leaves {bound}"
+            )
+        }
+        Unit::Cost => {
+            let cost = left.cost.unwrap_or(0);
+            format!(
+                "`{field}`: the request may cost more with all of its output than the {cost} micro-units that the budget leaves"
+            )
+        }
+        Unit::Time => return ErrorEnvelope::rejected(label(unit), "the budget does not leave any engine time"),
+    };
+    ErrorEnvelope { param: Some(field.to_owned()), ..ErrorEnvelope::rejected(label(unit), message) }
+}
 
 pub(super) fn nowhere(reason: NoPlace) -> ErrorEnvelope {
     let message = reason.to_string();

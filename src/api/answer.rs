@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::access::About;
 use super::errors::Failure;
 use super::{Api, budget};
-use crate::admission::Caller;
+use crate::admission::{Caller, Refusal};
 use crate::gateway::{Once, Owned};
 use crate::ids::CorrelationId;
 use crate::tasks::{Read, Task};
@@ -50,6 +50,15 @@ impl<'a> Client<'a> {
     /// What the client is told, with the fields that it is about in the words of the native API.
     pub async fn submit(&self, once: Option<Once>, request: TaskRequest) -> Result<Owned, ErrorEnvelope> {
         self.api.gateway.submit_owned(once, request, None, &self.caller).await
+    }
+
+    /// As [`submit`](Self::submit), for the tasks that one request is: all of them are let in or none.
+    ///
+    /// # Errors
+    ///
+    /// As there, with the task that it is about.
+    pub async fn submit_all(&self, once: Option<&Once>, requests: Vec<TaskRequest>) -> Result<Vec<Owned>, Refusal> {
+        self.api.gateway.submit_all_owned(once, requests, &self.caller).await
     }
 
     /// The whole answer to a task, once that has ended: `look` collects its events, and `write` makes a response of them and of

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::recover::Waiting;
 use super::{Gateway, no_such_model};
-use crate::admission::{Admitted, Caller, Life, shutting_down};
+use crate::admission::{Admitted, Caller, Life, Refusal, Unprepared, never_queued, shutting_down};
 use crate::catalog::verify::differ;
 use crate::catalog::{Entry, FetchProblem, PrepareError, Unusable, prepare};
 use crate::ids::{ModelId, PoolId};
@@ -128,30 +128,43 @@ impl Gateway {
         Ok((home.pool_id, unqueued(position, load_ms), preparation))
     }
 
-    /// Lets a task in whose model is to be made ready first.
+    /// Lets tasks in whose model is to be made ready first, all of them or none.
     ///
     /// # Errors
     ///
-    /// What the client is told.
+    /// Why none of them is let in.
     pub(super) async fn let_in_waiting(
         self: &Arc<Self>,
         entry: Entry,
-        request: TaskRequest,
+        requests: Vec<(TaskRequest, Life)>,
         caller: &Caller,
-        life: Life,
-    ) -> Result<Admitted, ErrorEnvelope> {
+    ) -> Result<Vec<Admitted>, Refusal> {
         self.check_open()?;
-        self.admission.check_unprepared(&request, |id| self.has_pool(id))?;
-        let (home, load_ms) = self.home_of_waiting(&request)?;
-        let coming = self.provision.keep_place(&entry.id).ok_or_else(too_many)?;
+        let mut homes = Vec::with_capacity(requests.len());
+        for (number, (request, _)) in requests.iter().enumerate() {
+            let checked = self.admission.check_unprepared(request, |id| self.has_pool(id));
+            let home = checked.and_then(|()| self.home_of_waiting(request));
+            homes.push(home.map_err(|error| Refusal { of: Some(number), error })?);
+        }
+        let most = self.provision.settings.most_waiting;
+        if requests.len() > most.max(1) {
+            return Err(never_queued("prompt", requests.len(), most).into());
+        }
+        let coming = self.provision.keep_places(&entry.id, requests.len()).ok_or_else(too_many)?;
         // Nothing goes for a guest that is not let in.
-        let reserved = self.admission.reserve_unprepared(&request, caller, entry.price)?;
+        let reserved = self.admission.reserve_unprepared(&requests, caller, entry.price)?;
         self.take_in_guest(&entry).await?;
-        let (task, guess, durable) = self.admission.admit_unprepared(&request, reserved, home, caller, life)?;
-        let weight = caller.share.weight.get();
-        let waiting = Waiting { task: Arc::clone(&task), request, weight, guess: Some(guess) };
-        let position = self.wait_for(entry, waiting, load_ms, coming);
-        Ok(Admitted { task, place: unqueued(position, load_ms), durable })
+        let (homes, loads_ms): (Vec<_>, Vec<_>) = homes.into_iter().unzip();
+        let requests = requests.into_iter().zip(homes).map(|((request, life), home)| (request, life, home));
+        let let_in = self.admission.admit_unprepared(requests.collect(), reserved, caller)?;
+        let admit = |((unprepared, coming), load_ms)| {
+            let Unprepared { task, request, guess, durable } = unprepared;
+            let waiting =
+                Waiting { task: Arc::clone(&task), request, weight: caller.share.weight.get(), guess: Some(guess) };
+            let position = self.wait_for(entry.clone(), waiting, load_ms, coming);
+            Admitted { task, place: unqueued(position, load_ms), durable }
+        };
+        Ok(let_in.into_iter().zip(coming).zip(loads_ms).map(admit).collect())
     }
 
     /// The home of a task until its model is ready: that of the pool that is the first to be tried; and how long loading took

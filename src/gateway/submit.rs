@@ -7,7 +7,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Preparation, PreviewRe
 
 use super::Gateway;
 use super::idempotency::{First, Once};
-use crate::admission::{Accepted, Admitted, Caller, Lasting, Life, not_kept, reason};
+use crate::admission::{Accepted, Admitted, Caller, Lasting, Life, Refusal, not_kept, reason};
 use crate::ids::TaskId;
 use crate::pools::{Place, Pool};
 use crate::tasks::{Durable, Owner, Task};
@@ -31,33 +31,49 @@ impl Gateway {
 
     async fn let_in(
         self: &Arc<Self>,
-        mut request: TaskRequest,
+        request: TaskRequest,
         caller: &Caller,
-        mut life: Life,
+        life: Life,
     ) -> Result<Admitted, ErrorEnvelope> {
+        let mut admitted = self.let_in_all(vec![(request, life)], caller).await.map_err(|refusal| refusal.error)?;
+        // There is one for each request.
+        Ok(admitted.remove(0))
+    }
+
+    /// Lets the tasks of one request in, which all ask for the model of the first: all of them or none.
+    async fn let_in_all(
+        self: &Arc<Self>,
+        mut requests: Vec<(TaskRequest, Life)>,
+        caller: &Caller,
+    ) -> Result<Vec<Admitted>, Refusal> {
         let rejected = |error: &ErrorEnvelope| self.metrics.rejected(None, reason(error));
-        let serving = match self.serving(&request.model_ref) {
+        let reference = requests.first().map(|(request, _)| request.model_ref.clone()).unwrap_or_default();
+        let serving = match self.serving(&reference) {
             Ok(serving) => serving,
             Err(error) => {
-                let entry = self.provisionable(&request.model_ref, error).await.inspect_err(rejected)?;
+                let entry = self.provisionable(&reference, error).await.inspect_err(rejected)?;
                 self.check_open().inspect_err(rejected)?;
-                self.show_kept(&mut request, &[], &mut life).await.inspect_err(rejected)?;
-                return self.let_in_waiting(entry, request, caller, life).await.inspect_err(rejected);
+                for (request, life) in &mut requests {
+                    self.show_kept(request, &[], life).await.inspect_err(rejected)?;
+                }
+                let admitted = self.let_in_waiting(entry, requests, caller).await;
+                return admitted.inspect_err(|refusal| rejected(&refusal.error));
             }
         };
         // Where the pools are not ready themselves they say why.
         if serving.pools.iter().any(|pool| pool.status().is_ready()) {
             self.check_open()?;
         }
-        self.show_kept(&mut request, &serving.pools, &mut life).await.inspect_err(rejected)?;
+        for (request, life) in &mut requests {
+            self.show_kept(request, &serving.pools, life).await.inspect_err(rejected)?;
+        }
         let known = |id: &str| self.has_pool(id);
-        let reference = request.model_ref.clone();
-        let admitted = self.admission.admit(request, &serving.pools(&known), caller, life).await?;
+        let admitted = self.admission.admit_all(requests, &serving.pools(&known), caller).await?;
         // The model may have been found changed, or been retired, while its prompt was counted.
         if let Err(error) = self.usable(&reference) {
             self.metrics.rejected(None, error.code.as_str());
-            admitted.task.fail(error.clone());
-            return Err(error);
+            admitted.iter().for_each(|admitted| admitted.task.fail(error.clone()));
+            return Err(error.into());
         }
         Ok(admitted)
     }
@@ -159,19 +175,66 @@ impl Gateway {
         caller: &Caller,
     ) -> Result<Owned, ErrorEnvelope> {
         let life = Life { kept: None, memo };
-        let owned = |task: Arc<Task>| Owned { owner: Some(Owner::of(Arc::clone(&task))), task };
-        let Some(once) = once else { return Ok(owned(self.let_in(request, caller, life).await?.task)) };
-        let entry = self.idempotency.entry(&caller.share.tenant, &once);
-        let mut first = entry.lock().await;
-        if let Some(first) = first.as_ref()
-            && let Some(owned) = self.join(first, &once)?
-        {
-            return Ok(owned);
+        let mut owned = self.own_all(vec![(once, request, life)], caller).await.map_err(|refusal| refusal.error)?;
+        // There is one for each request.
+        Ok(owned.remove(0))
+    }
+
+    /// As [`submit_owned`](Self::submit_owned), for the tasks that one request is, which all ask for one model: all of them are
+    /// let in or none.
+    ///
+    /// # Errors
+    ///
+    /// As there, with the task that it is about.
+    pub async fn submit_all_owned(
+        self: &Arc<Self>,
+        once: Option<&Once>,
+        requests: Vec<TaskRequest>,
+        caller: &Caller,
+    ) -> Result<Vec<Owned>, Refusal> {
+        let part = |(number, request)| (once.map(|once| once.part(number)), request, Life::default());
+        self.own_all(requests.into_iter().enumerate().map(part).collect(), caller).await
+    }
+
+    async fn own_all(
+        self: &Arc<Self>,
+        requests: Vec<(Option<Once>, TaskRequest, Life)>,
+        caller: &Caller,
+    ) -> Result<Vec<Owned>, Refusal> {
+        let entry = |once: &Option<Once>| Some(self.idempotency.entry(&caller.share.tenant, once.as_ref()?));
+        let entries: Vec<_> = requests.iter().map(|(once, ..)| entry(once)).collect();
+        // All of them are held until each has its task: those of one key always come in the same order.
+        let mut firsts = Vec::with_capacity(requests.len());
+        let (mut all, mut numbers, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
+        for (number, ((once, request, life), entry)) in requests.into_iter().zip(&entries).enumerate() {
+            let first = match entry {
+                Some(entry) => Some(entry.lock().await),
+                None => None,
+            };
+            let joined = match first.as_deref().and_then(Option::as_ref).zip(once.as_ref()) {
+                Some((first, once)) => self.join(first, once)?,
+                None => None,
+            };
+            if joined.is_none() {
+                numbers.push(number);
+                fresh.push((request, life));
+            }
+            all.push(joined);
+            firsts.push(once.zip(first));
         }
-        let Admitted { task, place, .. } = self.let_in(request, caller, life).await?;
-        let owner = Owner::of(Arc::clone(&task));
-        *first = Some(First::owned(&once, task.spec.id, place, Arc::downgrade(&owner)));
-        Ok(Owned { task, owner: Some(owner) })
+        if fresh.is_empty() {
+            return Ok(all.into_iter().flatten().collect());
+        }
+        let admitted = self.let_in_all(fresh, caller).await;
+        let admitted = admitted.map_err(|Refusal { of, error }| Refusal { of: of.map(|of| numbers[of]), error })?;
+        for (number, Admitted { task, place, .. }) in numbers.into_iter().zip(admitted) {
+            let owner = Owner::of(Arc::clone(&task));
+            if let Some((once, first)) = &mut firsts[number] {
+                **first = Some(First::owned(once, task.spec.id, place, Arc::downgrade(&owner)));
+            }
+            all[number] = Some(Owned { task, owner: Some(owner) });
+        }
+        Ok(all.into_iter().flatten().collect())
     }
 
     /// Where a task stands now: for a key whose process ended before the first answer was filed.

@@ -89,9 +89,9 @@ impl Pool {
         let moved = theirs.enqueue(job, Instant::now());
         drop((mine, theirs));
         match moved {
-            Ok(submitted) => other.queued(&task, submitted),
+            Ok(submitted) => _ = other.queued(&task, submitted),
             // There was a place under the same lock; should that ever be untrue, the client is told.
-            Err(rejected) => task.fail(ErrorEnvelope::new(ErrorCode::PoolUnready, rejected.reason.to_string())),
+            Err(_) => task.fail(ErrorEnvelope::new(ErrorCode::PoolUnready, "the queue is full")),
         }
         true
     }

@@ -13,7 +13,7 @@ use super::job::{sequences_at_once, slots};
 use super::loading::Load;
 use super::predict::Prediction;
 use super::purge::Purge;
-use super::queue::{Floor, Full, Queue, Share, Ticket, Work};
+use super::queue::{Floor, Queue, Share, Ticket, Work};
 use super::rates::Rates;
 use super::reload::Reload;
 use super::replica::{Health, Replica, Seat};
@@ -21,6 +21,7 @@ use crate::engine::{Engine, Loader};
 use crate::ids::{ModelId, PoolId, ReplicaId, TaskId};
 use crate::tasks::{Limits, Task};
 
+mod enqueue;
 mod foresee;
 mod reload;
 
@@ -182,12 +183,6 @@ pub(super) struct Submitted {
     pub evicted: Option<(Arc<Task>, Eviction)>,
 }
 
-/// A task that a pool does not take, and why.
-pub struct Rejected {
-    pub reason: Refused,
-    pub job: Job,
-}
-
 /// A drain under way.
 pub(super) struct Draining {
     /// Cancelled when it is over.
@@ -300,68 +295,6 @@ impl State {
         self.usable().map(|(_, replica)| replica.slots_total).max().unwrap_or(0)
     }
 
-    /// Queues a task for `model`, which the pool had when the prompt was counted.
-    pub fn submit(&mut self, job: Job, model: &ModelId, now: Instant) -> Result<Submitted, Box<Rejected>> {
-        match self.open() {
-            Ok(()) if self.model != *model => Err(Box::new(Rejected { reason: Refused::Exchanged, job })),
-            Ok(()) => self.enqueue(job, now),
-            Err(reason) => Err(Box::new(Rejected { reason, job })),
-        }
-    }
-
-    /// Queues a task whether or not the pool takes new ones.
-    pub fn enqueue(&mut self, job: Job, now: Instant) -> Result<Submitted, Box<Rejected>> {
-        let priority = job.task.spec.priority;
-        let evicted = match self.make_room(priority) {
-            Ok(evicted) => evicted,
-            Err(reason) => return Err(Box::new(Rejected { reason, job })),
-        };
-        let work = self.work(&job.task.limits());
-        let (id, share) = (job.task.spec.id, job.share.clone());
-        let waiting = Waiting { job, work, told: u64::MAX, tellings: 0, tell_from: now };
-        let ticket = match self.queue.push(priority, &share, work, waiting) {
-            Ok(ticket) => ticket,
-            Err(Full(Waiting { job, .. })) => return Err(Box::new(Rejected { reason: self.full(false), job })),
-        };
-        self.tickets.insert(id, ticket);
-        let place = self.place_at(ticket);
-        if let Some(waiting) = self.queue.get_mut(ticket) {
-            waiting.told = place.position;
-            waiting.job.admitted = Some((now, place));
-        }
-        Ok(Submitted { place, evicted })
-    }
-
-    /// Takes a task out of the queue for one of `priority` where the queue is full and the policy has one that may go.
-    fn make_room(&mut self, priority: Priority) -> Result<Option<(Arc<Task>, Eviction)>, Refused> {
-        if self.queue.len() < self.capacity {
-            return Ok(None);
-        }
-        let (ticket, eviction) = self.who_goes_for(priority)?;
-        let Some(waiting) = self.queue.remove(ticket) else { return Err(self.full(false)) };
-        self.tickets.remove(&waiting.job.task.spec.id);
-        Ok(Some((waiting.job.task, eviction)))
-    }
-
-    /// The task that leaves a full queue for one of `priority`, by the policy.
-    fn who_goes_for(&self, priority: Priority) -> Result<(Ticket, Eviction), Refused> {
-        let batch_waits = self.queue.depth(Priority::Batch) > 0;
-        let (ticket, eviction) = match (self.policy, priority) {
-            (Policy::DropLru, _) if batch_waits => (self.queue.oldest(Priority::Batch), Eviction::DropLru),
-            (Policy::DropLru, Priority::Interactive) => (self.queue.oldest(priority), Eviction::DropLru),
-            (Policy::ShedBatch, Priority::Interactive) if batch_waits => {
-                (self.queue.newest(Priority::Batch), Eviction::ShedBatch)
-            }
-            (policy, priority) => return Err(self.full(policy == Policy::ShedBatch && priority == Priority::Batch)),
-        };
-        ticket.map(|ticket| (ticket, eviction)).ok_or_else(|| self.full(false))
-    }
-
-    fn full(&self, shed: bool) -> Refused {
-        let retry_after_ms = self.next_free_ms();
-        if shed { Refused::BatchShed { retry_after_ms } } else { Refused::QueueFull { retry_after_ms } }
-    }
-
     /// The next task with the slots that it takes, if it can start now.
     pub fn take_next(&mut self, now: Instant) -> Option<(Job, Seat)> {
         let next = &self.queue.peek()?.job;
@@ -457,11 +390,11 @@ impl State {
     ///
     /// # Errors
     ///
-    /// As [`submit`](Self::submit).
+    /// Why it would not be taken.
     pub fn foresee(&self, priority: Priority, share: &Share, limits: &Limits) -> Result<Place, Refused> {
         self.open()?;
-        if self.queue.len() >= self.capacity {
-            self.who_goes_for(priority)?;
+        if self.room_for(priority) == 0 {
+            return Err(self.full(priority, 1));
         }
         let work = self.work(limits);
         let ahead = self.queue.ahead_of_new(priority, share, work);

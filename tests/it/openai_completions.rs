@@ -120,3 +120,121 @@ async fn a_key_stands_for_all_of_its_prompts() {
     assert_eq!(other.status, StatusCode::UNPROCESSABLE_ENTITY);
     gate.finish().await;
 }
+
+/// One slot, which a task holds already, and a queue of two.
+async fn narrow(limits: &str) -> Gate {
+    let pools = r#"[{ id = "default", engine = "scripted", queue = { capacity = 2 } }]"#;
+    let script = Script { slots: 1, ..Script::default() };
+    let gate = Gate::with(script, &[("SLUICEGATE_LIMITS", limits), ("SLUICEGATE_POOLS", pools)]).await;
+    gate.submit(r#"{"model_ref": "builtin", "prompt": "hi", "max_tokens": 400}"#).await;
+    let running = |health: &Value| health["metrics"]["slots_active"] == 1;
+    gate.until("/v2/pools/default/health", running).await;
+    gate
+}
+
+async fn tasks(gate: &Gate) -> usize {
+    gate.get("/v2/tasks").await.json()["tasks"].as_array().unwrap().len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_without_room_for_every_prompt_takes_none_and_nothing_is_charged() {
+    let gate = narrow("{ requests_per_minute = 100, tokens_per_minute = 1000, concurrency = 50 }").await;
+    gate.submit(r#"{"model_ref": "builtin", "prompt": "hi", "max_tokens": 400}"#).await;
+    let body = ask(&json!({"prompt": ["a", "b"], "max_tokens": 5}));
+    for _ in 0..20 {
+        let refused = gate.post(PATH, &body).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS, "{}", refused.body);
+        assert_eq!(refused.json()["error"]["policy_label"], "queue.reject");
+        let rates =
+            ["requests", "tokens"].map(|what| refused.header(&format!("x-ratelimit-remaining-{what}")).to_owned());
+        assert_eq!(rates, ["98", "198"]);
+        assert_ne!(refused.header("retry-after"), "");
+    }
+    assert_eq!(tasks(&gate).await, 2);
+    let health = gate.get("/v2/pools/default/health").await.json();
+    assert_eq!(health["metrics"]["queue_depth"], 1, "{health}");
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn prompts_that_never_fit_the_queue_are_not_to_be_sent_again() {
+    let gate = narrow("{ requests_per_minute = 100 }").await;
+    let refused = gate.post(PATH, &ask(&json!({"prompt": ["a", "b", "c"]}))).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), ("false", ""));
+    assert_snapshot!(refused.body, @r#"{"error":{"message":"`prompt`: it asks for 3 tasks, which wait together, and the queue takes 2","type":"server_error","param":"prompt","code":"server_overloaded","policy_label":"queue.reject"}}"#);
+    assert_eq!(refused.header("x-ratelimit-remaining-requests"), "99");
+    assert_eq!(tasks(&gate).await, 1);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn prompts_that_never_fit_a_limit_together_name_the_field_and_the_bound() {
+    let cases = [
+        ("{ requests_per_minute = 2 }", 1),
+        ("{ concurrency = 2 }", 1),
+        ("{ tokens_per_minute = 20 }", 10),
+        ("{ tokens_per_minute = 3 }", 1),
+    ];
+    let mut told = Vec::new();
+    for (limits, max_tokens) in cases {
+        let gate = Gate::with(says(&["one"]), &[("SLUICEGATE_LIMITS", limits)]).await;
+        let body = ask(&json!({"prompt": ["a", "b", "c"], "max_tokens": max_tokens}));
+        let refused = gate.post(PATH, &body).await;
+        assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), ("false", ""));
+        told.push(refused.json()["error"].to_string());
+        assert_eq!(tasks(&gate).await, 0);
+        gate.finish().await;
+    }
+    assert_snapshot!(told.join("\n"), @r#"
+    {"message":"`prompt`: it asks for 3 tasks, and 2 requests per minute is the limit","type":"requests","param":"prompt","code":"rate_limit_exceeded","policy_label":"rate.requests"}
+    {"message":"`prompt`: it asks for 3 tasks, and 2 tasks at once is the limit","type":"requests","param":"prompt","code":"rate_limit_exceeded","policy_label":"rate.concurrency"}
+    {"message":"`max_tokens`: the request may take 33 tokens with all of its output, and 20 per minute is the limit","type":"tokens","param":"max_tokens","code":"rate_limit_exceeded","policy_label":"rate.tokens"}
+    {"message":"`prompt`: the request may take 6 tokens with all of its output, and 3 per minute is the limit","type":"tokens","param":"prompt","code":"rate_limit_exceeded","policy_label":"rate.tokens"}
+    "#);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_budget_that_does_not_cover_every_prompt_is_left_as_it_was() {
+    let gate = Gate::scripted(says(&["one"])).await;
+    let session = "018f0000-0000-7000-8000-000000000001";
+    gate.post(&format!("/v2/sessions/{session}"), r#"{"budget": {"tokens": 25}}"#).await;
+    let body =
+        |prompts: &Value| ask(&json!({"prompt": prompts, "max_tokens": 9, "sluicegate": {"session_id": session}}));
+    let refused = gate.post(PATH, &body(&json!(["a", "b", "c"]))).await;
+    assert_eq!(refused.status, StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!((refused.header("x-should-retry"), refused.header("retry-after")), ("false", ""));
+    assert_snapshot!(refused.body, @r#"{"error":{"message":"`max_tokens`: the request may take 30 tokens with all of its output, and the budget leaves 25","type":"insufficient_quota","param":"max_tokens","code":"insufficient_quota","policy_label":"budget.tokens"}}"#);
+    let left = gate.get(&format!("/v2/sessions/{session}")).await.json();
+    assert_eq!(left["tokens_budget_remaining"], 25, "{left}");
+    assert_eq!(tasks(&gate).await, 0);
+    let answer = gate.post(PATH, &body(&json!(["a", "b"]))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn prompts_wait_in_the_queue_together() {
+    let gate = narrow("{ concurrency = 3 }").await;
+    let body = ask(&json!({"prompt": ["a", "b"], "max_tokens": 3}));
+    let answer = gate.post(PATH, &body).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    assert_eq!(answer.json()["choices"].as_array().unwrap().len(), 2);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn prompts_of_one_request_spread_over_the_pools_of_their_model() {
+    let pools = r#"[{ id = "a", engine = "scripted", queue.capacity = 2 }, { id = "b", engine = "scripted", queue.capacity = 1 }]"#;
+    let gate = Gate::with(Script { slots: 1, ..says(&["one"]) }, &[("SLUICEGATE_POOLS", pools)]).await;
+    let answer = gate.post(PATH, &ask(&json!({"prompt": ["a", "b", "c"]}))).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    let tasks = gate.get("/v2/tasks").await.json();
+    let mut pools: Vec<_> = tasks["tasks"].as_array().unwrap().iter().map(|task| task["pool_id"].to_string()).collect();
+    pools.sort();
+    assert_eq!(pools, [r#""a""#, r#""a""#, r#""b""#]);
+    let refused = gate.post(PATH, &ask(&json!({"prompt": ["a", "b", "c", "d"]}))).await;
+    assert_eq!((refused.status, refused.header("x-should-retry")), (StatusCode::TOO_MANY_REQUESTS, "false"));
+    gate.finish().await;
+}

@@ -41,13 +41,16 @@ pub struct CompletionContext {
 }
 
 impl CompletionContext {
-    /// `envelope`, about the prompt with this index, with its `param` in the client's words, also in its message.
+    /// `envelope`, about the prompt with this index or about all of them, with its `param` in the client's words, also in its
+    /// message.
     #[must_use]
-    pub fn rename(&self, prompt: usize, envelope: ErrorEnvelope) -> ErrorEnvelope {
+    pub fn rename(&self, prompt: Option<usize>, envelope: ErrorEnvelope) -> ErrorEnvelope {
         super::rename(envelope, |native| match native {
             "model_ref" | "workload" => "model".to_owned(),
-            "prompt" | "messages" if !self.one => format!("prompt[{prompt}]"),
-            "prompt" | "messages" => "prompt".to_owned(),
+            "prompt" | "messages" => match prompt.filter(|_| !self.one) {
+                Some(prompt) => format!("prompt[{prompt}]"),
+                None => "prompt".to_owned(),
+            },
             "n" if self.made > self.n => "best_of".to_owned(),
             "top_logprobs" => "logprobs".to_owned(),
             "priority" => "sluicegate.priority".to_owned(),

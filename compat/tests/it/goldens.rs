@@ -106,7 +106,7 @@ pub fn translated(path: &str, body: &[u8]) -> Result<Understood, ErrorEnvelope> 
         COMPLETIONS => {
             let (tasks, context) = completions::parse(body)?;
             for (prompt, task) in tasks.iter().enumerate() {
-                held(task).map_err(|error| context.rename(prompt, error))?;
+                held(task).map_err(|error| context.rename(Some(prompt), error))?;
             }
             let shown = format!("{context:?}");
             Ok(Understood { tasks, context: shown, ignored: context.ignored })

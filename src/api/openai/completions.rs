@@ -9,6 +9,7 @@ use sluicegate_compat::native::ErrorEnvelope;
 use sluicegate_compat::openai::ChunkMeta;
 use sluicegate_compat::openai::completions::{self, Answer, ChunkEncoder, CompletionContext};
 
+use crate::admission::Refusal;
 use crate::api::Api;
 use crate::api::answer::{Client, follow, heeded, whole_body, wishes, written};
 use crate::api::body::Json;
@@ -17,7 +18,8 @@ use crate::api::sse::{EventStream, event_stream};
 use crate::gateway::Owned;
 use crate::ids::CorrelationId;
 
-/// `POST /v1/completions`, streamed and whole. A client that hangs up cancels its tasks, and so does a prompt that is refused.
+/// `POST /v1/completions`, streamed and whole. All prompts are let in, or none is. A client that hangs up cancels its
+/// tasks.
 pub async fn completions(
     State(api): State<Api>,
     correlation: CorrelationId,
@@ -32,13 +34,10 @@ pub async fn completions(
     let client = Client::new(&api, correlation, requests.first().and_then(|request| request.session_id));
     for (prompt, ids) in std::mem::take(&mut context.unread) {
         let text = api.gateway.detokenize(&context.model, ids).await;
-        context.echo(prompt, text.map_err(|error| context.rename(prompt, told_of_prompt(error)))?);
+        context.echo(prompt, text.map_err(|error| context.rename(Some(prompt), told_of_prompt(error)))?);
     }
-    let mut all = Vec::with_capacity(requests.len());
-    for (prompt, request) in requests.into_iter().enumerate() {
-        let submitted = client.submit(once.as_ref().map(|once| once.part(prompt)), request).await;
-        all.push(submitted.map_err(|error| client.refused(context.rename(prompt, error)))?);
-    }
+    let all = client.submit_all(once.as_ref(), requests).await;
+    let all = all.map_err(|Refusal { of, error }| client.refused(context.rename(of, error)))?;
     // There is a request, or it would have been refused.
     let first = Arc::clone(&all[0].task);
     let (created, fingerprint) = (first.created.unix_ms / 1000, api.gateway.fingerprint(&first));
@@ -78,6 +77,6 @@ async fn whole(
         }
     }
     drop(all);
-    let rename = move |(prompt, error)| context.rename(prompt, error);
+    let rename = move |(prompt, error)| context.rename(Some(prompt), error);
     written(api, bytes, move || Ok(whole_body(answer.finish().map_err(rename)?, queue_ms))).await
 }

@@ -78,10 +78,11 @@ impl Provision {
         self.lock().places() >= self.settings.most_waiting
     }
 
-    /// A place for one more task that waits for a model; `None` where there is none.
-    pub(super) fn keep_place(self: &Arc<Self>, model: &str) -> Option<Coming> {
+    /// Places for so many more tasks that wait for a model; `None` where there are not as many.
+    pub(super) fn keep_places(self: &Arc<Self>, model: &str, tasks: usize) -> Option<Vec<Coming>> {
         let mut state = self.lock();
-        (state.places() < self.settings.most_waiting).then(|| self.come(&mut state, model))
+        let fit = state.places().saturating_add(tasks) <= self.settings.most_waiting;
+        fit.then(|| (0..tasks).map(|_| self.come(&mut state, model)).collect())
     }
 
     /// A place for a task that was accepted, and has to have one.

@@ -65,9 +65,13 @@ impl State {
         forecast.next(Work::default()).start_ms.max(1)
     }
 
-    /// When the next task is expected to start, which frees a place; at least 1 ms.
-    pub(super) fn next_free_ms(&self) -> u64 {
-        self.forecast().next(Work::default()).start_ms.max(1)
+    /// When so many tasks are expected to have started, each of which frees a place; at least 1 ms.
+    pub(super) fn free_ms(&self, places: usize) -> u64 {
+        let mut forecast = self.forecast();
+        for (_, work, _) in self.queue.upcoming().take(places.saturating_sub(1)) {
+            forecast.next(*work);
+        }
+        forecast.next(Work::default()).start_ms.max(1)
     }
 
     /// A replica, and what holds its slots now.

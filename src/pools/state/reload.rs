@@ -15,7 +15,7 @@ impl State {
     /// Until what runs is expected to have ended, and another model to be loaded; at least 1 ms.
     pub(super) fn reloaded_by_ms(&self) -> u64 {
         let load_ms = u64::try_from(self.load_time.as_millis()).unwrap_or(u64::MAX);
-        self.next_free_ms().saturating_add(load_ms).min(LONGEST_RETRY_MS)
+        self.free_ms(1).saturating_add(load_ms).min(LONGEST_RETRY_MS)
     }
 
     /// Whether a task runs on this engine, or has not given its slots back.

@@ -91,12 +91,13 @@ fn fields_are_named_as_the_client_named_them() {
     let one = context(&json!({"model": "m", "prompt": "a", "best_of": 17}));
     let many = context(&json!({"model": "m", "prompt": ["a", "b"]}));
     let renamed = |context: &CompletionContext, native: &'static str| {
-        let envelope = context.rename(1, ErrorEnvelope::invalid(native, format!("`{native}` is odd")));
+        let envelope = context.rename(Some(1), ErrorEnvelope::invalid(native, format!("`{native}` is odd")));
         (envelope.param.unwrap(), envelope.message)
     };
     assert_eq!(renamed(&one, "n"), ("best_of".into(), "`best_of` is odd".into()));
     assert_eq!(renamed(&one, "prompt").0, "prompt");
     assert_eq!(renamed(&many, "prompt").0, "prompt[1]");
+    assert_eq!(many.rename(None, ErrorEnvelope::invalid("prompt", "why")).param.unwrap(), "prompt");
     assert_eq!(renamed(&many, "n").0, "n");
     assert_eq!(renamed(&many, "top_logprobs").0, "logprobs");
     assert_eq!(renamed(&many, "model_ref").0, "model");
