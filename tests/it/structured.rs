@@ -52,3 +52,49 @@ async fn what_cannot_be_held_is_refused_with_its_place() {
     assert_eq!(error["param"], "tools[0].function.parameters.properties.x.not");
     gate.finish().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_object_that_no_engine_could_follow_is_refused_at_its_place_in_each_dialect() {
+    let gate = Gate::scripted(says(&["{}"])).await;
+    let properties: serde_json::Map<_, _> = (0..600).map(|n| (format!("p{n}"), json!({"type": "string"}))).collect();
+    let wide = json!({"type": "object", "properties": {"x": {"type": "object", "properties": properties}}});
+    let messages = json!([{"role": "user", "content": "say it"}]);
+    let format = json!({"type": "json_schema", "name": "a", "schema": wide});
+    let function = json!({"name": "f", "strict": true, "parameters": wide});
+    let tool = json!({"type": "function", "name": "f", "strict": true, "parameters": wide});
+    let cases = [
+        (
+            "/v1/chat/completions",
+            json!({"messages": messages, "stream": true, "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": wide}}}),
+        ),
+        ("/v1/chat/completions", json!({"messages": messages, "tools": [{"type": "function", "function": function}]})),
+        ("/v1/responses", json!({"input": "a", "background": true, "text": {"format": format}})),
+        ("/v1/responses", json!({"input": "a", "tools": [tool]})),
+        (
+            "/v1/messages",
+            json!({"messages": messages, "max_tokens": 9, "output_config": {"format": {"type": "json_schema", "schema": wide}}}),
+        ),
+        ("/v2/tasks", json!({"model_ref": "builtin", "prompt": "a", "output_mode": "json", "json_schema": wide})),
+    ];
+    let mut lines = String::new();
+    for (path, mut body) in cases {
+        if path != "/v2/tasks" {
+            body["model"] = json!("builtin");
+        }
+        let answer = gate.post(path, &body.to_string()).await;
+        assert_eq!(answer.status, StatusCode::BAD_REQUEST, "{path}: {}", answer.body);
+        let said = answer.json();
+        let message = said["error"]["message"].as_str().or(said["message"].as_str()).unwrap_or_default().to_owned();
+        lines += &format!("{path}: {message}\n");
+    }
+    assert_snapshot!(lines, @"
+    /v1/chat/completions: `response_format.json_schema.schema.properties.x.properties`: at most 448 properties in a row are not required
+    /v1/chat/completions: `tools[0].function.parameters.properties.x.properties`: at most 448 properties in a row are not required
+    /v1/responses: `text.format.schema.properties.x.properties`: at most 448 properties in a row are not required
+    /v1/responses: `tools[0].parameters.properties.x.properties`: at most 448 properties in a row are not required
+    /v1/messages: `output_config.format.schema.properties.x.properties`: at most 448 properties in a row are not required
+    /v2/tasks: `json_schema.properties.x.properties`: at most 448 properties in a row are not required
+    ");
+    assert_eq!(gate.get("/v2/tasks").await.json()["tasks"], json!([]));
+    gate.finish().await;
+}

@@ -6,7 +6,7 @@ use super::blocks::{Blocks, CallId, Part};
 use super::error::ErrorBody;
 use super::usage::Usage;
 use super::{MessageMeta, MessagesContext, canceled, stop_reason};
-use crate::native::{End, ErrorEnvelope, Event, FinishReason, Priority};
+use crate::native::{End, ErrorEnvelope, Event, FinishReason};
 use crate::sse;
 
 /// Sent after a while of silence, at any time.
@@ -16,8 +16,7 @@ pub const PING: &[u8] = b"event: ping\ndata: {\"type\":\"ping\"}\n\n";
 #[derive(Debug, Clone)]
 pub struct EventEncoder {
     meta: MessageMeta,
-    model: String,
-    priority: Priority,
+    context: MessagesContext,
     blocks: Blocks,
     started: bool,
     ended: bool,
@@ -25,14 +24,7 @@ pub struct EventEncoder {
 
 impl EventEncoder {
     pub fn new(context: &MessagesContext, meta: MessageMeta) -> Self {
-        Self {
-            meta,
-            model: context.model.clone(),
-            priority: context.priority,
-            blocks: Blocks::new(context.thinking),
-            started: false,
-            ended: false,
-        }
+        Self { meta, context: context.clone(), blocks: Blocks::new(context.thinking), started: false, ended: false }
     }
 
     /// Appends what `event` means to the client: nothing, or server-sent events. After the last event of a task further
@@ -52,7 +44,7 @@ impl EventEncoder {
             }
             Event::End(end) if end.finish_reason == FinishReason::Canceled => self.fail(&canceled(end), out),
             Event::End(end) => self.end(end, out),
-            Event::Error(error) => self.fail(error, out),
+            Event::Error(error) => self.fail(&self.context.rename(error.as_ref().clone()), out),
         }
     }
 
@@ -64,11 +56,11 @@ impl EventEncoder {
             id: &self.meta.id,
             r#type: "message",
             role: "assistant",
-            model: &self.model,
+            model: &self.context.model,
             content: [],
             stop_reason: None,
             stop_sequence: None,
-            usage: Usage::at_start(self.meta.tokens_in, self.priority),
+            usage: Usage::at_start(self.meta.tokens_in, self.context.priority),
         };
         sse::event_name("message_start", out);
         out.extend_from_slice(b"data: {\"type\":\"message_start\",\"message\":");
@@ -78,10 +70,10 @@ impl EventEncoder {
 
     fn end(&mut self, end: &End, out: &mut Vec<u8>) {
         self.start(out);
-        let Self { meta, blocks, priority, .. } = self;
+        let Self { meta, blocks, context, .. } = self;
         blocks.end(|index, part| write(index, part, meta, out));
         let (stop_reason, stop_sequence) = stop_reason(end);
-        let usage = Usage::new(end, blocks.thinking_tokens, *priority);
+        let usage = Usage::new(end, blocks.thinking_tokens, context.priority);
         sse::event_name("message_delta", out);
         let delta = Stop { stop_reason, stop_sequence };
         sse::data_json(&MessageDelta { r#type: "message_delta", delta, usage }, out);

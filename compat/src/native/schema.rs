@@ -5,6 +5,10 @@ use serde_json::{Map, Value};
 
 use super::request::Violation;
 
+mod ways;
+
+use ways::{MOST_WAYS, Ways, few_properties};
+
 /// Bytes of a schema.
 const MOST_BYTES: usize = 256 << 10;
 
@@ -19,6 +23,9 @@ const MOST_ALTERNATIVES: usize = 256;
 
 /// References and combinations that are followed, over all schemas of a request.
 const MOST_STEPS: usize = 20_000;
+
+/// Properties that are looked at in the time of one such step.
+const NAMES_OF_A_STEP: usize = 16;
 
 /// Values of one `enum`.
 const MOST_VALUES: usize = 1000;
@@ -136,6 +143,7 @@ impl<'a> Walk<'a> {
             Value::Bool(_) => return Ok(()),
             _ => return violation(place, "a schema is an object, true or false"),
         };
+        few_properties(fields, place)?;
         self.at_one_place(schema, place, &mut Vec::new(), 0)?;
         fields.iter().try_for_each(|(keyword, value)| self.keyword(keyword, value, &join(place, keyword), depth))
     }
@@ -183,20 +191,23 @@ impl<'a> Walk<'a> {
     }
 
     /// Follows what says something of the same value as `schema`, which must not lead back to where it has been, and gives
-    /// the number of alternatives that a grammar of it has.
+    /// the ways in which such a value can begin.
     fn at_one_place(
         &mut self,
         schema: &'a Value,
         place: &str,
         met: &mut Vec<&'a str>,
         depth: usize,
-    ) -> Result<usize, Violation> {
+    ) -> Result<Ways, Violation> {
         self.taken.0 += 1;
         if self.taken.0 > MOST_STEPS || depth > DEEPEST {
             return violation(place, "the combinations in it are too many");
         }
-        let Some(fields) = schema.as_object() else { return Ok(1) };
-        let mut alternatives = 1usize;
+        let Some(fields) = schema.as_object() else { return Ok(Ways::ONE) };
+        // Looking at many names takes time as well.
+        let names = fields.get("properties").and_then(Value::as_object).map_or(0, Map::len);
+        self.taken.0 += names / NAMES_OF_A_STEP;
+        let mut ways = Ways::of(fields);
         if let Some(Value::String(reference)) = fields.get("$ref") {
             let place = join(place, "$ref");
             let target = reference.strip_prefix('#').and_then(|pointer| self.root.pointer(pointer));
@@ -208,23 +219,30 @@ impl<'a> Walk<'a> {
             }
             met.push(reference);
             let target_place = format!("{}{}", self.place, reference.trim_start_matches('#').replace('/', "."));
-            alternatives = self.at_one_place(target, &target_place, met, depth + 1)?;
+            ways = ways.and(self.at_one_place(target, &target_place, met, depth + 1)?);
             met.pop();
         }
         for keyword in ["allOf", "anyOf", "oneOf"] {
             let members = fields.get(keyword).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-            let (mut sum, mut product) = (0usize, 1usize);
+            let mut together = None;
             for (index, member) in members.iter().enumerate() {
                 let place = format!("{}[{index}]", join(place, keyword));
                 let of_member = self.at_one_place(member, &place, met, depth + 1)?;
-                (sum, product) = (sum.saturating_add(of_member), product.saturating_mul(of_member));
+                let join = if keyword == "allOf" { Ways::and } else { Ways::or };
+                together = Some(together.map_or(of_member, |together| join(together, of_member)));
             }
-            alternatives = alternatives.saturating_mul(if keyword == "allOf" { product } else { sum.max(1) });
+            ways = together.map_or(ways, |together| ways.and(together));
         }
-        if alternatives > MOST_ALTERNATIVES && combines(fields) {
+        if ways.alternatives > MOST_ALTERNATIVES && combines(fields) {
             return violation(place, "the combinations in it are too many");
         }
-        Ok(alternatives)
+        if ways.sum() > MOST_WAYS {
+            return violation(
+                place,
+                "at one place there are at most 450 properties that are not required and alternatives, which count twice",
+            );
+        }
+        Ok(ways)
     }
 }
 
@@ -347,12 +365,24 @@ mod tests {
         let mut chain: Map<String, Value> = (0..11)
             .map(|n| (format!("d{n}"), json!({"anyOf": vec![json!({"$ref": format!("#/$defs/d{}", n + 1)}); 2]})))
             .collect();
-        chain.insert("d11".to_owned(), json!({"type": "null"}));
+        chain.insert("d11".to_owned(), json!({"const": null}));
         let schema = json!({"$defs": chain, "$ref": "#/$defs/d0"});
         let mut taken = Steps::default();
         let refused = (0..128).find_map(|_| super::check(&schema, "s", &mut taken).err());
         assert!(refused.is_some_and(|violation| violation.message.contains("combinations")));
         assert!(taken.0 <= MOST_STEPS + 1);
+    }
+
+    #[test]
+    fn names_that_are_looked_at_again_and_again_have_a_bound() {
+        let names: Map<_, _> = (0..1000).map(|n| (format!("p{n}"), json!(true))).collect();
+        let many_names = json!({"properties": names, "required": names.keys().collect::<Vec<_>>()});
+        let many = json!({"$ref": "#/$defs/a"});
+        let members: Vec<_> = (0..200).map(|_| json!({"allOf": vec![many.clone(); 1]})).collect();
+        let schema = json!({"properties": {"x": {"anyOf": members}}, "$defs": {"a": many_names}});
+        let mut taken = Steps::default();
+        let refused = (0..10).find_map(|_| super::check(&schema, "s", &mut taken).err());
+        assert!(refused.is_some_and(|violation| violation.message.contains("combinations")));
     }
 
     #[test]
@@ -363,7 +393,7 @@ mod tests {
         }
         assert!(check(&deep, "s").unwrap_err().message.contains("32"));
         let many: Map<String, Value> = (0..6000).map(|n| (format!("p{n}"), json!({"type": "null"}))).collect();
-        assert!(check(&json!({"properties": many}), "s").unwrap_err().message.contains("5,000"));
+        assert!(check(&json!({"$defs": many}), "s").unwrap_err().message.contains("5,000"));
         let either = json!({"anyOf": [{"required": ["a"]}, {"required": ["b"]}]});
         assert!(check(&json!({"allOf": vec![either; 30]}), "s").unwrap_err().message.contains("combinations"));
         let chain: Map<String, Value> =

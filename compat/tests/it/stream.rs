@@ -252,3 +252,14 @@ fn who_asked_with_functions_reads_one_call_of_a_function() {
     let message = &whole(&context, &events).unwrap()["choices"][0];
     insta::assert_snapshot!(message, @r#"{"index":0,"message":{"role":"assistant","content":null,"refusal":null,"annotations":[],"function_call":{"name":"add","arguments":"{}"}},"logprobs":null,"finish_reason":"function_call"}"#);
 }
+
+#[test]
+fn what_goes_wrong_on_a_stream_is_named_in_the_words_of_the_client() {
+    let error = ErrorEnvelope::invalid("json_schema", "`json_schema` is odd");
+    let said = stream(&ChatContext::new("m"), &[Event::Error(Arc::new(error))]);
+    insta::assert_snapshot!(said, @r#"
+    data: {"error":{"message":"`response_format.json_schema.schema` is odd","type":"invalid_request_error","param":"response_format.json_schema.schema","code":"invalid_value"}}
+
+    data: [DONE]
+    "#);
+}

@@ -22,6 +22,8 @@ const SILENT_ROLE: &[u8] = b",\"delta\":{\"role\":\"assistant\",\"content\":null
 #[derive(Debug, Clone)]
 pub struct ChunkEncoder {
     frame: Frame,
+    /// For the names of fields in what goes wrong.
+    context: ChatContext,
     calls: CallStyle,
     /// For each choice, whether its role has been said.
     opened: Vec<bool>,
@@ -39,6 +41,7 @@ impl ChunkEncoder {
                 Some(context.service_tier),
                 context.include_usage,
             ),
+            context: context.clone(),
             calls: context.calls,
             opened: vec![false; context.choices()],
             reasoning_tokens: 0,
@@ -58,7 +61,7 @@ impl ChunkEncoder {
             Event::Token(token) => self.token(token, out),
             Event::End(end) if end.finish_reason == FinishReason::Canceled => chunk::fail(&canceled(end), out),
             Event::End(end) => self.end(end, out),
-            Event::Error(error) => chunk::fail(error, out),
+            Event::Error(error) => chunk::fail(&self.context.rename(error.as_ref().clone()), out),
         }
     }
 

@@ -26,6 +26,8 @@ pub struct ChunkEncoder {
     ended: Vec<bool>,
     usage: Option<Usage>,
     over: bool,
+    /// For the names of fields in what goes wrong.
+    context: CompletionContext,
 }
 
 impl ChunkEncoder {
@@ -38,6 +40,7 @@ impl ChunkEncoder {
             ended: vec![false; context.prompts()],
             usage: None,
             over: false,
+            context: CompletionContext { echoes: Vec::new(), ..context.clone() },
         }
     }
 
@@ -57,7 +60,7 @@ impl ChunkEncoder {
             Event::Token(token) => self.token(prompt, token, out),
             Event::End(end) if end.finish_reason == FinishReason::Canceled => self.fail(&canceled(end), out),
             Event::End(end) => self.end(prompt, end, out),
-            Event::Error(error) => self.fail(error, out),
+            Event::Error(error) => self.fail(&self.context.rename(Some(prompt), error.as_ref().clone()), out),
         }
     }
 

@@ -209,7 +209,7 @@ fn failure_code(error: &ErrorEnvelope) -> &'static str {
 pub(super) fn failure(last: &Event) -> Option<ErrorEnvelope> {
     match last {
         Event::End(end) if end.finish_reason == FinishReason::Canceled => Some(canceled(end)),
-        Event::Error(error) => Some(error.as_ref().clone()),
+        Event::Error(error) => Some(Record::rename(error.as_ref().clone())),
         _ => None,
     }
 }

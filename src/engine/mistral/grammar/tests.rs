@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use mistralrs::llguidance::Matcher;
 use mistralrs::llguidance::toktrie::ApproximateTokEnv;
-use sluicegate_compat::native::Tool;
+use sluicegate_compat::native::{Input, OutputMode, TaskRequest, Tool};
 
 use super::*;
 use crate::engine::text::{ChatTemplate, byte_level};
@@ -192,4 +192,47 @@ fn what_is_not_strict_is_held_as_far_as_it_can_be() {
     tools.tools[1].function.parameters = Some(json!({"type": "object", "not": {"required": ["a"]}}));
     let reading = Reading::Answer(Some(Arc::new(tools)));
     check(&factory(), &text, None, &reading).unwrap();
+}
+
+/// A schema as wide as one may be at one place can be followed there: what is bounded is what the compiler would not follow.
+#[test]
+fn what_passes_the_bounds_of_a_schema_can_be_followed() {
+    let object = |tag: &str, optional: usize, required: usize| {
+        let name = |n| format!("{tag}{n:03}");
+        let properties: Map<_, _> = (0..required + optional).map(|n| (name(n), json!({"type": "string"}))).collect();
+        let required: Vec<_> = (0..required).map(name).collect();
+        json!({"type": "object", "properties": properties, "required": required})
+    };
+    let any = |members: Vec<Value>| json!({"anyOf": members});
+    let tags = |count: usize| (0..count).map(|n| format!("m{n:03}_"));
+    let cases = [
+        (object("p", 448, 0), r#"{"p447": "x", "more": 1}"#.to_owned()),
+        (object("p", 448, 1), r#"{"p000": "x", "p448": "x"}"#.to_owned()),
+        (json!({"items": object("p", 448, 0)}), r#"[{"p447": "x"}, {"p000": "x"}]"#.to_owned()),
+        (any(tags(4).map(|tag| object(&tag, 110, 0)).collect()), r#"{"m003_109": "x"}"#.to_owned()),
+        (any(tags(75).map(|tag| object(&tag, 4, 0)).collect()), r#"{"m074_003": "x"}"#.to_owned()),
+        (any(tags(150).map(|tag| object(&tag, 1, 0)).collect()), r#"{"m149_000": "x"}"#.to_owned()),
+        (any(tags(225).map(|tag| object(&tag, 0, 1)).collect()), r#"{"m224_000": "x"}"#.to_owned()),
+        (
+            any(tags(225).map(|tag| json!({"prefixItems": [{"const": tag}], "type": "array"})).collect()),
+            r#"["m224_"]"#.to_owned(),
+        ),
+        (json!({"enum": tags(225).map(|tag| json!({"a": tag})).collect::<Vec<_>>()}), r#"{"a":"m224_"}"#.to_owned()),
+    ];
+    let factory = factory();
+    for (number, (schema, answer)) in cases.into_iter().enumerate() {
+        let request = TaskRequest { output_mode: OutputMode::Json, json_schema: Some(schema.clone()), ..asked() };
+        request.check().expect("it is as wide as it may be");
+        let grammar = TopLevelGrammar::from_json_schema(bounded(schema, false));
+        let mut matcher = Matcher::new(factory.create_parser(grammar));
+        for (at, byte) in answer.bytes().enumerate() {
+            matcher.compute_mask().unwrap_or_else(|error| panic!("{number}, byte {at}: {error}"));
+            matcher.consume_token(u32::from(byte)).unwrap_or_else(|error| panic!("{number}, byte {at}: {error}"));
+        }
+        assert!(matcher.is_accepting().expect("can be asked"), "{number}");
+    }
+}
+
+fn asked() -> TaskRequest {
+    TaskRequest { prompt: Some(Input::Text("a".into())), ..TaskRequest::new("m") }
 }
