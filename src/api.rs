@@ -81,6 +81,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/chat/completions", post(openai::chat_completions))
         .route("/v1/completions", post(openai::completions::completions))
         .route("/v1/responses", post(openai::responses::create))
+        .route("/v1/responses/input_tokens", post(openai::responses::input_tokens))
         .route("/v1/responses/{id}", get(openai::responses::view).delete(openai::responses::delete))
         .route("/v1/responses/{id}/cancel", post(openai::responses::cancel))
         .route("/v1/responses/{id}/input_items", get(openai::responses::input_items))

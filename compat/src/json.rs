@@ -26,6 +26,9 @@ const MAX_UNKNOWN: usize = 1024;
 /// What stands for a name of no characters.
 const NAMELESS: &str = r#""""#;
 
+/// 2^63, from which on whole numbers are beyond what is read as one.
+const I64_END: f64 = 9_223_372_036_854_775_808.0;
+
 /// Bytes of a name, a path or a value that came from the client and is said back to it.
 const MAX_ECHO: usize = 128;
 
@@ -205,6 +208,13 @@ pub fn unsupported_value(param: impl Into<String>, what: impl fmt::Display) -> E
     ErrorEnvelope::invalid(param, message).with_detail(detail::UNSUPPORTED_VALUE)
 }
 
+/// A value that is understood, and not served for the reason that is given.
+pub fn not_served(param: impl Into<String>, why: impl fmt::Display) -> ErrorEnvelope {
+    let param = param.into();
+    let message = format!("Unsupported value: '{param}': {why}.");
+    ErrorEnvelope::invalid(param, message).with_detail(detail::UNSUPPORTED_VALUE)
+}
+
 /// What `word` stands for among `words`.
 ///
 /// # Errors
@@ -276,7 +286,7 @@ fn refusal(param: Option<String>, message: String) -> ErrorEnvelope {
 
 /// serde's words for a value that does not fit, in OpenAI's. What it quotes of the value may be a prompt: left out.
 fn wrong(text: &str, place: &str) -> (String, &'static str) {
-    let got = |rest: &str| rest.split([' ', ',']).next().map_or("another type", kind);
+    let got = |rest: &str| if is_huge(rest) { "an integer out of range" } else { kind(first_word(rest)) };
     match (text.strip_prefix("invalid type: "), text.rsplit_once(", expected ")) {
         (Some(rest), Some((_, expected))) => {
             let (expected, got) = (plain(expected), got(rest));
@@ -287,6 +297,16 @@ fn wrong(text: &str, place: &str) -> (String, &'static str) {
         }
         _ => (format!("Invalid value for {place}: {}.", echo(text)), detail::INVALID_VALUE),
     }
+}
+
+fn first_word(text: &str) -> &str {
+    text.split([' ', ',']).next().unwrap_or_default()
+}
+
+/// Whether serde's words are about a whole number that no integer of 64 bits holds, which it reads as a decimal one.
+fn is_huge(rest: &str) -> bool {
+    let number = rest.strip_prefix("floating point `").and_then(|rest| rest.split('`').next());
+    number.and_then(|number| number.parse::<f64>().ok()).is_some_and(|number| number.abs() >= I64_END)
 }
 
 /// The JSON type that serde's word for an unexpected value means.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
-use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use bytes::Bytes;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
@@ -63,6 +63,10 @@ impl<S: Send + Sync> FromRequest<S> for Json {
             let message = "send JSON, with `Content-Type: application/json`";
             return Err(ErrorEnvelope::new(ErrorCode::UnsupportedMediaType, message).into());
         }
+        if is_encoded(&request) {
+            let message = "bodies are read as they are: send JSON without a `Content-Encoding`, or with `identity`";
+            return Err(ErrorEnvelope::new(ErrorCode::UnsupportedMediaType, message).into());
+        }
         let bytes = tokio::time::timeout(BODY_DEADLINE, Bytes::from_request(request, state));
         match bytes.await {
             Ok(Ok(bytes)) => Ok(Self(bytes)),
@@ -73,6 +77,15 @@ impl<S: Send + Sync> FromRequest<S> for Json {
             Err(_) => Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "the body took too long to arrive").into()),
         }
     }
+}
+
+/// Whether the body is compressed, or in another way not what it stands for.
+fn is_encoded(request: &Request) -> bool {
+    let coded = |value: &HeaderValue| {
+        let mut codings = value.to_str().unwrap_or("?").split(',').map(str::trim);
+        codings.any(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"))
+    };
+    request.headers().get_all(CONTENT_ENCODING).into_iter().any(coded)
 }
 
 fn says_json(request: &Request) -> bool {

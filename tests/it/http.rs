@@ -109,3 +109,23 @@ async fn a_request_is_counted_when_its_stream_has_ended() {
     assert_eq!(gate.metric(r#"errors_total{code="NOT_FOUND"}"#).await, 1.0);
     gate.finish().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_compressed_body_is_refused_in_each_dialect() {
+    let gate = Gate::scripted(says(&["hi"])).await;
+    let body = r#"{"model": "builtin", "max_tokens": 1, "messages": [{"role": "user", "content": "hi"}]}"#;
+    let why = "bodies are read as they are: send JSON without a `Content-Encoding`, or with `identity`";
+    for (path, coding) in [("/v1/chat/completions", "gzip"), ("/v1/messages", "identity, br"), ("/v2/tasks", "zstd")] {
+        let mut coded = request("POST", path, Body::from(body));
+        coded.headers_mut().insert("content-encoding", coding.parse().unwrap());
+        let refused = read(gate.send(coded).await).await;
+        assert_eq!(refused.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        let said = refused.json();
+        let message = if path == "/v2/tasks" { &said["message"] } else { &said["error"]["message"] };
+        assert_eq!(message, why, "{}", refused.body);
+    }
+    let mut plain = request("POST", "/v1/chat/completions", Body::from(body));
+    plain.headers_mut().insert("content-encoding", "Identity".parse().unwrap());
+    assert_eq!(read(gate.send(plain).await).await.status, StatusCode::OK);
+    gate.finish().await;
+}

@@ -304,7 +304,7 @@ async fn failures_are_anthropics_error_object() {
     400 invalid_request_error | "Invalid value for 'thinking.budget_tokens': it is less than 'max_tokens'."
     400 invalid_request_error | "Invalid value for 'tools[0].type': the only type of tool that is served is 'custom': those that Anthropic's service runs or defines, such as web search, are not there."
     400 invalid_request_error | "`tools[0].name`: 1 to 128 letters, digits, underscores and hyphens"
-    400 invalid_request_error | "`tool_choice`: `tool_choice` goes with `tools`"
+    400 invalid_request_error | "`tool_choice`: there are no tools to choose from"
     400 invalid_request_error | "`output_config.format.schema.not`: an answer cannot be held to this keyword"
     400 invalid_request_error | "messages[0].role: Unexpected role \"system\". The Messages API accepts a top-level `system` parameter, not \"system\" as an input message role."
     400 invalid_request_error | "Invalid value for 'messages[1].content': the beginning of an answer does not end with white space."

@@ -403,3 +403,21 @@ async fn what_is_in_the_background_outlives_the_process() {
     assert_eq!(stored(&fourth, &id).await, whole);
     fourth.finish().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_tokens_of_a_prompt_are_counted_as_the_response_counts_them() {
+    let gate = Gate::scripted(eloquent()).await;
+    let first = asked(&gate, &json!({"store": true})).await.json();
+    let tasks = gate.get("/v2/tasks").await.json()["tasks"].as_array().unwrap().len();
+    for change in [json!({"instructions": "Be brief."}), json!({"previous_response_id": first["id"], "colour": 1})] {
+        let counted = gate.post(&format!("{PATH}/input_tokens"), &ask(&change)).await;
+        assert_eq!(counted.status, StatusCode::OK, "{}", counted.body);
+        assert_eq!(counted.json()["object"], "response.input_tokens");
+        let usage = asked(&gate, &change).await.json()["usage"].clone();
+        assert_eq!(counted.json()["input_tokens"], usage["input_tokens"]);
+    }
+    assert_eq!(gate.get("/v2/tasks").await.json()["tasks"].as_array().unwrap().len(), tasks + 2);
+    let refused = gate.post(&format!("{PATH}/input_tokens"), &ask(&json!({"previous_response_id": "resp_x"}))).await;
+    assert_eq!(refused.json()["error"]["param"], "previous_response_id", "{}", refused.body);
+    gate.finish().await;
+}

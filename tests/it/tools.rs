@@ -229,10 +229,10 @@ async fn tools_that_are_none_are_refused_by_name() {
     assert_snapshot!(lines, @r#"
     "tools[1].function.name" | "invalid_value" | "`tools[1].function.name`: another tool has this name"
     "tools[0].function.name" | "invalid_value" | "`tools[0].function.name`: 1 to 128 letters, digits, underscores and hyphens"
-    "tools[0].type" | "unsupported_value" | "Unsupported value: 'tools[0].type' does not support tools other than functions with this model."
+    "tools[0].type" | "unsupported_value" | "Unsupported value: 'tools[0].type': the only tools that are served are those of the type 'function'."
     "tools[0].function" | "missing_required_parameter" | "Missing required parameter: 'tools[0].function'."
     "tool_choice" | "invalid_value" | "`tool_choice`: no tool has this name"
-    "tool_choice" | "invalid_value" | "`tool_choice`: `tool_choice` goes with `tools`"
+    "tool_choice" | "invalid_value" | "`tool_choice`: there are no tools to choose from"
     "functions[0].name" | "invalid_value" | "`functions[0].name`: 1 to 128 letters, digits, underscores and hyphens"
     "#);
     gate.finish().await;

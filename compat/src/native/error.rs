@@ -22,7 +22,7 @@ pub enum ErrorCode {
     Conflict,
     /// The body is larger than `server.max_body_bytes`.
     PayloadTooLarge,
-    /// The body's media type is not JSON.
+    /// The body's media type is not JSON, or it is compressed.
     UnsupportedMediaType,
     /// The model is retired.
     ModelDeprecated,

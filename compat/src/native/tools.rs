@@ -17,7 +17,7 @@ const LONGEST_DESCRIPTION: usize = 16 << 10;
 pub fn check(tools: &[Tool], choice: Option<&ToolChoice>) -> Result<(), Violation> {
     let violation = |param: &'static str, message| Err(Violation { param: param.into(), message });
     if tools.is_empty() && choice.is_some() {
-        return violation("tool_choice", "`tool_choice` goes with `tools`");
+        return violation("tool_choice", "there are no tools to choose from");
     }
     if tools.len() > MOST {
         return violation("tools", "at most 128 tools");

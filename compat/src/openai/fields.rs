@@ -6,9 +6,9 @@ use serde::Deserialize;
 
 use super::chat::ServiceTier;
 use crate::dialect::pass_over;
-use crate::json::{Object, StringOrList, invalid, missing, one_of};
+use crate::json::{Object, StringOrList, invalid, missing, not_served, one_of};
 use crate::native::{
-    ContentPart, Detail, ErrorEnvelope, Image, ReasoningEffort, Recording, Role, SoundFormat, TaskRequest, detail,
+    ContentPart, Detail, ErrorEnvelope, Image, ReasoningEffort, Recording, Role, SoundFormat, TaskRequest,
 };
 
 /// Bytes of a value of a task's metadata.
@@ -16,6 +16,9 @@ const MOST_NOTED: usize = 512;
 
 /// Of a task's metadata.
 const MOST_PAIRS: usize = 16;
+
+/// Of which type tools are.
+pub const ONLY_FUNCTIONS: &str = "the only tools that are served are those of the type 'function'";
 
 /// What a client wants of a stream.
 #[derive(Debug, Default, Deserialize)]
@@ -58,8 +61,7 @@ pub fn only_by_user(role: Role, path: &str, what: &str) -> Result<(), ErrorEnvel
     if role == Role::User {
         return Ok(());
     }
-    let message = format!("Unsupported value: '{path}': {what} stand in messages of the user only.");
-    Err(ErrorEnvelope::invalid(path, message).with_detail(detail::UNSUPPORTED_VALUE))
+    Err(not_served(path, format!("{what} stand in messages of the user only")))
 }
 
 pub fn stop_strings(stop: Option<StringOrList<String>>) -> Vec<String> {
@@ -71,9 +73,16 @@ pub fn stop_strings(stop: Option<StringOrList<String>>) -> Vec<String> {
 }
 
 pub fn logit_bias(biases: BTreeMap<String, f32>) -> Result<BTreeMap<u32, f32>, ErrorEnvelope> {
-    let numbered = |(token, bias): (String, f32)| Some((token.parse().ok()?, bias));
-    let biases = biases.into_iter().map(numbered).collect::<Option<_>>();
-    biases.ok_or_else(|| invalid("logit_bias", "each key is the id of a token, as a string of digits"))
+    let mut numbered = BTreeMap::new();
+    for (key, bias) in biases {
+        let token = key.parse().ok().filter(|_| key.bytes().all(|byte| byte.is_ascii_digit()));
+        let token =
+            token.ok_or_else(|| invalid("logit_bias", "each key is the id of a token, as a string of digits"))?;
+        if numbered.insert(token, bias).is_some() {
+            return Err(invalid("logit_bias", format!("the token {token} has two biases")));
+        }
+    }
+    Ok(numbered)
 }
 
 /// Whether a stream tells its usage at the end; fields without effect are added to `ignored`.

@@ -6,6 +6,7 @@
 
 mod body;
 mod compose;
+mod count;
 mod history;
 mod item;
 mod list;
@@ -16,6 +17,7 @@ mod stream;
 mod tests;
 
 pub use compose::Answer;
+pub use count::InputTokens;
 pub use list::{ItemList, Page};
 pub use record::{Record, Response, response_id};
 pub use request::{Asked, Prior, parse};

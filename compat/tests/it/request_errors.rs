@@ -241,3 +241,32 @@ fn no_message_repeats_what_may_be_a_prompt() {
         assert!(!error.message.contains("secret"), "{}", error.message);
     }
 }
+
+#[test]
+fn what_excludes_each_other_and_what_is_said_twice_is_named() {
+    let bodies = [
+        r#""functions": [{"name": "a"}], "tools": [{"type": "function", "function": {"name": "a"}}]"#,
+        r#""function_call": "auto", "tool_choice": "auto""#,
+        r#""logit_bias": {"10": 1, "010": -1}"#,
+        r#""logit_bias": {"+10": 1}"#,
+        r#""max_tokens": 99999999999999999999"#,
+        r#""seed": -99999999999999999999"#,
+        r#""max_tokens": 1.5"#,
+        r#""tools": [{"type": "custom"}]"#,
+        r#""tool_choice": {"type": "custom"}"#,
+    ];
+    let body =
+        |fields: &str| format!(r#"{{"model": "m", "messages": [{{"role": "user", "content": "a"}}], {fields}}}"#);
+    let said = bodies.map(|fields| line(&body(fields))).join("\n");
+    insta::assert_snapshot!(said, @"
+    functions | invalid_parameter_combination | Setting 'functions' and 'tools' together is not supported: 'functions' is the older form of 'tools'.
+    function_call | invalid_parameter_combination | Setting 'function_call' and 'tool_choice' together is not supported: 'function_call' is the older form of 'tool_choice'.
+    logit_bias | invalid_value | Invalid value for 'logit_bias': the token 10 has two biases.
+    logit_bias | invalid_value | Invalid value for 'logit_bias': each key is the id of a token, as a string of digits.
+    max_tokens | invalid_type | Invalid type for 'max_tokens': expected a non-negative integer in range, but got an integer out of range instead.
+    seed | invalid_type | Invalid type for 'seed': expected an integer in range, but got an integer out of range instead.
+    max_tokens | invalid_type | Invalid type for 'max_tokens': expected a non-negative integer in range, but got a decimal number instead.
+    tools[0].type | unsupported_value | Unsupported value: 'tools[0].type': the only tools that are served are those of the type 'function'.
+    tool_choice.type | unsupported_value | Unsupported value: 'tool_choice.type': the only tools that are served are those of the type 'function'.
+    ");
+}

@@ -10,11 +10,13 @@ use bytes::Bytes;
 use serde_json::json;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 use sluicegate_compat::openai::pass_over;
-use sluicegate_compat::openai::responses::{self, Answer, Asked, EventEncoder, ItemList, Page, Prior, Record};
+use sluicegate_compat::openai::responses::{
+    self, Answer, Asked, EventEncoder, InputTokens, ItemList, Page, Prior, Record,
+};
 use uuid::Uuid;
 
 use crate::api::Api;
-use crate::api::answer::{Client, about, heeded, whole_body, wishes, written};
+use crate::api::answer::{Client, about, heeded, passed_over, whole_body, wishes, written};
 use crate::api::body::Json;
 use crate::api::errors::Failure;
 use crate::api::native::{Parameters, pairs};
@@ -67,6 +69,19 @@ pub async fn create(
         client.whole(owned, Answer::new(record, task.created.unix_ms), Answer::push, write).await
     };
     Ok(client.told(answer.map_err(Record::rename), &task, &ignored))
+}
+
+/// `POST /v1/responses/input_tokens`: what the prompt of the same request to `/v1/responses` would have. Makes no task.
+pub async fn input_tokens(State(api): State<Api>, body: Json) -> Result<Response, Failure> {
+    let bytes = body.0.len();
+    let asked = body.read(&api, responses::parse).await?;
+    heeded(&api, &asked.ignored)?;
+    let ignored = asked.ignored.clone();
+    let Whole { request, .. } = whole(&api, asked, bytes).await?;
+    let counted = api.gateway.count(request).await.map_err(Record::rename)?;
+    let mut response = axum::Json(InputTokens::new(u64::from(counted))).into_response();
+    response.headers_mut().extend(passed_over(&ignored));
+    Ok(response)
 }
 
 /// A request with what it refers to.

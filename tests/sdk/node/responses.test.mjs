@@ -21,6 +21,14 @@ test('a stream says what a whole response says', async () => {
   assert.deepEqual(events.at(-1).response.usage, whole.usage);
 });
 
+test('counts are those of the response', async () => {
+  const prompt = { model: 'builtin', input: base.input, instructions: 'Be brief.' };
+  const counted = await client('real').responses.inputTokens.count(prompt);
+  assert.equal(counted.object, 'response.input_tokens');
+  const { usage } = await client('real').responses.create({ ...prompt, max_output_tokens: 1 });
+  assert.equal(counted.input_tokens, usage.input_tokens);
+});
+
 test('the helper for streams accumulates the response', async () => {
   const stream = client('real').responses.stream(base);
   const final = await stream.finalResponse();

@@ -43,6 +43,13 @@ class Responses(unittest.TestCase):
         self.assertGreaterEqual(response.completed_at, response.created_at)
         self.assertIsNone(response.error)
 
+    def test_counts_are_those_of_the_response(self):
+        prompt = {"model": "builtin", "input": QUESTION, "instructions": "Be brief.", "tools": [WEATHER]}
+        counted = client("real").responses.input_tokens.count(**prompt)
+        self.assertEqual(counted.object, "response.input_tokens")
+        usage = client("real").responses.create(max_output_tokens=1, **prompt).usage
+        self.assertEqual(counted.input_tokens, usage.input_tokens)
+
     def test_a_stream_says_the_same_as_a_whole_response(self):
         whole = ask()
         events = list(ask(stream=True))

@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::body::{BlockBody, MessageBody, SourceBody};
 use crate::dialect::pass_over;
-use crate::json::{Held, Object, StringOrList, StringOrObject, invalid, missing, one_of, unsupported_value};
+use crate::json::{
+    Held, Object, StringOrList, StringOrObject, invalid, missing, not_served, one_of, unsupported_value,
+};
 use crate::native::{Content, ContentPart, ErrorEnvelope, FunctionCall, Image, Message, Role, ToolCall, detail};
 
 /// What stands before the result of a call that has failed: templates know no other way to say so.
@@ -247,7 +249,7 @@ fn text(body: BlockBody, path: &str) -> Result<ContentPart, ErrorEnvelope> {
             let text = body.text.ok_or_else(|| missing(format!("{path}.text")))?;
             Ok(ContentPart::Text { text })
         }
-        Some("image") => Err(unsupported_value(path, "image blocks where no user shows them")),
+        Some("image") => Err(not_served(path, "image blocks stand in messages of the user only")),
         Some("document") => Err(unsupported_value(path, "document blocks")),
         Some("search_result") => Err(unsupported_value(path, "search result blocks")),
         Some(_) => Err(invalid(

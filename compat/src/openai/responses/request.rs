@@ -12,12 +12,12 @@ use super::history::{self, Added};
 use super::item::{self, Item};
 use super::record::{Echo, Moment, Record, Truncation};
 use crate::dialect::pass_over;
-use crate::json::{self, Object, StringOrObject, invalid, missing, one_of, unsupported_parameter, unsupported_value};
+use crate::json::{self, Object, StringOrObject, invalid, missing, not_served, one_of, unsupported_parameter};
 use crate::native::{
     ErrorCode, ErrorEnvelope, FunctionDefinition, FunctionTag, OutputMode, ReasoningEffort, TaskRequest, Tool,
     ToolChoice, detail,
 };
-use crate::openai::fields;
+use crate::openai::fields::{self, ONLY_FUNCTIONS};
 
 /// A request that is well formed and asks for nothing that is not served; what it refers to has yet to be found.
 #[derive(Debug)]
@@ -291,7 +291,7 @@ enum OutputFormat {
 fn tool(body: ToolBody, path: &str) -> Result<FunctionDefinition, ErrorEnvelope> {
     match body.r#type.as_deref() {
         Some("function") => {}
-        Some(_) => return Err(unsupported_value(format!("{path}.type"), "tools other than functions")),
+        Some(_) => return Err(not_served(format!("{path}.type"), ONLY_FUNCTIONS)),
         None => return Err(missing(format!("{path}.type"))),
     }
     Ok(FunctionDefinition {
@@ -343,7 +343,7 @@ impl Choice {
                 let names = tools.into_iter().enumerate().map(name).collect::<Result<_, _>>()?;
                 Ok(Self::Among(if must { ToolChoice::Required } else { ToolChoice::Auto }, names))
             }
-            Some(_) => Err(unsupported_value("tool_choice.type", "tools other than functions")),
+            Some(_) => Err(not_served("tool_choice.type", ONLY_FUNCTIONS)),
             None => Err(missing("tool_choice.type")),
         }
     }

@@ -29,6 +29,7 @@ pub(super) const EVENTS: [&str; 16] = [
 ];
 
 const PATH: &str = "/v1/responses";
+const COUNT: &str = "/v1/responses/input_tokens";
 const ASK: &str = r#"{"model": "builtin", "input": "a"}"#;
 
 pub(super) async fn see(witness: &mut Witness) {
@@ -36,6 +37,27 @@ pub(super) async fn see(witness: &mut Witness) {
     stored(witness).await;
     refused(witness).await;
     failures(witness).await;
+    counts(witness).await;
+}
+
+async fn counts(witness: &mut Witness) {
+    let gate = Gate::with(says(&["one"]), &[("SLUICEGATE_SERVER__MAX_BODY_BYTES", "2000")]).await;
+    for (body, status) in [
+        (with(ASK, "colour", "1"), StatusCode::OK),
+        ("{}".to_owned(), StatusCode::BAD_REQUEST),
+        (ASK.replace("builtin", "gpt-9"), StatusCode::NOT_FOUND),
+        (" ".repeat(2001), StatusCode::PAYLOAD_TOO_LARGE),
+    ] {
+        assert_eq!(witness.post(&gate, COUNT, &body).await.0.status, status);
+    }
+    let mut form = request("POST", COUNT, Body::from(ASK));
+    form.headers_mut().insert("content-encoding", "gzip".parse().unwrap());
+    assert_eq!(witness.send(&gate, form).await.0.status, StatusCode::UNSUPPORTED_MEDIA_TYPE);
+    gate.finish().await;
+    let nobody = r#"[{ id = "default", engine = "scripted", model = "builtin-embedding" }]"#;
+    let gate = Gate::with(Script::default(), &[("SLUICEGATE_POOLS", nobody)]).await;
+    assert_eq!(witness.post(&gate, COUNT, ASK).await.0.status, StatusCode::SERVICE_UNAVAILABLE);
+    gate.finish().await;
 }
 
 /// Items of every kind, whole and streamed.

@@ -3,9 +3,10 @@
 use std::collections::HashSet;
 
 use super::body::{CallBody, ChoiceBody, FunctionBody, FunctionChoice, ToolBody};
-use crate::json::{Object, StringOrObject, invalid, missing, one_of, unsupported_value};
-use crate::native::{ErrorEnvelope, FunctionCall, FunctionDefinition, Tool, ToolChoice};
+use crate::json::{Object, StringOrObject, invalid, missing, not_served, one_of};
+use crate::native::{ErrorEnvelope, FunctionCall, FunctionDefinition, Tool, ToolChoice, detail};
 use crate::openai::chat::context::ParamNames;
+use crate::openai::fields::ONLY_FUNCTIONS;
 
 /// The tools and the choice among them; without tools, a choice that forces none says nothing and is left out.
 ///
@@ -19,6 +20,8 @@ pub fn translate(
     function_call: Option<FunctionChoice>,
     names: &mut ParamNames,
 ) -> Result<(Option<Vec<Tool>>, Option<ToolChoice>), ErrorEnvelope> {
+    not_both(("functions", functions.is_some()), ("tools", tools.is_some()))?;
+    not_both(("function_call", function_call.is_some()), ("tool_choice", choice.is_some()))?;
     if functions.is_some() || function_call.is_some() {
         names.use_legacy_tools();
     }
@@ -36,13 +39,23 @@ pub fn translate(
     Ok((Some(tools), choice))
 }
 
+/// A field and the one that has taken its place do not go together.
+fn not_both((old, given): (&str, bool), (new, newer): (&str, bool)) -> Result<(), ErrorEnvelope> {
+    if given && newer {
+        let message =
+            format!("Setting '{old}' and '{new}' together is not supported: '{old}' is the older form of '{new}'.");
+        return Err(ErrorEnvelope::invalid(old, message).with_detail(detail::PARAMETER_COMBINATION));
+    }
+    Ok(())
+}
+
 /// # Errors
 ///
 /// Where `kind`, the `type` of the tool or call at `path`, is not a function's.
 pub fn only_functions(kind: Option<&str>, path: &str) -> Result<(), ErrorEnvelope> {
     match kind {
         None | Some("function") => Ok(()),
-        Some(_) => Err(unsupported_value(format!("{path}.type"), "tools other than functions")),
+        Some(_) => Err(not_served(format!("{path}.type"), ONLY_FUNCTIONS)),
     }
 }
 
@@ -111,7 +124,7 @@ fn read_choice(choice: StringOrObject<Object<ChoiceBody>>, tools: &mut Vec<Tool>
             tools.retain(|tool| names.contains(&tool.function.name));
             Ok(choice)
         }
-        Some(_) => Err(unsupported_value("tool_choice.type", "tools other than functions")),
+        Some(_) => Err(not_served("tool_choice.type", ONLY_FUNCTIONS)),
         None => Err(missing("tool_choice.type")),
     }
 }
