@@ -87,6 +87,8 @@ pub struct Life {
     pub kept: Option<Lasting>,
     /// For whoever asks about the task later.
     pub memo: Option<Arc<str>>,
+    /// Nothing is kept of it once its clients have the answer, or are gone. For tasks that end with their clients.
+    pub forget: bool,
 }
 
 /// A task that lives until it has ended, whatever happens to the process.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::access::About;
 use super::errors::Failure;
 use super::{Api, budget};
-use crate::admission::{Caller, Refusal};
+use crate::admission::{Caller, Life, Refusal};
 use crate::gateway::{Once, Owned};
 use crate::ids::CorrelationId;
 use crate::tasks::{Read, Task};
@@ -49,7 +49,21 @@ impl<'a> Client<'a> {
     ///
     /// What the client is told, with the fields that it is about in the words of the native API.
     pub async fn submit(&self, once: Option<Once>, request: TaskRequest) -> Result<Owned, ErrorEnvelope> {
-        self.api.gateway.submit_owned(once, request, None, &self.caller).await
+        self.submit_for(once, request, Life::default()).await
+    }
+
+    /// As [`submit`](Self::submit), with what is kept of the task.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub async fn submit_for(
+        &self,
+        once: Option<Once>,
+        request: TaskRequest,
+        life: Life,
+    ) -> Result<Owned, ErrorEnvelope> {
+        self.api.gateway.submit_owned(once, request, life, &self.caller).await
     }
 
     /// As [`submit`](Self::submit), for the tasks that one request is: all of them are let in or none.

@@ -14,6 +14,7 @@ use super::body::Json;
 use super::errors::Failure;
 use super::path::Parameter;
 use super::sse::{EventStream, event_stream};
+use crate::admission::Life;
 use crate::gateway::ServedModel;
 use crate::ids::CorrelationId;
 
@@ -35,7 +36,8 @@ pub async fn chat_completions(
     wishes(&headers, &mut request)?;
     context.service_tier = context.service_tier.served_at(request.priority);
     let client = Client::new(&api, correlation, request.session_id);
-    let owned = client.submit(once, request).await.map_err(|error| client.refused(context.rename(error)))?;
+    let life = Life { forget: context.unstored, ..Life::default() };
+    let owned = client.submit_for(once, request, life).await.map_err(|error| client.refused(context.rename(error)))?;
     let task = Arc::clone(&owned.task);
     let meta = ChunkMeta::new(task.spec.id.0, task.created.unix_ms / 1000, api.gateway.fingerprint(&task));
     let answer = if context.stream {

@@ -191,7 +191,12 @@ impl<E: Encode> HttpBody for EventStream<E> {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let this = self.get_mut();
         while !this.ended {
-            if !this.read(cx) {
+            let news = this.read(cx);
+            if this.ended {
+                // Before the last frame: whoever has it finds what is forgotten with its clients gone.
+                this.sources.clear();
+            }
+            if !news {
                 ready!(this.silence.as_mut().poll(cx));
                 this.written.extend_from_slice(this.encoder.keep_alive());
             }

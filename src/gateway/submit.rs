@@ -133,7 +133,7 @@ impl Gateway {
         (body, memo): (Bytes, Option<Arc<str>>),
         caller: &Caller,
     ) -> Result<(TaskId, Place, Option<Arc<Task>>), ErrorEnvelope> {
-        let kept = Life { kept: Some(Lasting { body, key: once.as_ref().map(Once::key) }), memo };
+        let kept = Life { kept: Some(Lasting { body, key: once.as_ref().map(Once::key) }), memo, forget: false };
         let Some(once) = once else {
             let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;
             durably(Some(&task), durable).await?;
@@ -162,7 +162,7 @@ impl Gateway {
     }
 
     /// Lets a task in that ends when its clients hang up, or joins the one that was let in before. The memo is kept as long as
-    /// the task.
+    /// the task; one with a key is kept in any case, for whoever sends that again.
     ///
     /// # Errors
     ///
@@ -171,10 +171,9 @@ impl Gateway {
         self: &Arc<Self>,
         once: Option<Once>,
         request: TaskRequest,
-        memo: Option<Arc<str>>,
+        life: Life,
         caller: &Caller,
     ) -> Result<Owned, ErrorEnvelope> {
-        let life = Life { kept: None, memo };
         let mut owned = self.own_all(vec![(once, request, life)], caller).await.map_err(|refusal| refusal.error)?;
         // There is one for each request.
         Ok(owned.remove(0))
@@ -216,7 +215,7 @@ impl Gateway {
                 None => None,
             };
             if joined.is_none() {
-                numbers.push(number);
+                numbers.push((number, life.forget && once.is_none()));
                 fresh.push((request, life));
             }
             all.push(joined);
@@ -226,9 +225,9 @@ impl Gateway {
             return Ok(all.into_iter().flatten().collect());
         }
         let admitted = self.let_in_all(fresh, caller).await;
-        let admitted = admitted.map_err(|Refusal { of, error }| Refusal { of: of.map(|of| numbers[of]), error })?;
-        for (number, Admitted { task, place, .. }) in numbers.into_iter().zip(admitted) {
-            let owner = Owner::of(Arc::clone(&task));
+        let admitted = admitted.map_err(|Refusal { of, error }| Refusal { of: of.map(|of| numbers[of].0), error })?;
+        for ((number, forgets), Admitted { task, place, .. }) in numbers.into_iter().zip(admitted) {
+            let owner = Owner::of(Arc::clone(&task), forgets);
             if let Some((once, first)) = &mut firsts[number] {
                 **first = Some(First::owned(once, task.spec.id, place, Arc::downgrade(&owner)));
             }

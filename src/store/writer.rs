@@ -145,7 +145,8 @@ pub(super) async fn run(
             done(outcome);
         }
     }
-    if let Err(error) = connection.close().await {
+    let close = move || tokio::runtime::Handle::current().block_on(connection.close());
+    if let Ok(Err(error)) = lifecycle.blocking("close the store", close).await {
         tracing::warn!(%error, "the store did not close cleanly");
     }
     drop(ownership);

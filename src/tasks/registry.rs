@@ -142,17 +142,31 @@ impl Registry {
     /// Forgets a task that has ended before its retention is over, and whatever is kept of it. What is returned becomes `Ok`
     /// once nothing of it is in the journal.
     pub fn remove(&self, id: TaskId) -> Option<Durable> {
+        let removed = self.forget_ended(&mut self.lock(), id)?;
+        let journal = self.journal.as_ref().filter(|_| removed.is_kept())?;
+        Some(journal.forget(std::iter::once(id)))
+    }
+
+    /// Forgets a task that is not kept, where it has ended.
+    pub(super) fn leave(&self, task: &Task) {
         let mut state = self.lock();
+        let is_it = |known: &Known| known.task.number == task.number;
+        if state.tasks.get(&task.spec.id).is_some_and(is_it) {
+            let left = self.forget_ended(&mut state, task.spec.id);
+            drop(state);
+            // Freed after the lock, as its log may be large.
+            drop(left);
+        }
+    }
+
+    fn forget_ended(&self, state: &mut State, id: TaskId) -> Option<Arc<Task>> {
         let Known { task, ended } = state.tasks.get(&id)?;
         if ended.is_none() {
             // Its end was shown an instant ago, and is on its way to here.
             task.log.progress().ended?;
-            self.one_less(&mut state);
+            self.one_less(state);
         }
-        let removed = state.forget(id)?;
-        drop(state);
-        let journal = self.journal.as_ref().filter(|_| removed.is_kept())?;
-        Some(journal.forget(std::iter::once(id)))
+        state.forget(id)
     }
 
     /// Returns once no task is left that has not ended.
@@ -197,6 +211,9 @@ impl Registry {
         }
         self.one_less(&mut state);
         let mut dropped = Vec::new();
+        if state.tasks.get(&id).is_some_and(|known| known.task.is_forgotten()) {
+            dropped.extend(state.forget(id));
+        }
         while state.ended_bytes > self.retention.bytes && !state.ended.is_empty() {
             dropped.extend(state.drop_oldest());
         }

@@ -102,18 +102,25 @@ pub struct Home {
 
 /// Cancels its task when dropped before the task has ended: for requests whose task is theirs alone.
 #[derive(Debug)]
-pub struct Owner(Arc<Task>);
+pub struct Owner {
+    task: Arc<Task>,
+    /// Whether the task is forgotten with its clients.
+    forgets: bool,
+}
 
 impl Owner {
-    pub fn of(task: Arc<Task>) -> Arc<Self> {
-        Arc::new(Self(task))
+    pub fn of(task: Arc<Task>, forgets: bool) -> Arc<Self> {
+        Arc::new(Self { task, forgets })
     }
 }
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        if self.0.finish_early(FinishReason::Canceled.into()) {
-            self.0.abandoned.store(true, Ordering::Release);
+        if self.task.finish_early(FinishReason::Canceled.into()) {
+            self.task.abandoned.store(true, Ordering::Release);
+        }
+        if self.forgets {
+            self.task.forget();
         }
     }
 }
@@ -163,6 +170,8 @@ pub struct Task {
     /// The replica that runs it, or ran it last. As above.
     replica: Mutex<Option<ReplicaId>>,
     abandoned: AtomicBool,
+    /// Nobody may find it any more once it has ended.
+    forgotten: AtomicBool,
     /// Its model is being made ready: it is in no queue yet.
     preparing: AtomicBool,
     /// Where it is kept. A plain mutex, held to copy or to replace it.
@@ -195,6 +204,7 @@ impl Task {
             spending: None,
             replica: Mutex::default(),
             abandoned: AtomicBool::new(false),
+            forgotten: AtomicBool::new(false),
             preparing: AtomicBool::new(false),
             filing: Mutex::default(),
             kept_outputs: Vec::new(),
@@ -319,6 +329,20 @@ impl Task {
     /// Whether it was cancelled because its last client had hung up.
     pub fn was_abandoned(&self) -> bool {
         self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// Forgets it: now where it has ended, else with its end.
+    fn forget(&self) {
+        // Before the registry looks: it either finds the end now, or this flag at the end.
+        self.forgotten.store(true, Ordering::Release);
+        if let Some(registry) = self.registry.upgrade() {
+            registry.leave(self);
+        }
+    }
+
+    /// Whether it is to be forgotten with its end.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Acquire)
     }
 
     /// Tokens sampled, as far as its events tell: one that is part of two things has two of them.

@@ -19,6 +19,7 @@ mod harness;
 mod http;
 mod idempotency;
 mod interleavings;
+mod keeping;
 mod listing;
 mod media;
 mod messages;

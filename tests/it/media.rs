@@ -277,6 +277,23 @@ async fn an_image_is_got_from_a_host_that_is_trusted() {
 }
 
 #[tokio::test]
+async fn each_turn_asks_again_for_an_image_that_a_stored_response_has_by_its_address() {
+    let album = Album::open().await;
+    let gate = album.gate(&[]).await;
+    for (url, times) in [(album.url("pixel"), [1, 2, 3]), (data(), [3, 3, 3])] {
+        let parts = json!([{"type": "input_text", "text": "what is this"}, {"type": "input_image", "image_url": url}]);
+        let mut body = json!({"model": "builtin", "input": [{"role": "user", "content": parts}]});
+        for times in times {
+            let response = gate.post("/v1/responses", &body.to_string()).await;
+            assert_eq!(response.status, StatusCode::OK, "{}", response.body);
+            assert_eq!(album.asked.load(Ordering::SeqCst), times);
+            body = json!({"model": "builtin", "input": "and now", "previous_response_id": response.json()["id"]});
+        }
+    }
+    gate.finish().await;
+}
+
+#[tokio::test]
 async fn an_image_that_does_not_come_is_not_waited_for() {
     let album = Album::open().await;
     let gate = album.gate(&[("SLUICEGATE_MEDIA__FETCH_DEADLINE_MS", "200")]).await;

@@ -84,7 +84,7 @@ async fn a_whole_response_is_stored() {
         assert!(body[field].take().is_u64(), "{field}");
     }
     let simple = answer.header("x-task-id").replace('-', "");
-    assert_snapshot!(masked(&body.to_string()).replace(&simple, "<simple>"), @r#"{"id":"resp_<uuid>","object":"response","created_at":null,"completed_at":null,"status":"completed","error":null,"incomplete_details":null,"output":[{"type":"message","id":"msg_<simple>o0","role":"assistant","status":"completed","content":[{"type":"output_text","text":"one two","annotations":[],"logprobs":[]}]}],"usage":{"input_tokens":4,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0},"output_tokens":3,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":7},"background":false,"instructions":"Be brief.","max_output_tokens":null,"max_tool_calls":null,"metadata":{"a":"b"},"model":"builtin","parallel_tool_calls":true,"previous_response_id":null,"prompt_cache_key":null,"reasoning":{"effort":null,"summary":null},"safety_identifier":null,"service_tier":"default","store":true,"temperature":null,"text":{"format":{"type":"text"},"verbosity":"medium"},"tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":null,"truncation":"disabled","user":null}"#);
+    assert_snapshot!(masked(&body.to_string().replace(&simple, "<simple>")), @r#"{"id":"resp_<uuid>","object":"response","created_at":null,"completed_at":null,"status":"completed","error":null,"incomplete_details":null,"output":[{"type":"message","id":"msg_<simple>o0","role":"assistant","status":"completed","content":[{"type":"output_text","text":"one two","annotations":[],"logprobs":[]}]}],"usage":{"input_tokens":4,"input_tokens_details":{"cached_tokens":0,"cache_write_tokens":0},"output_tokens":3,"output_tokens_details":{"reasoning_tokens":0},"total_tokens":7},"background":false,"instructions":"Be brief.","max_output_tokens":null,"max_tool_calls":null,"metadata":{"a":"b"},"model":"builtin","parallel_tool_calls":true,"previous_response_id":null,"prompt_cache_key":null,"reasoning":{"effort":null,"summary":null},"safety_identifier":null,"service_tier":"default","store":true,"temperature":null,"text":{"format":{"type":"text"},"verbosity":"medium"},"tool_choice":"auto","tools":[],"top_logprobs":0,"top_p":null,"truncation":"disabled","user":null}"#);
 
     let deleted = gate.send(request("DELETE", &format!("{PATH}/{id}"), Body::empty())).await;
     assert_eq!(read(deleted).await.json(), json!({"id": id, "object": "response", "deleted": true}));
@@ -282,6 +282,39 @@ async fn a_stream_is_taken_up_where_it_broke_off() {
     for query in ["stream=1", "starting_after=1", "stream=true&starting_after=-1", "strem=true", twice] {
         assert_eq!(gate.get(&format!("{PATH}/{id}?{query}")).await.status, StatusCode::BAD_REQUEST, "{query}");
     }
+    for after in [all.len().to_string(), u64::MAX.to_string()] {
+        let beyond = gate.get(&format!("{PATH}/{id}?stream=true&starting_after={after}")).await;
+        assert_eq!(
+            (beyond.status, &beyond.json()["error"]["param"]),
+            (StatusCode::BAD_REQUEST, &json!("starting_after"))
+        );
+    }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_can_have_had_what_was_not_told_yet() {
+    let gate = Gate::with(Script { slots: 1, ..endless() }, &[]).await;
+    let first = asked(&gate, &json!({"background": true})).await.json();
+    let waiting = asked(&gate, &json!({"background": true})).await.json();
+    let path = |response: &Value, after: u64| {
+        format!("{PATH}/{}?stream=true&starting_after={after}", response["id"].as_str().unwrap())
+    };
+    let refused = gate.get(&path(&waiting, 1_000_000)).await;
+    assert_eq!(
+        (refused.status, &refused.json()["error"]["param"]),
+        (StatusCode::BAD_REQUEST, &json!("starting_after"))
+    );
+    gate.until(&format!("{PATH}/{}", first["id"].as_str().unwrap()), |response| response["output"] != json!([])).await;
+    let mut stream = gate.send(request("GET", &path(&first, 2), Body::empty())).await.into_body();
+    assert_eq!(
+        events(read_until(&mut stream, "\n\n").await.split_inclusive("\n\n").next().unwrap())[0]["sequence_number"],
+        3
+    );
+    drop(stream);
+    for response in [first, waiting] {
+        gate.post(&format!("{PATH}/{}/cancel", response["id"].as_str().unwrap()), "").await;
+    }
     gate.finish().await;
 }
 
@@ -347,7 +380,9 @@ async fn what_may_come_back_is_not_said_to_be_deleted() {
     let kept = asked(&gate, &json!({"background": true})).await.json();
     let path = format!("{PATH}/{}", kept["id"].as_str().unwrap());
     gate.until(&path, |response| response["status"] == "completed").await;
+    let before = tokio::time::Instant::now();
     gate.app.store.close().await;
+    assert_eq!(before.elapsed(), std::time::Duration::ZERO, "while it closes no time passes, and no retention ends");
     let answer = read(gate.send(request("DELETE", &path, Body::empty())).await).await;
     assert_eq!((answer.status.as_u16(), answer.json()["error"]["code"].as_str()), (500, Some("internal_error")));
     assert_eq!(gate.get(&path).await.status, StatusCode::NOT_FOUND);

@@ -212,7 +212,7 @@ fn each_golden_is_served_or_refused_by_name() {
     anthropic-python/messages_options served but for cache_control system[].cache_control
     anthropic-python/messages_tool_runner refused: thread
     anthropic-python/messages_web_search refused: tools[0].type
-    openai-python/chat_options served but for moderation prompt_cache_retention verbosity store
+    openai-python/chat_options served but for moderation prompt_cache_retention verbosity
     openai-python/chat_web_search refused: web_search_options
     openai-python/responses_options served but for prompt_cache_retention include.reasoning.encrypted_content reasoning.summary text.verbosity
     openai-python/responses_web_search refused: tools[0].type

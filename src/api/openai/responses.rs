@@ -15,6 +15,7 @@ use sluicegate_compat::openai::responses::{
 };
 use uuid::Uuid;
 
+use crate::admission::Life;
 use crate::api::Api;
 use crate::api::answer::{Client, about, heeded, passed_over, whole_body, wishes, written};
 use crate::api::body::Json;
@@ -55,7 +56,7 @@ pub async fn create(
     let client = Client::new(&api, correlation, request.session_id);
     let submitted = match body {
         Some(body) => api.gateway.submit_lasting(once, request, (body, memo), client.caller()).await,
-        None => api.gateway.submit_owned(once, request, memo, client.caller()).await,
+        None => client.submit_for(once, request, Life { forget: memo.is_none(), memo, kept: None }).await,
     };
     let owned = submitted.map_err(|error| client.refused(Record::rename(error)))?;
     let task = Arc::clone(&owned.task);
@@ -183,6 +184,9 @@ pub async fn view(State(api): State<Api>, Parameter(id): Parameter, query: Param
     let response = if !stream {
         shown(&api, &task, record).await?
     } else if task.log.is_whole() {
+        if let Some(after) = after {
+            check_told(&api, &task, &record, after).await?;
+        }
         let encoder = EventEncoder::new(record, task.created.unix_ms, after);
         event_stream(EventStream::new(task.log.reader(0), encoder))
     } else {
@@ -196,6 +200,14 @@ pub async fn view(State(api): State<Api>, Parameter(id): Parameter, query: Param
         written(&api, bytes, conclude).await?
     };
     Ok(about(response, &task, &ignored))
+}
+
+/// Refuses the number of an event that no client can have had, because there was none up to now.
+async fn check_told(api: &Api, task: &Arc<Task>, record: &Arc<Record>, after: u64) -> Result<(), ErrorEnvelope> {
+    let (bytes, task, record) = (task.bytes(), Arc::clone(task), Arc::clone(record));
+    let count = move || EventEncoder::count(record, task.created.unix_ms, &task.told());
+    let told = api.gateway.lifecycle.sized("count events", bytes, count).await?;
+    if after < told { Ok(()) } else { Err(invalid("starting_after", "the response has no event with this number")) }
 }
 
 /// `DELETE /v1/responses/{id}`: it ends where it has not, and nothing of it is kept.

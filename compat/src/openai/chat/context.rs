@@ -20,6 +20,8 @@ pub struct ChatContext {
     /// How the client reads calls.
     pub calls: CallStyle,
     pub service_tier: ServiceTier,
+    /// Whether nothing of it is to be kept.
+    pub unstored: bool,
     /// Fields of the body that have no effect, for the header `x-sluicegate-ignored`; visible ASCII without commas.
     pub ignored: Vec<String>,
     pub names: ParamNames,
@@ -56,6 +58,7 @@ impl ChatContext {
             logprobs: false,
             calls: CallStyle::Tools,
             service_tier: ServiceTier::Default,
+            unstored: false,
             ignored: Vec::new(),
             names: ParamNames::default(),
         }

@@ -122,7 +122,8 @@ impl Body {
             task.parallel_tool_calls = Some(false);
         }
         urgency(&mut task, context, self.service_tier.as_deref(), self.sluicegate)?;
-        if self.store.is_some() {
+        context.unstored = self.store == Some(false);
+        if self.store == Some(true) {
             context.ignored.push("store".to_owned());
         }
         context.stream = self.stream.unwrap_or(false);

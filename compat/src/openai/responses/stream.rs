@@ -128,6 +128,14 @@ impl EventEncoder {
         Self { record, created_ms, composer, moment, voice, opened: true }.close(out);
     }
 
+    /// How many events a client is told of what its task has told up to now.
+    pub fn count<'a>(record: Arc<Record>, created_ms: u64, told: impl IntoIterator<Item = &'a Event>) -> u64 {
+        let mut encoder = Self::new(record, created_ms, Some(u64::MAX));
+        let mut nothing = Vec::new();
+        told.into_iter().for_each(|event| encoder.encode(event, &mut nothing));
+        encoder.voice.next
+    }
+
     fn open(&mut self, out: &mut Vec<u8>) {
         let waits = self.record.echo.background;
         self.moment = if waits { Moment::Queued } else { Moment::InProgress };
