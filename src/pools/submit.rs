@@ -37,15 +37,24 @@ pub fn submit_all(jobs: Vec<Job>, model: &ModelId, pools: &[Arc<Pool>]) -> Resul
         queued.push((at, task, states[at].enqueue(job, now)));
     }
     drop(states);
-    let place = |(at, task, submitted): (usize, Arc<Task>, Result<Submitted, Box<Job>>)| match submitted {
-        Ok(submitted) => pools[at].queued(&task, submitted),
-        // There was room under the same lock; should that ever be untrue, the client is told.
-        Err(_) => {
-            task.fail(ErrorEnvelope::new(ErrorCode::PoolUnready, "the queue is full"));
-            Place::default()
+    // Each is told its place before the first of them starts, which may be any.
+    let mut places = Vec::with_capacity(queued.len());
+    let mut entered = Vec::with_capacity(queued.len());
+    for (at, task, submitted) in queued {
+        match submitted {
+            Ok(submitted) => {
+                places.push(pools[at].entered(&task, submitted));
+                entered.push((at, task));
+            }
+            // There was room under the same lock; should that ever be untrue, the client is told.
+            Err(_) => {
+                task.fail(ErrorEnvelope::new(ErrorCode::PoolUnready, "the queue is full"));
+                places.push(Place::default());
+            }
         }
-    };
-    Ok(queued.into_iter().map(place).collect())
+    }
+    entered.iter().for_each(|(at, task)| pools[*at].may_start(task));
+    Ok(places)
 }
 
 /// The states of `pools`, locked in the order that every other place locks them in.
@@ -87,7 +96,14 @@ fn choose(states: &[MutexGuard<'_, State>], rooms: &[usize], job: &Job, first: b
 
 impl Pool {
     /// What follows once a task is in the queue.
-    pub(super) fn queued(self: &Arc<Self>, task: &Arc<Task>, Submitted { place, evicted }: Submitted) -> Place {
+    pub(super) fn queued(self: &Arc<Self>, task: &Arc<Task>, submitted: Submitted) -> Place {
+        let place = self.entered(task, submitted);
+        self.may_start(task);
+        place
+    }
+
+    /// Says so to whoever it concerns.
+    fn entered(&self, task: &Arc<Task>, Submitted { place, evicted }: Submitted) -> Place {
         if let Some((evicted, eviction)) = evicted {
             self.metrics.full(self);
             self.metrics.dropped(self, eviction);
@@ -97,13 +113,17 @@ impl Pool {
         if place.waits {
             tell(task, &place);
         }
+        place
+    }
+
+    /// Has it start where a slot is free.
+    fn may_start(self: &Arc<Self>, task: &Arc<Task>) {
         // Here and not by the dispatcher, so that a free slot is taken before the next submission looks at the queue.
         self.start_ready();
         // A task that was cancelled between its creation and now has told its observer too early.
         if task.log.is_sealed() {
             self.forget(task);
         }
-        place
     }
 
     /// What a task is told that had to leave the queue.

@@ -255,7 +255,9 @@ impl State {
         let Some(known) = self.tasks.get_mut(&id).filter(|known| known.task.number == number) else { return false };
         let bytes = size_of::<Task>() + known.task.bytes();
         known.ended = Some(bytes);
-        self.ended.push_back((at, number));
+        if !known.task.is_forgotten() {
+            self.ended.push_back((at, number));
+        }
         self.ended_bytes += bytes;
         true
     }

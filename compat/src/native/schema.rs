@@ -30,6 +30,9 @@ const NAMES_OF_A_STEP: usize = 16;
 /// Values of one `enum`.
 const MOST_VALUES: usize = 1000;
 
+/// What numbers may have to be multiples of: the grammar counts up to it, digit by digit.
+const LARGEST_MULTIPLE: f64 = 1000.0;
+
 /// Bytes of one pattern.
 const LONGEST_PATTERN: usize = 512;
 
@@ -177,6 +180,9 @@ impl<'a> Walk<'a> {
             ("required", Value::Array(names)) if names.iter().all(Value::is_string) => Ok(()),
             ("required", _) => violation(place, "is a list of names"),
             ("minItems" | "maxItems" | "minProperties" | "maxProperties", value) => up_to(value, 10_000, place),
+            ("multipleOf", value) if value.as_f64().is_some_and(|of| of > LARGEST_MULTIPLE) => {
+                violation(place, "is at most 1,000")
+            }
             ("minLength" | "maxLength", value) => up_to(value, 1_000_000, place),
             (keyword, _) if !self.loose && NOT_HELD.contains(&keyword) => {
                 violation(place, "an answer cannot be held to this keyword")
@@ -326,6 +332,7 @@ mod tests {
             (json!({"required": "x"}), "s.required"),
             (json!({"minItems": -1}), "s.minItems"),
             (json!({"maxItems": 1_000_000}), "s.maxItems"),
+            (json!({"items": {"multipleOf": 999_983}}), "s.items.multipleOf"),
             (json!({"pattern": "a".repeat(513)}), "s.pattern"),
             (json!({"$ref": "https://example.com/x.json"}), "s.$ref"),
             (json!({"$ref": "#/$defs/none"}), "s.$ref"),

@@ -109,11 +109,16 @@ fn compile(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<(), Stri
 /// The schema of a function's arguments, which are an object whatever else it allows; of one that is not strict, as far as
 /// it can be held.
 fn arguments(function: &FunctionDefinition) -> Value {
-    let mut schema = function.parameters.clone().unwrap_or_default();
-    match &mut schema {
-        Value::Object(fields) => drop(fields.insert("type".into(), json!("object"))),
-        other => *other = json!({"type": "object"}),
-    }
+    let schema = match &function.parameters {
+        // It takes none.
+        None => json!({"type": "object", "properties": {}, "additionalProperties": false}),
+        Some(Value::Object(fields)) => {
+            let mut fields = fields.clone();
+            fields.insert("type".into(), json!("object"));
+            fields.into()
+        }
+        Some(_) => json!({"type": "object"}),
+    };
     bounded(schema, function.strict != Some(true))
 }
 

@@ -170,6 +170,11 @@ impl AnswerReader {
         self.over
     }
 
+    /// Whether what came last is a call, or may become one.
+    pub fn is_in_call(&self) -> bool {
+        matches!(self.phase, Phase::Call(_))
+    }
+
     /// One step; false where more text is needed.
     fn advance(&mut self) -> bool {
         match &self.phase {

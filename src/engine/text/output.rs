@@ -96,6 +96,11 @@ impl Output {
     /// may be in what was kept back.
     pub fn finish(&mut self, reason: Finish) -> Finish {
         if let Some(reader) = &mut self.reader {
+            if reader.is_in_call() {
+                // The beginning of a call that never came is told as text, but was no text to the model.
+                self.cleared += self.stops.release();
+                self.stops = StopMatcher::new(Vec::new());
+            }
             reader.finish();
         }
         self.settle();
@@ -366,6 +371,15 @@ mod tests {
         assert_eq!((pieces.concat(), finish), ("a ".into(), Finish::Stop));
         let (pieces, finish) = answer(&[&format!("a {call} b stop c")], &["stop"]);
         assert_eq!((pieces.concat(), finish), ("anow:{} b ".into(), Finish::ToolCalls));
+    }
+
+    #[test]
+    fn the_beginning_of_a_call_that_never_came_stops_nothing() {
+        let mut output = Output::read_by(vec!["name".into(), "<tool".into()], Some(reader()));
+        assert_eq!(output.push(b"Hm. <tool_call>\n{\"name", None), None);
+        assert_eq!((output.finish(Finish::Length), output.matched_stop()), (Finish::Length, None));
+        let pieces: String = std::iter::from_fn(|| output.pop()).map(|piece| piece.text.to_string()).collect();
+        assert_eq!(pieces, "Hm. <tool_call>\n{\"name");
     }
 
     #[test]

@@ -90,7 +90,6 @@ fn arguments_keep_to_their_schema() {
 fn arguments_are_an_object_whatever_else_their_schema_allows() {
     let object = json!({"properties": {"a": {"type": "integer"}}});
     let schemas = [
-        json!(null),
         json!(true),
         json!({}),
         json!({"type": ["object", "null", "string"]}),
@@ -101,7 +100,7 @@ fn arguments_are_an_object_whatever_else_their_schema_allows() {
     ];
     for schema in schemas {
         let mut calling = calling(Choice::Required, true, false);
-        calling.tools[1].function.parameters = Some(schema.clone()).filter(|schema| !schema.is_null());
+        calling.tools[1].function.parameters = Some(schema.clone());
         let judged = |arguments: &str| {
             let call = format!("<tool_call>\n{{\"name\": \"now\", \"arguments\": {arguments}}}\n</tool_call>");
             verdict(&model(HERMES), calling.clone(), None, "x", &call)
@@ -110,6 +109,12 @@ fn arguments_are_an_object_whatever_else_their_schema_allows() {
         for wrong in ["1", "\"x\"", "null"] {
             assert_eq!(judged(wrong), None, "{schema}: {wrong}");
         }
+    }
+    let mut none = calling(Choice::Required, true, false);
+    none.tools[1].function.parameters = None;
+    for (arguments, verdict_) in [("{}", Some(true)), ("{\"a\": 1}", None)] {
+        let call = format!("<tool_call>\n{{\"name\": \"now\", \"arguments\": {arguments}}}\n</tool_call>");
+        assert_eq!(verdict(&model(HERMES), none.clone(), None, "x", &call), verdict_, "it takes no arguments");
     }
 }
 
