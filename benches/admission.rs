@@ -11,6 +11,7 @@ use sluicegate::engine::scripted::{Failure, FailureKind, Script};
 use sluicegate::gateway::Gateway;
 use sluicegate::ids::{CorrelationId, TaskId, TenantId};
 use sluicegate::pools::{Floor, Queue, Share, Ticket, Work};
+use sluicegate::tenants::Identity;
 use sluicegate_compat::native::{Priority, TaskRequest};
 use tokio::runtime::Runtime;
 
@@ -86,11 +87,13 @@ fn gateway(criterion: &mut Criterion) {
     ];
     let app = runtime.block_on(gate::start(script, &settings));
     let gateway = &app.gateway;
-    let caller = Caller::local(CorrelationId::from("bench"));
+    let caller = Caller::new(CorrelationId::from("bench"), &Identity::anybody());
     let request = request();
     let ids: Vec<TaskId> = (0..=WAITING).map(|_| submit(&runtime, gateway, request.clone(), &caller)).collect();
-    let cancel = |id| runtime.block_on(gateway.cancel(Some(id))).unwrap_or_else(|error| panic!("{error:?}"));
-    let view = |id| gateway.view(Some(id)).unwrap_or_else(|error| panic!("{error:?}"));
+    let cancel = |id| {
+        runtime.block_on(gateway.cancel(&caller.share.tenant, Some(id))).unwrap_or_else(|error| panic!("{error:?}"))
+    };
+    let view = |id| gateway.view(&caller.share.tenant, Some(id)).unwrap_or_else(|error| panic!("{error:?}"));
 
     let mut group = criterion.benchmark_group("gateway with 100,000 waiting tasks");
     group.bench_function("look at one in the middle", |bencher| bencher.iter(|| view(ids[WAITING / 2])));

@@ -10,6 +10,7 @@ use sluicegate::admission::Caller;
 use sluicegate::engine::scripted::Script;
 use sluicegate::gateway::Gateway;
 use sluicegate::ids::CorrelationId;
+use sluicegate::tenants::Identity;
 use sluicegate_compat::native::TaskRequest;
 use tokio::runtime::Runtime;
 
@@ -30,7 +31,7 @@ async fn accept(gateway: &Arc<Gateway>, caller: &Caller) {
 fn durable(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap_or_else(|error| panic!("{error}"));
     let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
-    let caller = Caller::local(CorrelationId::from("bench"));
+    let caller = Caller::new(CorrelationId::from("bench"), &Identity::anybody());
     let on_disk = format!("sqlite:{}", folder.path().join("tasks.db").display());
     for (name, store) in [("on disk", on_disk.as_str()), ("in memory", "sqlite::memory:")] {
         // Tasks end as fast as they come; their starts and ends are filed as well.

@@ -3,7 +3,6 @@
 //! The checks come in the order of their cost: the request by itself, the model, what the pool serves, the prompt in exact
 //! tokens, the queue. Nothing is kept of a request that any of them refuses.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -14,12 +13,13 @@ use sluicegate_compat::native::{
 
 use crate::budgets::{Budgets, Exceeded, Left};
 use crate::engine::Engine;
-use crate::ids::{CorrelationId, ModelId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
+use crate::ids::{CorrelationId, ModelId, PoolId, ReplicaId, SessionId, TaskId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Fitted, Place, Pool, PoolMetrics, Share, prepare};
 use crate::sessions::{Good, Key as SessionKey, Sessions};
 use crate::tasks::{Durable, Home, Key, Limits, Registry, Task, Ties};
+use crate::tenants::Identity;
 
 mod again;
 mod batch;
@@ -42,9 +42,6 @@ use refusal::{field, nowhere, over_budget, refused};
 pub use together::{Refusal, never_queued};
 use translate::spec;
 
-/// Whose every request is while there are no keys.
-const DEFAULT_TENANT: &str = "default";
-
 /// Who asks.
 #[derive(Debug, Clone)]
 pub struct Caller {
@@ -54,9 +51,8 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Everybody, while there are no keys.
-    pub fn local(correlation_id: CorrelationId) -> Self {
-        Self { correlation_id, share: Share { tenant: TenantId::from(DEFAULT_TENANT), weight: NonZeroU32::MIN } }
+    pub fn new(correlation_id: CorrelationId, identity: &Identity) -> Self {
+        Self { correlation_id, share: Share { tenant: identity.tenant.clone(), weight: identity.weight } }
     }
 }
 

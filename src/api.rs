@@ -10,11 +10,14 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 
 use crate::gateway::Gateway;
+use crate::tenants::Tenants;
 
 mod access;
+mod admin;
 mod answer;
 mod anthropic;
 mod artifacts;
+mod auth;
 mod body;
 mod budget;
 mod catalog;
@@ -39,6 +42,7 @@ pub use metrics::HttpMetrics;
 #[derive(Clone)]
 pub struct Api {
     pub gateway: Arc<Gateway>,
+    pub tenants: Arc<Tenants>,
     pub http_metrics: HttpMetrics,
     pub settings: Settings,
 }
@@ -51,6 +55,10 @@ pub struct Settings {
     pub max_body_bytes: usize,
     /// Refuse a request with a field that has no effect, in the dialects but the native one.
     pub refuse_unknown: bool,
+    /// Nobody on another machine can reach the gateway.
+    pub loopback: bool,
+    /// Metrics are for everybody.
+    pub metrics_open: bool,
 }
 
 /// Every route, and the layers around them from the outside in.
@@ -76,6 +84,11 @@ pub fn router(api: Api) -> Router {
         .route("/v2/catalog/models/{id}/state", post(catalog::set_state))
         .route("/v2/artifacts", post(artifacts::create))
         .route("/v2/artifacts/{id}", get(artifacts::view))
+        .route("/v2/admin/tenants", get(admin::tenants).post(admin::create_tenant))
+        .route("/v2/admin/tenants/{id}", get(admin::tenant).patch(admin::change_tenant).delete(admin::delete_tenant))
+        .route("/v2/admin/keys", get(admin::keys).post(admin::create_key))
+        .route("/v2/admin/keys/{id}", get(admin::key).patch(admin::change_key).delete(admin::revoke_key))
+        .route("/v2/admin/keys/{id}/rotate", post(admin::rotate_key))
         .route("/v2/meta/version", get(meta::version))
         .route("/v2/meta/capabilities", get(meta::capabilities))
         .route("/v1/chat/completions", post(openai::chat_completions))
@@ -105,8 +118,8 @@ pub fn router(api: Api) -> Router {
     let routes = routes
         // Bodies beyond the limit end as PAYLOAD_TOO_LARGE.
         .layer(DefaultBodyLimit::max(max_body_bytes))
-        // Without keys, web pages and other hosts stay out.
-        .layer(axum::middleware::from_fn(local::only))
+        // Who asks, and whether they may.
+        .layer(axum::middleware::from_fn_with_state(api.clone(), auth::check))
         // A bug in a handler is an INTERNAL for its caller and nobody else's problem.
         .layer(CatchPanicLayer::custom(errors::panicked))
         // Failures become bodies here, in the caller's dialect.

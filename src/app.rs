@@ -23,8 +23,9 @@ use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
 use crate::sessions::{self, Sessions};
-use crate::store::{OpenError, Store, StoreError};
+use crate::store::{Location, OpenError, Store, StoreError};
 use crate::tasks::{Clock, Journal, Registry, Retention};
+use crate::tenants::{ChangeError, Tenants};
 
 mod greeting;
 mod load;
@@ -38,6 +39,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Keys of requests are looked through once in so many of these times.
 const SWEEPS_OF_KEYS: u32 = 600;
+
+/// How often changes of tenants and keys by other processes are looked for.
+const LOOK_FOR_CHANGES: Duration = Duration::from_millis(500);
+
+/// When keys were used last is filed once in so many of these times.
+const LOOKS_PER_FILING: u32 = 60;
 
 /// Sessions that nothing uses at most.
 const MOST_IDLE_SESSIONS: usize = 100_000;
@@ -75,6 +82,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("cannot read what is stored: {0}")]
     Stored(#[from] StoreError),
+    #[error("cannot make the first API key: {0}")]
+    FirstKey(ChangeError),
     #[error("{0}")]
     Metrics(#[from] MetricsError),
     #[error("a vital part of the gateway panicked; the log says which")]
@@ -104,6 +113,11 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
     }
     let address = listener.local_addr().map_err(|error| cannot_listen(config.server.listen, &error))?;
     let app = App::build(&config, &lifecycle).await?;
+    if !config.server.listen.ip().is_loopback() && app.tenants.is_open() {
+        let name = "made at the first start".to_owned();
+        let (_, secret) = app.tenants.create_admin_key(Some(name), None).await.map_err(StartError::FirstKey)?;
+        greeting::print_first_key(&secret);
+    }
     let server = app.accept(&config, listener);
     tokio::select! {
         started = app.start() => started?,
@@ -112,7 +126,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
     if let Some(path) = options.port_file {
         write_port_file(&path, address).map_err(|error| StartError::PortFile { path, error })?;
     }
-    greeting::print(&app.gateway, address);
+    greeting::print(&app.gateway, address, app.tenants.is_open());
     lifecycle.draining().cancelled().await;
     app.shut_down(&config, server).await
 }
@@ -126,12 +140,15 @@ pub struct App {
     sessions: Arc<Sessions>,
     pub budgets: Budgets,
     pub store: Store,
+    pub tenants: Arc<Tenants>,
     pub pools: Vec<Arc<Pool>>,
     /// What waited when an earlier process ended, until the pools can take it.
     left: Mutex<Vec<Waiting>>,
     /// What was done to pools in an earlier process.
     kept_pools: HashMap<PoolId, KeptPool>,
     idempotency_ttl: Duration,
+    /// Other processes may change tenants and keys.
+    shared_store: bool,
 }
 
 impl App {
@@ -166,6 +183,7 @@ impl App {
         take_in_models(&catalog, &store, lifecycle).await?;
         let (journal, kept) = Journal::open(store.clone()).await?;
         let keys = journal.keys().await?;
+        let tenants = Arc::new(Tenants::open(store.clone()).await?);
         let retention = Retention {
             time: config.admission.retention,
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
@@ -213,8 +231,11 @@ impl App {
             refuse_unknown: config.server.unknown_fields == crate::config::UnknownFields::Refuse,
             compression: config.server.compression,
             max_body_bytes: config.server.max_body_bytes,
+            loopback: config.server.listen.ip().is_loopback(),
+            metrics_open: config.telemetry.metrics_open,
         };
-        let router = api::router(Api { gateway: Arc::clone(&gateway), http_metrics, settings });
+        let shared = (Arc::clone(&gateway), Arc::clone(&tenants));
+        let router = api::router(Api { gateway: shared.0, tenants: shared.1, http_metrics, settings });
         Ok(Self {
             gateway,
             router,
@@ -223,10 +244,12 @@ impl App {
             sessions,
             budgets,
             store,
+            tenants,
             pools,
             left: Mutex::new(left),
             kept_pools,
             idempotency_ttl: config.admission.idempotency_ttl,
+            shared_store: config.store != Location::Memory,
         })
     }
 
@@ -252,12 +275,36 @@ impl App {
                 }
             }
         });
+        self.watch_tenants();
         let kept = |pool: &Pool| self.kept_pools.get(pool.id()).and_then(|kept| kept.model.as_ref());
         try_join_all(self.pools.iter().map(|pool| pool.start(kept(pool)))).await?;
         self.gateway.register_again();
         let left = std::mem::take(&mut *self.left.lock().unwrap_or_else(PoisonError::into_inner));
         self.gateway.queue_again(left, &self.kept_pools).await;
         Ok(())
+    }
+
+    /// Takes in what other processes change of tenants and keys, and files when keys were used last.
+    fn watch_tenants(&self) {
+        let (tenants, ended) = (Arc::clone(&self.tenants), self.lifecycle.forced().clone());
+        let shared = self.shared_store;
+        self.lifecycle.spawn("tenants", OnPanic::Shutdown, async move {
+            let mut ticks = interval(LOOK_FOR_CHANGES);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            for tick in 1_u32.. {
+                if ended.run_until_cancelled(ticks.tick()).await.is_none() {
+                    return tenants.file_use();
+                }
+                match if shared { tenants.refresh().await } else { Ok(()) } {
+                    Ok(()) => {}
+                    Err(StoreError::Closed) => return,
+                    Err(error) => tracing::warn!(%error, "tenants and keys stay as they were known last"),
+                }
+                if tick.is_multiple_of(LOOKS_PER_FILING) {
+                    tenants.file_use();
+                }
+            }
+        });
     }
 
     /// Tasks that have not ended.

@@ -11,6 +11,7 @@ use crate::app::{self, ServeOptions};
 use crate::config::{Config, Effective, Mistakes};
 use crate::telemetry;
 
+mod access;
 mod arguments;
 mod client;
 mod models;
@@ -41,9 +42,12 @@ pub fn run_with<E: Display>(
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
-    let asks_a_gateway = matches!(command, Command::Task(_) | Command::Pool(_) | Command::Model(_));
+    let asks_a_gateway = matches!(
+        command,
+        Command::Task(_) | Command::Pool(_) | Command::Model(_) | Command::Tenant(_) | Command::Key(_)
+    );
     if target.json && !asks_a_gateway {
-        eprintln!("sluicegate: --json goes with task, pool and model");
+        eprintln!("sluicegate: --json goes with task, pool, model, tenant and key");
         return ExitCode::from(2);
     }
     let done = match command {
@@ -55,6 +59,10 @@ pub fn run_with<E: Display>(
         Command::Task(arguments) => operate(operate::task(target, arguments)),
         Command::Pool(arguments) => operate(operate::pool(target, arguments)),
         Command::Model(arguments) => operate(models::model(target, arguments)),
+        Command::Tenant(arguments) => load(&arguments.file.settings(), environment)
+            .and_then(|it| operate(access::tenant(&it.config, target.json, arguments))),
+        Command::Key(arguments) => load(&arguments.file.settings(), environment)
+            .and_then(|it| operate(access::key(&it.config, target.json, arguments))),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "sluicegate", &mut script);

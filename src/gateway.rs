@@ -25,7 +25,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Modality, ModelPrice, 
 
 use crate::admission::{Admission, Pools};
 use crate::catalog::{LiveCatalog, Storage};
-use crate::ids::{ModelId, TaskId};
+use crate::ids::{ModelId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Health, Pool, PoolMetrics};
 use crate::sessions::Sessions;
@@ -227,8 +227,9 @@ impl Gateway {
         self.pool_of(task)?.fingerprint()
     }
 
-    fn task(&self, id: Option<TaskId>) -> Result<Arc<Task>, ErrorEnvelope> {
-        let found = id.and_then(|id| self.registry.get(id));
+    /// A task of a tenant. That of another one does not exist for it.
+    fn task(&self, tenant: &TenantId, id: Option<TaskId>) -> Result<Arc<Task>, ErrorEnvelope> {
+        let found = id.and_then(|id| self.registry.get(id)).filter(|task| task.spec.tenant_id == *tenant);
         found.ok_or_else(no_such_task)
     }
 

@@ -82,6 +82,10 @@ name! {
     TenantId
 }
 name! {
+    /// An API key: the part of it that is no secret.
+    KeyId
+}
+name! {
     /// A pool, as the configuration names it.
     PoolId
 }

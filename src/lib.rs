@@ -39,6 +39,7 @@
 //! | 1 | [`tasks`] | a task, its event log, the ways it can end, the registry and its retention |
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `remote` (any OpenAI-compatible server), `scripted`, and the text machinery |
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk, a hub or a web server, with digests; state, trust and verification |
+//! | 1 | [`tenants`] | tenants and their API keys, over the store; who asks, and what they may |
 //! | 1 | [`placement`] | which pools may run a task, and in which order to try them; pure |
 //! | 2 | [`pools`] | fair queue, replicas and their slots, dispatcher, measured rates, predictions, drain, reload, purge, recovery, watchdog |
 //! | 2 | [`sessions`] | what tasks that belong together have in common: time to live, turns, the last good replica, budgets; also over a restart |
@@ -76,4 +77,5 @@ pub mod sessions;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;
+pub mod tenants;
 pub mod web;

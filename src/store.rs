@@ -9,6 +9,7 @@
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `pools` | what operators did to pools |
 //! | `sessions` | sessions, and what their tasks have reserved |
+//! | `tenants` | tenants and their API keys |
 //! | `workers` | servers that have registered with a pool |
 //! | `migrations` | the tables, as numbered SQL files |
 //!
@@ -49,6 +50,7 @@ mod journal;
 mod ownership;
 mod pools;
 mod sessions;
+mod tenants;
 mod workers;
 mod writer;
 
@@ -59,6 +61,7 @@ pub use ownership::InUse;
 use ownership::Ownership;
 pub use pools::PoolRow;
 pub use sessions::{HoldRow, SessionRow, SpentRow};
+pub use tenants::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow};
 pub use workers::WorkerRow;
 use writer::{Operation, Queue, Work};
 
@@ -111,18 +114,27 @@ impl Store {
     ///
     /// [`OpenError`]; nothing is left open then.
     pub async fn open(location: &Location, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
+        Self::open_with(location, lifecycle, |location| match location {
+            Location::Memory => Ok(None),
+            Location::File(path) => Ownership::take(path).map(Some),
+            Location::DataFolder(folder) => {
+                make(folder)?;
+                Ownership::take(&location.path()).map(Some)
+            }
+        })
+        .await
+    }
+
+    async fn open_with(
+        location: &Location,
+        lifecycle: &Lifecycle,
+        own: impl FnOnce(&Location) -> Result<Option<Ownership>, OpenError> + Send + 'static,
+    ) -> Result<Self, OpenError> {
         let (place, path) = (location.clone(), location.path());
         let open = move || {
-            let ownership = match &place {
-                Location::Memory => None,
-                Location::File(path) => Some(Ownership::take(path)?),
-                Location::DataFolder(folder) => {
-                    let failed = |error| OpenError::Folder { folder: folder.clone(), error };
-                    std::fs::create_dir_all(folder).map_err(failed)?;
-                    Some(Ownership::take(&place.path())?)
-                }
-            };
-            let opened = tokio::runtime::Handle::current().block_on(writer::connect(&place));
+            let ownership = own(&place)?;
+            let alone = ownership.is_some() || place == Location::Memory;
+            let opened = tokio::runtime::Handle::current().block_on(writer::connect(&place, alone));
             let failed = |error: sqlx::Error| OpenError::Database { path: place.path(), reason: error.to_string() };
             Ok::<_, OpenError>((opened.map_err(failed)?, ownership))
         };
@@ -132,6 +144,19 @@ impl Store {
         let run = writer::run(Arc::clone(&queue), lifecycle.clone(), connection, ownership);
         lifecycle.spawn("store", OnPanic::Shutdown, run);
         Ok(Self(queue))
+    }
+
+    /// Opens the database beside a gateway that may run on it: for what several processes may change.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub async fn open_beside(location: &Location, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
+        Self::open_with(location, lifecycle, |location| match location {
+            Location::DataFolder(folder) => make(folder).map(|()| None),
+            Location::Memory | Location::File(_) => Ok(None),
+        })
+        .await
     }
 
     /// Writes what was handed over, closes the database, and lets go of its folder. Later operations fail.
@@ -167,6 +192,10 @@ impl Store {
             result.await.map_err(|_| StoreError::Closed)
         })
     }
+}
+
+fn make(folder: &Path) -> Result<(), OpenError> {
+    std::fs::create_dir_all(folder).map_err(|error| OpenError::Folder { folder: folder.to_owned(), error })
 }
 
 /// A Unix time in ms as tables have it.

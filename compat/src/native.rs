@@ -1,5 +1,6 @@
 //! The native dialect: the task request, the events of a task, the error envelope, the view of a task.
 
+mod access;
 mod admission;
 mod artifact;
 mod catalog;
@@ -17,6 +18,10 @@ mod view;
 mod worker;
 mod workload;
 
+pub use access::{
+    KeyList, KeyPatch, KeyRequest, KeyView, NewKey, RotateRequest, Scope, TenantList, TenantPatch, TenantRequest,
+    TenantView,
+};
 pub use admission::{AdmissionResponse, PreviewResponse, Streams};
 pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};
 pub use catalog::{

@@ -110,7 +110,7 @@ struct State {
     at_once: u64,
 }
 
-/// What is let in of one tenant. One plain mutex, held for a little arithmetic.
+/// What is let in, of all tenants together. One plain mutex, held for a little arithmetic.
 #[derive(Debug)]
 pub struct Limiter {
     state: Mutex<State>,

@@ -12,9 +12,10 @@ use axum::response::Response;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
+use super::auth::Whose;
 use super::errors::{Dialect, FailedWith};
 use super::{Api, correlation, rates};
-use crate::ids::CorrelationId;
+use crate::ids::{CorrelationId, TenantId};
 
 /// OpenAI's name for the correlation id.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -46,6 +47,7 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
         route,
         status: 499,
         task: None,
+        tenant: None,
         code: None,
         head: None,
         bytes: 0,
@@ -56,6 +58,7 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     record.status = response.status().as_u16();
     record.head = Some(began.elapsed());
     record.task = response.extensions().get::<About>().map(|about| about.0);
+    record.tenant = response.extensions().get::<Whose>().map(|whose| whose.0.clone());
     record.code = response.extensions().get::<FailedWith>().map(|failed| failed.0);
     if let Some(code) = record.code {
         record.api.http_metrics.failed(code);
@@ -71,7 +74,10 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     }
     if dialect != Dialect::Native {
         let headers = response.headers_mut();
-        headers.extend(rates::headers(record.api.gateway.rates()));
+        // How much is let in is no business of who is not.
+        if record.tenant.is_some() {
+            headers.extend(rates::headers(record.api.gateway.rates()));
+        }
         headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
         headers
             .insert("openai-processing-ms", HeaderValue::from(u64::try_from(began.elapsed().as_millis()).unwrap_or(0)));
@@ -90,6 +96,7 @@ struct Record {
     route: String,
     status: u16,
     task: Option<crate::ids::TaskId>,
+    tenant: Option<TenantId>,
     code: Option<sluicegate_compat::native::ErrorCode>,
     /// When the head was ready.
     head: Option<std::time::Duration>,
@@ -110,6 +117,7 @@ impl Drop for Record {
             status = self.status,
             outcome,
             code = self.code.map(|code| code.as_str()),
+            tenant = self.tenant.as_ref().map(TenantId::as_str),
             task_id = self.task.map(tracing::field::display),
             head_ms = self.head.map(|head| head.as_secs_f64() * 1000.0),
             total_ms = took.as_secs_f64() * 1000.0,

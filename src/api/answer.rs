@@ -11,7 +11,6 @@ use super::errors::Failure;
 use super::{Api, budget};
 use crate::admission::{Caller, Life, Refusal};
 use crate::gateway::{Once, Owned};
-use crate::ids::CorrelationId;
 use crate::tasks::{Read, Task};
 
 const TASK_ID: HeaderName = HeaderName::from_static("x-task-id");
@@ -26,8 +25,8 @@ pub struct Client<'a> {
 }
 
 impl<'a> Client<'a> {
-    pub fn new(api: &'a Api, correlation: CorrelationId, session: Option<Uuid>) -> Self {
-        Self { api, caller: Caller::local(correlation), session }
+    pub fn new(api: &'a Api, caller: Caller, session: Option<Uuid>) -> Self {
+        Self { api, caller, session }
     }
 
     pub const fn caller(&self) -> &Caller {

@@ -12,12 +12,12 @@ use super::answer::{Client, heeded, passed_over, whole_body, wishes};
 use super::body::Json;
 use super::errors::Failure;
 use super::sse::{EventStream, event_stream};
-use crate::ids::CorrelationId;
+use crate::admission::Caller;
 
 /// `POST /v1/messages`, streamed and whole. A client that hangs up cancels its task.
 pub async fn messages(
     State(api): State<Api>,
-    correlation: CorrelationId,
+    caller: Caller,
     headers: HeaderMap,
     body: Json,
 ) -> Result<Response, Failure> {
@@ -25,7 +25,7 @@ pub async fn messages(
     heeded(&api, &context.ignored)?;
     wishes(&headers, &mut request)?;
     context.priority = request.priority;
-    let client = Client::new(&api, correlation, request.session_id);
+    let client = Client::new(&api, caller, request.session_id);
     let owned = client.submit(once, request).await.map_err(|error| client.refused(context.rename(error)))?;
     let task = Arc::clone(&owned.task);
     let tokens_in = u64::from(task.limits().prompt_tokens);

@@ -11,12 +11,10 @@ use super::errors::Failure;
 use super::path::Parameter;
 use crate::admission::Caller;
 use crate::gateway::Filed;
-use crate::ids::CorrelationId;
 
 /// `POST /v2/artifacts`: 201 with a new artifact, 200 with one that was there.
-pub async fn create(State(api): State<Api>, correlation: CorrelationId, Json(body): Json) -> Result<Response, Failure> {
-    let (filed, artifact) =
-        api.gateway.add_artifact(CreateArtifact::parse(&body)?, &Caller::local(correlation)).await?;
+pub async fn create(State(api): State<Api>, caller: Caller, Json(body): Json) -> Result<Response, Failure> {
+    let (filed, artifact) = api.gateway.add_artifact(CreateArtifact::parse(&body)?, &caller).await?;
     let status = match filed {
         Filed::Created => StatusCode::CREATED,
         Filed::Known => StatusCode::OK,
@@ -25,10 +23,6 @@ pub async fn create(State(api): State<Api>, correlation: CorrelationId, Json(bod
 }
 
 /// `GET /v2/artifacts/{id}`.
-pub async fn view(
-    State(api): State<Api>,
-    correlation: CorrelationId,
-    Parameter(id): Parameter,
-) -> Result<Response, Failure> {
-    Ok(axum::Json(api.gateway.artifact(&id, &Caller::local(correlation)).await?).into_response())
+pub async fn view(State(api): State<Api>, caller: Caller, Parameter(id): Parameter) -> Result<Response, Failure> {
+    Ok(axum::Json(api.gateway.artifact(&id, &caller).await?).into_response())
 }

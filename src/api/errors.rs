@@ -3,7 +3,7 @@
 use std::any::Any;
 
 use axum::extract::{OriginalUri, Request};
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -90,6 +90,10 @@ pub async fn render(correlation: CorrelationId, request: Request, next: Next) ->
                 let name = name.filter(|name| *name != CONTENT_TYPE && *name != "content-length")?;
                 Some((name, value))
             }));
+            // Whose the request was, and about which task.
+            let mut known = response.extensions().clone();
+            known.remove::<Failed>();
+            rendered.extensions_mut().extend(known);
             rendered.extensions_mut().insert(FailedWith(envelope.code));
             rendered
         }
@@ -107,6 +111,9 @@ fn body_of(envelope: &ErrorEnvelope, dialect: Dialect) -> Response {
     let mut response = (status, body.unwrap_or_default()).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
     // Where waiting does not help, nobody is told to. 529: Anthropic's word for a service that is overloaded.
     if envelope.retriable && matches!(status.as_u16(), 429 | 503 | 529) {
         let wait_ms = envelope.retry_after_ms.unwrap_or(1000);

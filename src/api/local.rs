@@ -3,30 +3,32 @@
 //! A web page elsewhere can make a browser send requests here; they carry its `Origin`. A name that is made to resolve to
 //! 127.0.0.1 (DNS rebinding) shows in `Host`.
 
-use axum::extract::Request;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, Uri};
-use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
-use super::errors::Failure;
+/// What proxies add to requests of others.
+const PROXIED: [&str; 5] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via"];
 
-/// Lets local requests through.
-pub async fn only(request: Request, next: Next) -> Response {
-    match check(request.headers(), request.uri()) {
-        Ok(()) => next.run(request).await,
-        Err(message) => Failure::from(ErrorEnvelope::new(ErrorCode::Forbidden, message)).into_response(),
-    }
+/// Whether a request comes from this machine.
+///
+/// # Errors
+///
+/// FORBIDDEN.
+pub fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), ErrorEnvelope> {
+    is_local(headers, uri).map_err(|message| ErrorEnvelope::new(ErrorCode::Forbidden, message))
 }
 
-fn check(headers: &HeaderMap, uri: &Uri) -> Result<(), &'static str> {
+fn is_local(headers: &HeaderMap, uri: &Uri) -> Result<(), &'static str> {
     let hosts = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(|host| host.parse().ok()));
     let mut named = hosts.chain(uri.authority().map(|authority| Some(authority.clone()))).peekable();
     if named.peek().is_none() || !named.all(|host: Option<Authority>| host.is_some_and(|host| is_loopback(host.host())))
     {
         return Err("without keys the gateway answers only to a loopback Host, such as 127.0.0.1 or localhost");
+    }
+    if PROXIED.iter().any(|name| headers.contains_key(*name)) {
+        return Err("without keys the gateway answers nobody through a proxy");
     }
     let local = |origin: &axum::http::HeaderValue| {
         let uri: Option<Uri> = origin.to_str().ok().and_then(|origin| origin.parse().ok());
@@ -56,7 +58,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         host.map(|host| headers.insert(HOST, host.parse().unwrap()));
         origin.map(|origin| headers.insert(ORIGIN, origin.parse().unwrap()));
-        check(&headers, &Uri::from_static("/v1/models")).is_ok()
+        is_local(&headers, &Uri::from_static("/v1/models")).is_ok()
     }
 
     #[test]
@@ -70,6 +72,16 @@ mod tests {
             assert!(!answered(Some(host), None), "{host}");
         }
         assert!(!answered(None, None));
+    }
+
+    #[test]
+    fn nobody_is_answered_through_a_proxy() {
+        for name in PROXIED {
+            let mut headers = HeaderMap::new();
+            headers.insert(HOST, "127.0.0.1:8080".parse().unwrap());
+            headers.insert(name, "10.0.0.7".parse().unwrap());
+            assert!(is_local(&headers, &Uri::from_static("/v1/models")).is_err(), "{name}");
+        }
     }
 
     #[test]

@@ -11,12 +11,13 @@ use super::errors::Failure;
 use super::path::Parameter;
 
 /// The documents under `/openapi/`, by file name.
-pub const DOCUMENTS: [(&str, &str); 9] = [
+pub const DOCUMENTS: [(&str, &str); 10] = [
     ("common.yaml", include_str!("../../openapi/common.yaml")),
     ("data.yaml", include_str!("../../openapi/data.yaml")),
     ("control.yaml", include_str!("../../openapi/control.yaml")),
     ("sessions.yaml", include_str!("../../openapi/sessions.yaml")),
     ("catalog.yaml", include_str!("../../openapi/catalog.yaml")),
+    ("admin.yaml", include_str!("../../openapi/admin.yaml")),
     ("artifacts.yaml", include_str!("../../openapi/artifacts.yaml")),
     ("meta.yaml", include_str!("../../openapi/meta.yaml")),
     ("openai.yaml", include_str!("../../openapi/openai.yaml")),

@@ -19,7 +19,7 @@ use super::path::Parameter;
 use super::sse::{EventStream, Native, event_stream};
 use crate::admission::Caller;
 use crate::gateway::TaskFilter;
-use crate::ids::{CorrelationId, TaskId};
+use crate::ids::TaskId;
 
 /// Tasks of a page, where the client does not say.
 const PAGE: usize = 50;
@@ -28,13 +28,13 @@ const MOST_OF_A_PAGE: usize = 500;
 /// `POST /v2/tasks`: 202 with the place in the queue.
 pub async fn submit(
     State(api): State<Api>,
-    correlation: CorrelationId,
+    caller: Caller,
     headers: HeaderMap,
     body: Json,
 ) -> Result<Response, Failure> {
     let text = body.0.clone();
     let (request, once) = body.read_once(&api, &headers, "tasks", TaskRequest::parse).await?;
-    let (session, caller) = (request.session_id, Caller::local(correlation));
+    let session = request.session_id;
     let accepted = api.gateway.submit_once(once, request, text, &caller).await;
     let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
     let accepted = accepted.map_err(|error| Failure::from(error).with_budget(budget))?;
@@ -46,37 +46,38 @@ pub async fn submit(
 }
 
 /// `POST /v2/tasks/preview`: 200 with what would become of the task, feasible or not.
-pub async fn preview(State(api): State<Api>, correlation: CorrelationId, body: Json) -> Result<Response, Failure> {
+pub async fn preview(State(api): State<Api>, caller: Caller, body: Json) -> Result<Response, Failure> {
     let request = body.read(&api, TaskRequest::parse).await?;
-    Ok(axum::Json(api.gateway.preview(request, &Caller::local(correlation)).await).into_response())
+    Ok(axum::Json(api.gateway.preview(request, &caller).await).into_response())
 }
 
 /// `GET /v2/tasks`: a page of tasks, newest first.
-pub async fn list(State(api): State<Api>, query: Parameters) -> Result<Response, Failure> {
-    Ok(axum::Json(api.gateway.list(&filter(query)?)).into_response())
+pub async fn list(State(api): State<Api>, caller: Caller, query: Parameters) -> Result<Response, Failure> {
+    Ok(axum::Json(api.gateway.list(&caller.share.tenant, &filter(query)?)).into_response())
 }
 
 /// `GET /v2/tasks/{id}`.
-pub async fn view(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    let view = api.gateway.view(TaskId::parse(&id))?;
+pub async fn view(State(api): State<Api>, caller: Caller, Parameter(id): Parameter) -> Result<Response, Failure> {
+    let view = api.gateway.view(&caller.share.tenant, TaskId::parse(&id))?;
     Ok(written(&api, view.bytes(), move || Ok(axum::Json(view.show()).into_response())).await?)
 }
 
 /// `POST /v2/tasks/{id}/cancel`: 204, and from then on no token.
-pub async fn cancel(State(api): State<Api>, Parameter(id): Parameter) -> Result<StatusCode, Failure> {
-    api.gateway.cancel(TaskId::parse(&id)).await?;
+pub async fn cancel(State(api): State<Api>, caller: Caller, Parameter(id): Parameter) -> Result<StatusCode, Failure> {
+    api.gateway.cancel(&caller.share.tenant, TaskId::parse(&id)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `GET /v2/tasks/{id}/events`: the stream, from the beginning or after `Last-Event-ID`.
 pub async fn events(
     State(api): State<Api>,
+    caller: Caller,
     Parameter(id): Parameter,
     query: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
     let verbose = flag(query, "verbose")?;
-    let (task, reader) = api.gateway.follow(TaskId::parse(&id), last_event_id(&headers)?)?;
+    let (task, reader) = api.gateway.follow(&caller.share.tenant, TaskId::parse(&id), last_event_id(&headers)?)?;
     let depth = api.gateway.queue_depth(&task);
     let mut response = event_stream(EventStream::new(reader, Native { verbose }));
     response.headers_mut().insert("x-queue-depth", HeaderValue::from(depth));

@@ -14,9 +14,8 @@ use super::body::Json;
 use super::errors::Failure;
 use super::path::Parameter;
 use super::sse::{EventStream, event_stream};
-use crate::admission::Life;
+use crate::admission::{Caller, Life};
 use crate::gateway::ServedModel;
-use crate::ids::CorrelationId;
 
 pub mod completions;
 pub mod inputs;
@@ -26,7 +25,7 @@ pub mod tokens;
 /// `POST /v1/chat/completions`, streamed and whole. A client that hangs up cancels its task.
 pub async fn chat_completions(
     State(api): State<Api>,
-    correlation: CorrelationId,
+    caller: Caller,
     headers: HeaderMap,
     body: Json,
 ) -> Result<Response, Failure> {
@@ -35,7 +34,7 @@ pub async fn chat_completions(
     heeded(&api, &context.ignored)?;
     wishes(&headers, &mut request)?;
     context.service_tier = context.service_tier.served_at(request.priority);
-    let client = Client::new(&api, correlation, request.session_id);
+    let client = Client::new(&api, caller, request.session_id);
     let life = Life { forget: context.unstored, ..Life::default() };
     let owned = client.submit_for(once, request, life).await.map_err(|error| client.refused(context.rename(error)))?;
     let task = Arc::clone(&owned.task);

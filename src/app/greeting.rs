@@ -3,13 +3,20 @@
 use std::net::SocketAddr;
 
 use crate::gateway::Gateway;
+use crate::tenants::Secret;
 
 /// Prints what is served and where, with a line to try.
-pub(super) fn print(gateway: &Gateway, address: SocketAddr) {
-    println!("{}", text(gateway, address));
+/// `open`: without API keys.
+pub(super) fn print(gateway: &Gateway, address: SocketAddr, open: bool) {
+    println!("{}", text(gateway, address, open));
 }
 
-fn text(gateway: &Gateway, address: SocketAddr) -> String {
+/// Prints the key that is made where other machines are to be served and nobody has a key yet.
+pub(super) fn print_first_key(secret: &Secret) {
+    println!("The first API key, for everything. It is not shown again:\n\n  {}\n", secret.reveal());
+}
+
+fn text(gateway: &Gateway, address: SocketAddr, open: bool) -> String {
     let mut text = format!("Sluicegate {} is ready on http://{address}\n", env!("CARGO_PKG_VERSION"));
     for pool in gateway.each_pool() {
         let model = pool.model();
@@ -26,9 +33,14 @@ fn text(gateway: &Gateway, address: SocketAddr) -> String {
         }
     }
     let model = gateway.models().first().map_or_else(String::new, |model| model.id.to_string());
-    text += "  no API keys: programs on this machine only\n\nTry:\n\n";
+    let (keys, header) = match open {
+        true => ("no API keys: programs on this machine only", ""),
+        false => {
+            ("with API keys: `sluicegate key create --tenant ID` makes them", " -H \"Authorization: Bearer $KEY\"")
+        }
+    };
     text += &format!(
-        "  curl -N http://{address}/v1/chat/completions -H 'Content-Type: application/json' \\\n    -d '{{\"model\": \"{model}\", \
+        "  {keys}\n\nTry:\n\n  curl -N http://{address}/v1/chat/completions -H 'Content-Type: application/json'{header} \\\n    -d '{{\"model\": \"{model}\", \
          \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"What is Sluicegate?\"}}]}}'\n"
     );
     text

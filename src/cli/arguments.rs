@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use clap_complete::Shell;
 
+use super::access::{KeyArguments, TenantArguments};
 use super::models::ModelArguments;
 use super::operate::{PoolArguments, Target, TaskArguments};
 use crate::config::Overrides;
@@ -30,6 +31,7 @@ Examples:
   sluicegate task submit --watch 'What is a pool?'   a task of a running gateway, followed to its end
   sluicegate pool drain default --wait               no new tasks, and wait for those that it has
   sluicegate pool reload default --model NAME        another model of its catalog, while it serves
+  sluicegate key create --admin                      from then on everybody has to have a key
   sluicegate completions bash > sluicegate.bash      for your shell to source";
 
 #[derive(Debug, Subcommand)]
@@ -45,6 +47,10 @@ pub(super) enum Command {
     Pool(PoolArguments),
     /// See the catalog of a running gateway, and add, verify, retire and remove models
     Model(ModelArguments),
+    /// Make, list, change, suspend and delete tenants, on the store that the configuration names
+    Tenant(TenantArguments),
+    /// Make, list and revoke API keys, on the store that the configuration names
+    Key(KeyArguments),
     /// Print a script that completes commands and flags in your shell
     Completions {
         /// The shell
@@ -72,7 +78,7 @@ pub(super) struct FileArguments {
 pub(super) struct ServeArguments {
     #[command(flatten)]
     file: FileArguments,
-    /// The loopback address and port to listen on; port 0 picks a free one
+    /// The address and port to listen on; port 0 picks a free one. One that other machines reach takes API keys
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
     /// The model of the only pool: a folder, a .gguf file, hf:org/repo (then @revision and /file.gguf where wanted), an https:// address, or a name of

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
+use reqwest::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 
@@ -24,12 +25,12 @@ pub(super) struct TaskEvent {
 }
 
 impl Gateway {
-    /// A gateway at `base`, such as `http://127.0.0.1:8080`.
+    /// A gateway at `base`, such as `http://127.0.0.1:8080`, and the API key for it where it wants one.
     ///
     /// # Errors
     ///
-    /// When that is no address of an HTTP server.
-    pub fn new(base: &str) -> Result<Self, String> {
+    /// When that is no address of an HTTP server, or the key can stand in no header.
+    pub fn new(base: &str, api_key: Option<&str>) -> Result<Self, String> {
         let wrong = || format!("--url {base:?} is no http:// or https:// address");
         let base: Url = base.parse().map_err(|_| wrong())?;
         if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
@@ -39,6 +40,13 @@ impl Gateway {
         // A proxy for the outside knows nothing of this machine.
         if base.host_str().is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127.")) {
             client = client.no_proxy();
+        }
+        if let Some(api_key) = api_key {
+            let header = HeaderValue::try_from(format!("Bearer {api_key}"));
+            let mut header =
+                header.map_err(|_| "the API key can be none: it has characters that no key has".to_owned())?;
+            header.set_sensitive(true);
+            client = client.default_headers([(AUTHORIZATION, header)].into_iter().collect());
         }
         let client = client.build().map_err(|error| error.to_string())?;
         Ok(Self { base, client })

@@ -80,7 +80,7 @@ enum ModelCommand {
 ///
 /// What went wrong, in one line.
 pub(super) async fn model(target: Target, ModelArguments { command }: ModelArguments) -> Result<(), String> {
-    let gateway = Gateway::new(&target.url)?;
+    let gateway = target.gateway()?;
     let view = match command {
         ModelCommand::List => {
             let list = gateway.get(&MODELS, &[]).await?;

@@ -20,11 +20,23 @@ pub(super) const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug, Args)]
 pub(super) struct Target {
     /// The gateway
-    #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, global = true, value_name = "URL", default_value = "http://127.0.0.1:8080", env = "SLUICEGATE_URL")]
     pub(super) url: String,
+    /// The API key, where the gateway wants one. Other users of the machine see what stands on a command line
+    #[arg(long, global = true, value_name = "KEY", env = "SLUICEGATE_API_KEY", hide_env_values = true)]
+    pub(super) api_key: Option<String>,
     /// Print the gateway's JSON, one value per line, and not what people read
     #[arg(long, global = true)]
     pub(super) json: bool,
+}
+
+impl Target {
+    /// # Errors
+    ///
+    /// Where the address is none, or the key is none that can be sent.
+    pub(super) fn gateway(&self) -> Result<Gateway, String> {
+        Gateway::new(&self.url, self.api_key.as_deref())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -161,7 +173,7 @@ enum PoolCommand {
 ///
 /// What went wrong, in one line.
 pub(super) async fn task(target: Target, TaskArguments { command }: TaskArguments) -> Result<(), String> {
-    let gateway = Gateway::new(&target.url)?;
+    let gateway = target.gateway()?;
     match command {
         TaskCommand::Submit(submit) => {
             let watch = submit.watch;
@@ -193,7 +205,7 @@ pub(super) async fn task(target: Target, TaskArguments { command }: TaskArgument
 ///
 /// What went wrong, in one line.
 pub(super) async fn pool(target: Target, PoolArguments { command }: PoolArguments) -> Result<(), String> {
-    let gateway = Gateway::new(&target.url)?;
+    let gateway = target.gateway()?;
     let view = match command {
         PoolCommand::List => {
             let list = gateway.get(&["v2", "pools"], &[]).await?;

@@ -6,7 +6,7 @@ use sluicegate_compat::native::{ErrorEnvelope, TaskList, TaskState, TaskView};
 use uuid::Uuid;
 
 use super::{Gateway, no_such_task, stored};
-use crate::ids::TaskId;
+use crate::ids::{TaskId, TenantId};
 use crate::tasks::{Reader, Task};
 
 /// Tasks that are looked at under one hold of the registry's lock.
@@ -52,7 +52,7 @@ impl View {
 
 impl Gateway {
     /// A page of tasks, newest first.
-    pub fn list(&self, filter: &TaskFilter) -> TaskList {
+    pub fn list(&self, tenant: &TenantId, filter: &TaskFilter) -> TaskList {
         let mut tasks = Vec::new();
         let mut before = filter.before;
         loop {
@@ -60,7 +60,7 @@ impl Gateway {
             let Some(last) = chunk.last() else { return TaskList { tasks, next_cursor: None } };
             before = Some(last.number);
             for task in chunk {
-                if !filter.fits(&task) {
+                if task.spec.tenant_id != *tenant || !filter.fits(&task) {
                     continue;
                 }
                 if tasks.len() == filter.limit {
@@ -78,8 +78,8 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub async fn cancel(&self, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
-        let task = self.task(id)?;
+    pub async fn cancel(&self, tenant: &TenantId, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
+        let task = self.task(tenant, id)?;
         task.cancel();
         // Its end may have to become durable first.
         task.log.ended().await;
@@ -91,8 +91,8 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND, also of a task without one.
-    pub fn remembered(&self, id: Option<TaskId>) -> Result<(Arc<Task>, Arc<str>), ErrorEnvelope> {
-        let task = self.task(id)?;
+    pub fn remembered(&self, tenant: &TenantId, id: Option<TaskId>) -> Result<(Arc<Task>, Arc<str>), ErrorEnvelope> {
+        let task = self.task(tenant, id)?;
         let memo = task.spec.memo.clone();
         memo.map(|memo| (task, memo)).ok_or_else(no_such_task)
     }
@@ -102,8 +102,8 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND; INTERNAL where the next process may know it again.
-    pub async fn forget(&self, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
-        self.cancel(id).await?;
+    pub async fn forget(&self, tenant: &TenantId, id: Option<TaskId>) -> Result<(), ErrorEnvelope> {
+        self.cancel(tenant, id).await?;
         match id.and_then(|id| self.registry.remove(id)) {
             Some(deleted) => stored("a task", deleted).await,
             None => Ok(()),
@@ -115,8 +115,8 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub fn view(&self, id: Option<TaskId>) -> Result<View, ErrorEnvelope> {
-        let task = self.task(id)?;
+    pub fn view(&self, tenant: &TenantId, id: Option<TaskId>) -> Result<View, ErrorEnvelope> {
+        let task = self.task(tenant, id)?;
         Ok(View { waiting: self.waiting(&task), task })
     }
 
@@ -131,8 +131,13 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub fn follow(&self, id: Option<TaskId>, after: u64) -> Result<(Arc<Task>, Reader), ErrorEnvelope> {
-        let task = self.task(id)?;
+    pub fn follow(
+        &self,
+        tenant: &TenantId,
+        id: Option<TaskId>,
+        after: u64,
+    ) -> Result<(Arc<Task>, Reader), ErrorEnvelope> {
+        let task = self.task(tenant, id)?;
         let reader = task.log.reader(after);
         Ok((task, reader))
     }

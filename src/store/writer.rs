@@ -108,8 +108,8 @@ impl Drop for Finish {
     }
 }
 
-/// Opens the database and brings its tables up to date.
-pub(super) async fn connect(location: &Location) -> sqlx::Result<SqliteConnection> {
+/// Opens the database and brings its tables up to date. `alone`: no other process has it.
+pub(super) async fn connect(location: &Location, alone: bool) -> sqlx::Result<SqliteConnection> {
     let options = match location {
         Location::Memory => "sqlite::memory:".parse()?,
         Location::File(_) | Location::DataFolder(_) => SqliteConnectOptions::new()
@@ -121,8 +121,10 @@ pub(super) async fn connect(location: &Location) -> sqlx::Result<SqliteConnectio
     let options = options.busy_timeout(BUSY).pragma("secure_delete", "ON").disable_statement_logging();
     let mut connection = SqliteConnection::connect_with(&options).await?;
     sqlx::migrate!("src/store/migrations").run_direct(&mut connection).await?;
-    // What was deleted before a crash may still be in the log.
-    scrub(&mut connection).await?;
+    if alone {
+        // What was deleted before a crash may still be in the log.
+        scrub(&mut connection).await?;
+    }
     Ok(connection)
 }
 
@@ -176,7 +178,8 @@ async fn transact(
     outcomes: &mut Vec<Outcome>,
 ) -> sqlx::Result<()> {
     let mut batch = batch.into_iter();
-    let begun = connection.begin().await;
+    // At once for writing: what begins by reading cannot wait for another process that writes.
+    let begun = connection.begin_with("BEGIN IMMEDIATE").await;
     let mut transaction = match begun {
         Ok(transaction) => transaction,
         Err(error) => {

@@ -173,7 +173,7 @@ fn what_is_shown_is_a_file_that_means_the_same() {
 fn every_mistake_is_reported_at_once_with_its_place() {
     let text = r#"
 [server]
-listen = "0.0.0.0:8080"
+listen = "everywhere"
 listn = "127.0.0.1:8080"
 http2 = "on"
 max_body_bytes = "lots"
@@ -205,7 +205,7 @@ x = 1
     let flags = Overrides { log_format: Some("xml".into()), model: Some("hf:a".into()), ..Overrides::default() };
     let mistakes = Setup { file: text, environment: &variables, flags }.mistakes();
     assert_snapshot!(mistakes, @r#"
-    :3: server.listen: 0.0.0.0:8080 is reachable from other machines, and is refused while no API key exists; this version cannot have one, so it serves loopback addresses only, such as 127.0.0.1
+    :3: server.listen: "everywhere" is no socket address; write 127.0.0.1:8080 or [::1]:8080
     :4: server.listn: unknown key; did you mean `listen`?
     :5: server.http2: "on" is none of "auto", "off"
     :6: server.max_body_bytes: a whole number, 0 or more, is expected here
@@ -474,7 +474,7 @@ fn the_command_line_serves_what_it_says() {
 #[test]
 fn a_command_line_or_configuration_that_is_wrong_serves_nothing() {
     let cases: [(&[&str], u8); 6] = [
-        (&["serve", "--listen", "0.0.0.0:1"], 1),
+        (&["serve", "--listen", "everywhere"], 1),
         (&["serve", "--engine", "vllm"], 2),
         (&["--version"], 0),
         (&["config", "check"], 0),

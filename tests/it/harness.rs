@@ -20,6 +20,7 @@ use sluicegate::engine::scripted::{Script, ScriptedEngine};
 use sluicegate::engine::{Engine, LoadError, Loader, Room};
 use sluicegate::lifecycle::Lifecycle;
 use sluicegate::pools::Pool;
+use sluicegate_compat::native::TenantRequest;
 use tower::ServiceExt as _;
 
 mod watched;
@@ -34,6 +35,8 @@ pub struct Gate {
     /// How long loads take, by the number of the load; the others take no time.
     pub slow: Slow,
     finished: bool,
+    /// Sent with each request that brings none.
+    pub key: Option<String>,
 }
 
 type Slow = Arc<Mutex<HashMap<u32, Duration>>>;
@@ -149,7 +152,7 @@ impl Gate {
         };
         let app = App::build_with(&config, &lifecycle, loader).await.unwrap();
         app.start().await.unwrap();
-        Self { app, lifecycle, loads, slow, finished: false }
+        Self { app, lifecycle, loads, slow, finished: false, key: None }
     }
 
     /// With the engines that the configuration names.
@@ -162,11 +165,14 @@ impl Gate {
         let lifecycle = Lifecycle::new();
         let app = App::build(&config, &lifecycle).await.unwrap();
         app.start().await.unwrap();
-        Self { app, lifecycle, loads: Arc::default(), slow: Slow::default(), finished: false }
+        Self { app, lifecycle, loads: Arc::default(), slow: Slow::default(), finished: false, key: None }
     }
 
     /// Sends a request and returns its head.
-    pub async fn send(&self, request: Request<Body>) -> Response {
+    pub async fn send(&self, mut request: Request<Body>) -> Response {
+        if let Some(key) = self.key.as_ref().filter(|_| !request.headers().contains_key("authorization")) {
+            request.headers_mut().insert("authorization", format!("Bearer {key}").parse().unwrap());
+        }
         self.app.router.clone().oneshot(request).await.unwrap()
     }
 
@@ -176,6 +182,15 @@ impl Gate {
 
     pub async fn post(&self, path: &str, body: &str) -> Answer {
         read(self.send(request("POST", path, Body::from(body.to_owned()))).await).await
+    }
+
+    /// Has a key that may do everything, and the tenant `acme`.
+    pub async fn with_key(mut self) -> Self {
+        let (_, secret) = self.app.tenants.create_admin_key(None, None).await.unwrap();
+        let acme = TenantRequest { id: "acme".to_owned(), ..TenantRequest::default() };
+        self.app.tenants.create_tenant(&acme).await.unwrap();
+        self.key = Some(secret.reveal().to_owned());
+        self
     }
 
     /// Submits a native task and returns its id.

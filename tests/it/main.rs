@@ -3,6 +3,7 @@
 // A test that cannot go on panics, and says where; and it may start what it likes.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+mod access;
 mod artifacts;
 mod budgets;
 mod cancel;

@@ -27,6 +27,7 @@ mod crash;
 mod embedding;
 mod goldens;
 mod hang_up;
+mod keys;
 mod logs;
 mod pace;
 mod protocol;

@@ -121,6 +121,8 @@ pub mod detail {
     pub const CONTEXT_LENGTH_EXCEEDED: &str = "context_length_exceeded";
     /// An idempotency key that was used with another body: CONFLICT, but 422.
     pub const IDEMPOTENCY_CONFLICT: &str = "idempotency_conflict";
+    /// `If-Match` names another state than the present one: CONFLICT, but 412.
+    pub const PRECONDITION_FAILED: &str = "precondition_failed";
     pub const EMPTY_IMAGE_FILE: &str = "empty_image_file";
     pub const FAILED_TO_DOWNLOAD_IMAGE: &str = "failed_to_download_image";
     pub const IMAGE_FILE_TOO_LARGE: &str = "image_file_too_large";
@@ -260,6 +262,7 @@ impl ErrorEnvelope {
     pub fn http_status(&self) -> u16 {
         match self.code {
             ErrorCode::Conflict if self.detail == Some(detail::IDEMPOTENCY_CONFLICT) => 422,
+            ErrorCode::Conflict if self.detail == Some(detail::PRECONDITION_FAILED) => 412,
             code => code.http_status(),
         }
     }

@@ -9,20 +9,19 @@ use sluicegate_compat::native::ErrorEnvelope;
 use sluicegate_compat::openai::ChunkMeta;
 use sluicegate_compat::openai::completions::{self, Answer, ChunkEncoder, CompletionContext};
 
-use crate::admission::Refusal;
+use crate::admission::{Caller, Refusal};
 use crate::api::Api;
 use crate::api::answer::{Client, follow, heeded, whole_body, wishes, written};
 use crate::api::body::Json;
 use crate::api::errors::Failure;
 use crate::api::sse::{EventStream, event_stream};
 use crate::gateway::Owned;
-use crate::ids::CorrelationId;
 
 /// `POST /v1/completions`, streamed and whole. All prompts are let in, or none is. A client that hangs up cancels its
 /// tasks.
 pub async fn completions(
     State(api): State<Api>,
-    correlation: CorrelationId,
+    caller: Caller,
     headers: HeaderMap,
     body: Json,
 ) -> Result<Response, Failure> {
@@ -31,7 +30,7 @@ pub async fn completions(
     for request in &mut requests {
         wishes(&headers, request)?;
     }
-    let client = Client::new(&api, correlation, requests.first().and_then(|request| request.session_id));
+    let client = Client::new(&api, caller, requests.first().and_then(|request| request.session_id));
     for (prompt, ids) in std::mem::take(&mut context.unread) {
         let text = api.gateway.detokenize(&context.model, ids).await;
         context.echo(prompt, text.map_err(|error| context.rename(Some(prompt), told_of_prompt(error)))?);

@@ -7,16 +7,16 @@ use axum::http::HeaderMap;
 use axum::response::Response;
 use sluicegate_compat::openai::{Outcome, embeddings, rerank};
 
+use crate::admission::Caller;
 use crate::api::Api;
 use crate::api::answer::{Client, heeded, whole_body, wishes};
 use crate::api::body::Json;
 use crate::api::errors::Failure;
-use crate::ids::CorrelationId;
 
 /// `POST /v1/embeddings`. A client that hangs up cancels its task.
 pub async fn embeddings(
     State(api): State<Api>,
-    correlation: CorrelationId,
+    caller: Caller,
     headers: HeaderMap,
     body: Json,
 ) -> Result<Response, Failure> {
@@ -24,7 +24,7 @@ pub async fn embeddings(
     heeded(&api, &context.ignored)?;
     wishes(&headers, &mut request)?;
     let context = Arc::new(context);
-    let client = Client::new(&api, correlation, request.session_id);
+    let client = Client::new(&api, caller, request.session_id);
     let owned = client.submit(once, request).await.map_err(|error| client.refused(context.rename(error)))?;
     let task = Arc::clone(&owned.task);
     let asked = Arc::clone(&context);
@@ -36,7 +36,7 @@ pub async fn embeddings(
 /// `POST /v1/rerank`. A client that hangs up cancels its task.
 pub async fn rerank(
     State(api): State<Api>,
-    correlation: CorrelationId,
+    caller: Caller,
     headers: HeaderMap,
     body: Json,
 ) -> Result<Response, Failure> {
@@ -44,7 +44,7 @@ pub async fn rerank(
     heeded(&api, &context.ignored)?;
     wishes(&headers, &mut request)?;
     let context = Arc::new(context);
-    let client = Client::new(&api, correlation, request.session_id);
+    let client = Client::new(&api, caller, request.session_id);
     let owned = client.submit(once, request).await.map_err(|error| client.refused(context.rename(error)))?;
     let task = Arc::clone(&owned.task);
     let (asked, id) = (Arc::clone(&context), task.spec.id.0);

@@ -15,7 +15,7 @@ use sluicegate_compat::openai::responses::{
 };
 use uuid::Uuid;
 
-use crate::admission::Life;
+use crate::admission::{Caller, Life};
 use crate::api::Api;
 use crate::api::answer::{Client, about, heeded, passed_over, whole_body, wishes, written};
 use crate::api::body::Json;
@@ -24,18 +24,18 @@ use crate::api::native::{Parameters, pairs};
 use crate::api::path::Parameter;
 use crate::api::sse::{EventStream, event_body, event_stream};
 use crate::gateway::Gateway;
-use crate::ids::{CorrelationId, TaskId};
+use crate::ids::{TaskId, TenantId};
 use crate::tasks::Task;
 
 /// The parameter of a URL that is a list, as clients write it.
 const INCLUDE: [&str; 2] = ["include", "include[]"];
 
 /// What was answered before, as far as it is stored.
-struct Stored<'a>(&'a Gateway);
+struct Stored<'a>(&'a Gateway, &'a TenantId);
 
 impl Prior for Stored<'_> {
     fn answer(&self, task: Uuid) -> Option<Answer> {
-        let (task, memo) = self.0.remembered(Some(TaskId(task))).ok()?;
+        let (task, memo) = self.0.remembered(self.1, Some(TaskId(task))).ok()?;
         Some(so_far(&task, serde_json::from_str(&memo).ok()?))
     }
 }
@@ -43,7 +43,7 @@ impl Prior for Stored<'_> {
 /// `POST /v1/responses`. A client that hangs up cancels its task, unless that is in the background.
 pub async fn create(
     State(api): State<Api>,
-    correlation: CorrelationId,
+    caller: Caller,
     headers: HeaderMap,
     body: Json,
 ) -> Result<Response, Failure> {
@@ -52,8 +52,8 @@ pub async fn create(
     heeded(&api, &asked.ignored)?;
     wishes(&headers, &mut asked.task)?;
     let (stream, background, ignored) = (asked.stream, asked.is_background(), asked.ignored.clone());
-    let Whole { request, record, memo, body } = whole(&api, asked, bytes).await?;
-    let client = Client::new(&api, correlation, request.session_id);
+    let Whole { request, record, memo, body } = whole(&api, &caller, asked, bytes).await?;
+    let client = Client::new(&api, caller, request.session_id);
     let submitted = match body {
         Some(body) => api.gateway.submit_lasting(once, request, (body, memo), client.caller()).await,
         None => client.submit_for(once, request, Life { forget: memo.is_none(), memo, kept: None }).await,
@@ -73,12 +73,12 @@ pub async fn create(
 }
 
 /// `POST /v1/responses/input_tokens`: what the prompt of the same request to `/v1/responses` would have. Makes no task.
-pub async fn input_tokens(State(api): State<Api>, body: Json) -> Result<Response, Failure> {
+pub async fn input_tokens(State(api): State<Api>, caller: Caller, body: Json) -> Result<Response, Failure> {
     let bytes = body.0.len();
     let asked = body.read(&api, responses::parse).await?;
     heeded(&api, &asked.ignored)?;
     let ignored = asked.ignored.clone();
-    let Whole { request, .. } = whole(&api, asked, bytes).await?;
+    let Whole { request, .. } = whole(&api, &caller, asked, bytes).await?;
     let counted = api.gateway.count(request).await.map_err(Record::rename)?;
     let mut response = axum::Json(InputTokens::new(u64::from(counted))).into_response();
     response.headers_mut().extend(passed_over(&ignored));
@@ -96,12 +96,12 @@ struct Whole {
 }
 
 /// Joins a request of so many bytes with what was answered before, off the reactor where that is long or not known.
-async fn whole(api: &Api, asked: Asked, bytes: usize) -> Result<Whole, ErrorEnvelope> {
+async fn whole(api: &Api, caller: &Caller, asked: Asked, bytes: usize) -> Result<Whole, ErrorEnvelope> {
     let goes_on = asked.goes_on();
-    let gateway = Arc::clone(&api.gateway);
+    let (gateway, tenant) = (Arc::clone(&api.gateway), caller.share.tenant.clone());
     let join = move || {
         let (stored, background) = (asked.is_stored(), asked.is_background());
-        let (request, record) = asked.into_task(TaskId::new().0, &Stored(&gateway))?;
+        let (request, record) = asked.into_task(TaskId::new().0, &Stored(&gateway, &tenant))?;
         let memo = stored.then(|| serde_json::to_string(&record)).transpose().map_err(unwritten)?;
         let body = background.then(|| serde_json::to_vec(&request)).transpose().map_err(unwritten)?;
         Ok(Whole { request, record, memo: memo.map(Into::into), body: body.map(Into::into) })
@@ -130,17 +130,17 @@ fn unwritten(_: serde_json::Error) -> ErrorEnvelope {
 }
 
 /// The task and the memo of a stored response, by the id that a client gives.
-fn found(gateway: &Gateway, id: &str) -> Result<(Arc<Task>, Arc<str>), ErrorEnvelope> {
+fn found(gateway: &Gateway, caller: &Caller, id: &str) -> Result<(Arc<Task>, Arc<str>), ErrorEnvelope> {
     let task = id.strip_prefix(responses::ID_PREFIX).and_then(TaskId::parse);
-    gateway.remembered(task).map_err(|_| {
+    gateway.remembered(&caller.share.tenant, task).map_err(|_| {
         let shown: String = id.chars().take(64).collect();
         ErrorEnvelope::new(ErrorCode::NotFound, format!("Response with id '{shown}' not found."))
     })
 }
 
 /// A stored response, and what is known of its request.
-async fn stored(api: &Api, id: &str) -> Result<(Arc<Task>, Arc<Record>), ErrorEnvelope> {
-    let (task, memo) = found(&api.gateway, id)?;
+async fn stored(api: &Api, caller: &Caller, id: &str) -> Result<(Arc<Task>, Arc<Record>), ErrorEnvelope> {
+    let (task, memo) = found(&api.gateway, caller, id)?;
     Ok((task, read(api, &memo).await?))
 }
 
@@ -158,7 +158,12 @@ async fn shown(api: &Api, task: &Arc<Task>, record: Arc<Record>) -> Result<Respo
 }
 
 /// `GET /v1/responses/{id}`: as it is now, or as a stream of its events from the beginning or behind `starting_after`.
-pub async fn view(State(api): State<Api>, Parameter(id): Parameter, query: Parameters) -> Result<Response, Failure> {
+pub async fn view(
+    State(api): State<Api>,
+    caller: Caller,
+    Parameter(id): Parameter,
+    query: Parameters,
+) -> Result<Response, Failure> {
     let (mut stream, mut after, mut ignored) = (false, None, Vec::new());
     for (name, value) in pairs(query, &INCLUDE)? {
         match name.as_str() {
@@ -180,7 +185,7 @@ pub async fn view(State(api): State<Api>, Parameter(id): Parameter, query: Param
         return Err(invalid("starting_after", "it goes with 'stream=true'").into());
     }
     heeded(&api, &ignored)?;
-    let (task, record) = stored(&api, &id).await?;
+    let (task, record) = stored(&api, &caller, &id).await?;
     let response = if !stream {
         shown(&api, &task, record).await?
     } else if task.log.is_whole() {
@@ -211,26 +216,27 @@ async fn check_told(api: &Api, task: &Arc<Task>, record: &Arc<Record>, after: u6
 }
 
 /// `DELETE /v1/responses/{id}`: it ends where it has not, and nothing of it is kept.
-pub async fn delete(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    let (task, _) = found(&api.gateway, &id)?;
-    api.gateway.forget(Some(task.spec.id)).await?;
+pub async fn delete(State(api): State<Api>, caller: Caller, Parameter(id): Parameter) -> Result<Response, Failure> {
+    let (task, _) = found(&api.gateway, &caller, &id)?;
+    api.gateway.forget(&caller.share.tenant, Some(task.spec.id)).await?;
     let deleted = json!({"id": responses::response_id(task.spec.id.0), "object": "response", "deleted": true});
     Ok(axum::Json(deleted).into_response())
 }
 
 /// `POST /v1/responses/{id}/cancel`, of one in the background; one that has ended stays as it is.
-pub async fn cancel(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    let (task, record) = stored(&api, &id).await?;
+pub async fn cancel(State(api): State<Api>, caller: Caller, Parameter(id): Parameter) -> Result<Response, Failure> {
+    let (task, record) = stored(&api, &caller, &id).await?;
     if !record.is_background() {
         return Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "Cannot cancel a synchronous response.").into());
     }
-    api.gateway.cancel(Some(task.spec.id)).await?;
+    api.gateway.cancel(&caller.share.tenant, Some(task.spec.id)).await?;
     Ok(about(shown(&api, &task, record).await?, &task, &[]))
 }
 
 /// `GET /v1/responses/{id}/input_items`.
 pub async fn input_items(
     State(api): State<Api>,
+    caller: Caller,
     Parameter(id): Parameter,
     query: Parameters,
 ) -> Result<Response, Failure> {
@@ -243,7 +249,7 @@ pub async fn input_items(
         }
     }
     heeded(&api, &ignored)?;
-    let (task, record) = stored(&api, &id).await?;
+    let (task, record) = stored(&api, &caller, &id).await?;
     let write = move || Ok(axum::Json(ItemList::of(&record.items, &page)?).into_response());
     Ok(about(written(&api, task.bytes(), write).await?, &task, &ignored))
 }

@@ -12,6 +12,7 @@ use super::documents::Document;
 use super::witness::Witness;
 use crate::harness::{BOTH_MODELS, Gate, request, says};
 
+mod admin;
 mod inputs;
 mod messages;
 mod responses;
@@ -35,6 +36,7 @@ async fn every_answer_is_documented_and_every_documented_answer_occurs() {
     a_catalog_that_changes(&mut witness).await;
     reloads_that_are_refused(&mut witness).await;
     sessions_that_come_and_go(&mut witness).await;
+    admin::see(&mut witness).await;
     servers_that_register(&mut witness).await;
     bodies_that_are_refused(&mut witness).await;
     artifacts(&mut witness).await;
@@ -81,6 +83,8 @@ async fn examples_succeed(witness: &mut Witness) {
         bodies.extend(named.map(|(name, body)| (path.clone(), name.clone(), body.to_string())));
     }
     assert!(bodies.len() > 10, "{bodies:?}");
+    // These change who is answered: see `admin`.
+    bodies.retain(|(path, ..)| !path.starts_with("/v2/admin/"));
     // These need a pool of another kind: see `servers_that_register` and `tokens`.
     bodies.retain(|(path, ..)| path != REGISTER && path != tokens::DETOKENIZE.0);
     // What the other examples are about has to be there first.
@@ -104,11 +108,9 @@ async fn examples_succeed(witness: &mut Witness) {
     }
     let (whole, _) = witness.post(&gate, "/v1/chat/completions", &CHAT.replace('{', r#"{"colour": "red", "#)).await;
     assert_eq!(whole.header("x-sluicegate-ignored"), "colour, messages[].colour");
-    for (method, path) in witness
-        .requests()
-        .into_iter()
-        .filter(|(method, path)| method == "GET" && !path.contains("/tasks/") && !path.contains("/responses/"))
-    {
+    for (method, path) in witness.requests().into_iter().filter(|(method, path)| {
+        method == "GET" && !["/tasks/", "/responses/", "/admin/"].iter().any(|it| path.contains(it))
+    }) {
         let (answer, _) = witness.get(&gate, &path).await;
         assert_eq!(answer.status, StatusCode::OK, "{method} {path}: {}", answer.body);
     }
@@ -127,6 +129,19 @@ async fn requests_that_fit_nothing(witness: &mut Witness) {
             if path.ends_with("nothing") { StatusCode::NOT_FOUND } else { StatusCode::METHOD_NOT_ALLOWED };
         assert_eq!(witness.send(&gate, request("PUT", &path, Body::empty())).await.0.status, other_method, "{path}");
     }
+    // Where others can reach it, nobody is answered without a key.
+    let closed = Gate::with(says(&["hi"]), &[("SLUICEGATE_SERVER__LISTEN", "0.0.0.0:0")]).await;
+    let open = ["/healthz", "/readyz", "/openapi/", "/v2/meta/version"];
+    for (method, path) in witness.requests() {
+        if !open.iter().any(|open| path.starts_with(open)) {
+            let answer = witness.send(&closed, request(&method, &path, Body::empty())).await.0;
+            assert_eq!(answer.status, StatusCode::UNAUTHORIZED, "{method} {path}");
+        }
+    }
+    for nowhere in ["/v2/nothing", "/v1/nothing", "/v1/messages/nothing"] {
+        assert_eq!(witness.get(&closed, nowhere).await.0.status, StatusCode::UNAUTHORIZED, "{nowhere}");
+    }
+    closed.finish().await;
     let task = format!("/v2/tasks/{NOBODY}");
     let unknown = [
         "/",

@@ -64,7 +64,9 @@ impl<'a> Target<'a> {
 
     /// Sends a body and holds the answer against what is true of every answer; returns the status and the `param`.
     async fn send(&self, gate: &Gate, body: impl Into<Body>) -> (StatusCode, String) {
-        let mut request = Request::post(&self.path).header("host", "localhost").header("x-correlation-id", "c-1");
+        let method = self.operation.method.to_uppercase();
+        let mut request = Request::builder().method(method.as_str()).uri(&self.path);
+        request = request.header("host", "localhost").header("x-correlation-id", "c-1");
         request = request.header("content-type", "application/json");
         self.see(&read(gate.send(request.body(body.into()).unwrap()).await).await)
     }
@@ -291,7 +293,7 @@ async fn bodies_that_are_cut_short_or_no_text_or_too_large_are_refused() {
         let broken = target.send(&gate, Body::from_stream(stream::iter(broken))).await;
         assert_eq!(broken, (StatusCode::BAD_REQUEST, String::new()), "{}", target.path);
         for media_type in ["text/plain", "application/x-www-form-urlencoded", "application/", "", "\u{7f}é", "json"] {
-            let mut request = request("POST", &target.path, Body::from(whole.clone()));
+            let mut request = request(&target.operation.method.to_uppercase(), &target.path, Body::from(whole.clone()));
             request.headers_mut().insert("x-correlation-id", "c-1".parse().unwrap());
             let media_type = axum::http::HeaderValue::from_bytes(media_type.replace('\u{7f}', "").as_bytes()).unwrap();
             request.headers_mut().insert("content-type", media_type);
@@ -357,7 +359,7 @@ async fn ids_that_no_thing_has_are_not_found_and_wrong_methods_are_told_the_righ
 /// A gateway that serves whatever the documented examples ask of it.
 async fn gate(max_body_bytes: &str) -> Gate {
     let settings = [("SLUICEGATE_POOLS", BOTH_MODELS), ("SLUICEGATE_SERVER__MAX_BODY_BYTES", max_body_bytes)];
-    Gate::with(Script { workloads: Workload::ALL.to_vec(), ..says(&["hi"]) }, &settings).await
+    Gate::with(Script { workloads: Workload::ALL.to_vec(), ..says(&["hi"]) }, &settings).await.with_key().await
 }
 
 /// Brings back what well-formed requests among the bad ones have done, sees a task to its end, and looks for leaks.

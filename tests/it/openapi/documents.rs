@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 use crate::harness::Answer;
 
 /// The documents of the native API, which together describe it.
-pub const NATIVE: [(&str, &str); 7] = [
+pub const NATIVE: [(&str, &str); 8] = [
     ("common.yaml", include_str!("../../../openapi/common.yaml")),
     ("data.yaml", include_str!("../../../openapi/data.yaml")),
     ("control.yaml", include_str!("../../../openapi/control.yaml")),
     ("sessions.yaml", include_str!("../../../openapi/sessions.yaml")),
     ("catalog.yaml", include_str!("../../../openapi/catalog.yaml")),
+    ("admin.yaml", include_str!("../../../openapi/admin.yaml")),
     ("artifacts.yaml", include_str!("../../../openapi/artifacts.yaml")),
     ("meta.yaml", include_str!("../../../openapi/meta.yaml")),
 ];
@@ -84,6 +85,7 @@ impl Document {
                 let key = if *name == "anthropic.yaml" { UNMATCHED_MESSAGES } else { UNMATCHED };
                 whole.root[key] = unmatched.clone();
             }
+            whole.root["security"] = part["security"].clone();
             let tags = part.get("tags").and_then(Value::as_array).cloned().unwrap_or_default();
             whole.root["tags"].as_array_mut().unwrap().extend(tags);
         }
@@ -215,7 +217,7 @@ fn merge(whole: &mut Value, part: &Value, name: &str) {
         *whole = json!({});
     }
     for (key, value) in part.as_object().unwrap() {
-        assert!(whole.get(key).is_none(), "{name} has {key}, which another document has");
+        assert!(whole.get(key).is_none_or(|known| known == value), "{name} has {key}, which another document has");
         whole[key] = value.clone();
     }
 }

@@ -10,7 +10,7 @@ use super::running::{PATIENCE, Running};
 /// What a command came to.
 pub(super) struct Outcome {
     pub code: Option<i32>,
-    stdout: String,
+    pub stdout: String,
     pub stderr: String,
 }
 
@@ -26,8 +26,14 @@ impl Outcome {
 
 /// `sluicegate` with these arguments and this standard input, and no proxy that would be asked for loopback.
 pub(super) fn sluicegate(arguments: &[&str], input: &str) -> Outcome {
+    sluicegate_in(&[], arguments, input)
+}
+
+/// As [`sluicegate`], with these variables.
+pub(super) fn sluicegate_in(environment: &[(&str, &str)], arguments: &[&str], input: &str) -> Outcome {
     let mut child = Command::new(env!("CARGO_BIN_EXE_sluicegate"))
         .args(arguments)
+        .envs(environment.iter().copied())
         .env("HTTP_PROXY", "http://127.0.0.1:1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -75,7 +81,10 @@ fn a_task_is_submitted_followed_and_listed() {
     assert_eq!(run(&["--json", "task", "list", "--limit", "1"]).json()["tasks"].as_array().unwrap().len(), 1);
     assert_eq!(run(&["task", "--json", "list", "--limit", "1"]).json()["tasks"].as_array().unwrap().len(), 1);
     let config = run(&["--json", "config", "show"]);
-    assert_eq!((config.code, config.stderr.as_str()), (Some(2), "sluicegate: --json goes with task, pool and model\n"));
+    assert_eq!(
+        (config.code, config.stderr.as_str()),
+        (Some(2), "sluicegate: --json goes with task, pool, model, tenant and key\n")
+    );
 }
 
 #[test]

@@ -101,6 +101,14 @@ impl Running {
 
 /// Requests over HTTP/1.1, each bounded in time.
 impl Running {
+    /// From here on with this API key.
+    pub fn with_key(mut self, key: &str) -> Self {
+        let header = ("authorization".parse().unwrap(), format!("Bearer {key}").parse().unwrap());
+        let client = Client::builder().no_proxy().default_headers([header].into_iter().collect());
+        self.client = client.build().unwrap();
+        self
+    }
+
     pub fn client(&self) -> &Client {
         &self.client
     }

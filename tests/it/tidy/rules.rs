@@ -13,6 +13,7 @@ pub const LAYERS: &[(&str, u8)] = &[
     ("engine", 1),
     ("placement", 1),
     ("tasks", 1),
+    ("tenants", 1),
     ("pools", 2),
     ("sessions", 2),
     ("admission", 3),

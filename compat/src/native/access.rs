@@ -1,0 +1,256 @@
+//! Tenants and API keys as administrators see them and ask for them.
+
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::ErrorEnvelope;
+use super::request::{Violation, ensure};
+
+/// A tenant has at most this weight.
+const HEAVIEST: u32 = 1_000_000;
+
+/// How long two keys may be good for one: a year, in ms.
+const LONGEST_OVERLAP_MS: u64 = 365 * 24 * 60 * 60 * 1000;
+
+/// What a key is good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Tasks, in every dialect, and what belongs to them.
+    Infer,
+    /// Looking, and changing nothing.
+    Read,
+    /// Pools, the catalog, workers, tenants and keys.
+    Admin,
+    /// `GET /metrics`.
+    Metrics,
+}
+
+impl Scope {
+    pub const ALL: [Self; 4] = [Self::Infer, Self::Read, Self::Admin, Self::Metrics];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Infer => "infer",
+            Self::Read => "read",
+            Self::Admin => "admin",
+            Self::Metrics => "metrics",
+        }
+    }
+
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == name)
+    }
+}
+
+/// The body of `POST /v2/admin/tenants`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct TenantRequest {
+    /// 1 to 64 letters, digits, dots, underscores and hyphens.
+    pub id: String,
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Beside other tenants in the queue; 1 where nothing is said.
+    #[serde(default)]
+    pub weight: Option<u32>,
+    /// Whether it is refused whatever it asks.
+    #[serde(default)]
+    pub suspended: Option<bool>,
+}
+
+/// The body of `GET /v2/admin/tenants/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TenantView {
+    pub id: String,
+    pub name: Option<String>,
+    pub weight: u32,
+    pub suspended: bool,
+    pub created_ms: u64,
+}
+
+/// The body of `GET /v2/admin/tenants`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TenantList {
+    pub tenants: Vec<TenantView>,
+}
+
+/// The body of `PATCH /v2/admin/tenants/{id}`: what is not there stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct TenantPatch {
+    /// Null takes it away.
+    #[serde(default, deserialize_with = "said")]
+    pub name: Option<Option<String>>,
+    #[serde(default)]
+    pub weight: Option<u32>,
+    #[serde(default)]
+    pub suspended: Option<bool>,
+}
+
+/// The body of `POST /v2/admin/keys`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct KeyRequest {
+    pub tenant_id: String,
+    pub scopes: Vec<Scope>,
+    #[serde(default)]
+    pub name: Option<String>,
+    /// A Unix time in ms from which on it is good for nothing.
+    #[serde(default)]
+    pub expires_ms: Option<u64>,
+}
+
+/// The body of `GET /v2/admin/keys/{id}`: a key without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyView {
+    pub id: String,
+    pub tenant_id: String,
+    pub name: Option<String>,
+    pub scopes: Vec<Scope>,
+    pub expires_ms: Option<u64>,
+    pub created_ms: u64,
+    /// To within a minute; null where it was never used.
+    pub last_used_ms: Option<u64>,
+}
+
+/// The body of `GET /v2/admin/keys`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KeyList {
+    pub keys: Vec<KeyView>,
+}
+
+/// The body of the answer that a new key is shown in, this once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NewKey {
+    #[serde(flatten)]
+    pub view: KeyView,
+    pub key: String,
+}
+
+/// The body of `PATCH /v2/admin/keys/{id}`: what is not there stays as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+pub struct KeyPatch {
+    /// Null takes it away.
+    #[serde(default, deserialize_with = "said")]
+    pub name: Option<Option<String>>,
+    #[serde(default)]
+    pub scopes: Option<Vec<Scope>>,
+    /// Null: it is good until it is revoked.
+    #[serde(default, deserialize_with = "said")]
+    pub expires_ms: Option<Option<u64>>,
+}
+
+/// The body of `POST /v2/admin/keys/{id}/rotate`, where there is one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub struct RotateRequest {
+    /// How long the old key stays good, in ms; 0 where nothing is said.
+    #[serde(default)]
+    pub overlap_ms: Option<u64>,
+}
+
+/// A field that is there, null or not.
+fn said<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(field).map(Some)
+}
+
+impl TenantPatch {
+    /// As [`TenantRequest::parse`].
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        let patch: Self = crate::json::parse_known(body)?;
+        let weight = check_weight(patch.weight);
+        check_name(patch.name.as_ref().and_then(Option::as_deref)).and(weight).map_err(refused)?;
+        Ok(patch)
+    }
+}
+
+impl KeyPatch {
+    /// As [`TenantRequest::parse`].
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        let patch: Self = crate::json::parse_known(body)?;
+        let scopes = patch.scopes.as_deref().map_or(Ok(()), check_scopes);
+        check_name(patch.name.as_ref().and_then(Option::as_deref)).and(scopes).map_err(refused)?;
+        Ok(patch)
+    }
+}
+
+impl RotateRequest {
+    /// As [`TenantRequest::parse`]; no body says nothing.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        let request: Self = if body.is_empty() { Self::default() } else { crate::json::parse_known(body)? };
+        let overlap = request.overlap_ms.is_none_or(|overlap_ms| overlap_ms <= LONGEST_OVERLAP_MS);
+        ensure(overlap, "overlap_ms", "0 to 31536000000").map_err(refused)?;
+        Ok(request)
+    }
+}
+
+impl TenantRequest {
+    /// # Errors
+    ///
+    /// The first field that is wrong.
+    pub fn check(&self) -> Result<(), Violation> {
+        let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+        let is_id = (1..=64).contains(&self.id.len()) && self.id.bytes().all(letter);
+        ensure(is_id, "id", "1 to 64 letters, digits, dots, underscores and hyphens")?;
+        check_name(self.name.as_deref())?;
+        check_weight(self.weight)
+    }
+
+    /// Reads a body. A field that the contract does not have is refused by name.
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        let request: Self = crate::json::parse_known(body)?;
+        request.check().map_err(refused)?;
+        Ok(request)
+    }
+}
+
+impl KeyRequest {
+    /// # Errors
+    ///
+    /// The first field that is wrong.
+    pub fn check(&self) -> Result<(), Violation> {
+        check_scopes(&self.scopes)?;
+        check_name(self.name.as_deref())
+    }
+
+    /// As [`TenantRequest::parse`].
+    ///
+    /// # Errors
+    ///
+    /// INVALID_PARAMS with the path of the field.
+    pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
+        let request: Self = crate::json::parse_known(body)?;
+        request.check().map_err(refused)?;
+        Ok(request)
+    }
+}
+
+fn check_weight(weight: Option<u32>) -> Result<(), Violation> {
+    ensure(weight.is_none_or(|weight| (1..=HEAVIEST).contains(&weight)), "weight", "1 to 1,000,000")
+}
+
+fn check_scopes(scopes: &[Scope]) -> Result<(), Violation> {
+    ensure(!scopes.is_empty(), "scopes", "at least one of infer, read, admin and metrics")
+}
+
+fn check_name(name: Option<&str>) -> Result<(), Violation> {
+    let fits = name.is_none_or(|name| (1..=256).contains(&name.len()) && !name.chars().any(char::is_control));
+    ensure(fits, "name", "1 to 256 bytes, without control characters")
+}
+
+fn refused(violation: Violation) -> ErrorEnvelope {
+    let message = format!("`{}`: {}", violation.param, violation.message);
+    ErrorEnvelope::invalid(violation.param, message)
+}

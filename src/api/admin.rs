@@ -1,0 +1,174 @@
+//! Administration: tenants and their keys.
+//!
+//! What is shown has its version as an `ETag`; a change that names it with `If-Match` is made where nobody has changed it since.
+
+use axum::extract::State;
+use axum::http::header::{ETAG, IF_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use sluicegate_compat::native::{
+    ErrorEnvelope, KeyList, KeyPatch, KeyRequest, KeyView, NewKey, RotateRequest, TenantList, TenantPatch,
+    TenantRequest,
+};
+
+use super::Api;
+use super::body::Json;
+use super::errors::Failure;
+use super::native::{Parameters, pairs};
+use super::path::Parameter;
+use crate::tenants::{ChangeError, Secret, Versioned};
+
+/// `GET /v2/admin/tenants`.
+pub async fn tenants(State(api): State<Api>) -> Response {
+    axum::Json(TenantList { tenants: api.tenants.tenants() }).into_response()
+}
+
+/// `POST /v2/admin/tenants`: 201 with the tenant.
+pub async fn create_tenant(State(api): State<Api>, Json(body): Json) -> Result<Response, Failure> {
+    let request = TenantRequest::parse(&body)?;
+    api.tenants.create_tenant(&request).await.map_err(failure)?;
+    let mut response = shown(api.tenants.versioned_tenant(&request.id).ok_or_else(|| no_tenant(&request.id)))?;
+    *response.status_mut() = StatusCode::CREATED;
+    Ok(response)
+}
+
+/// `GET /v2/admin/tenants/{id}`.
+pub async fn tenant(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
+    shown(api.tenants.versioned_tenant(&id).ok_or_else(|| no_tenant(&id)))
+}
+
+/// `PATCH /v2/admin/tenants/{id}`: 200 with the tenant.
+pub async fn change_tenant(
+    State(api): State<Api>,
+    Parameter(id): Parameter,
+    headers: HeaderMap,
+    Json(body): Json,
+) -> Result<Response, Failure> {
+    let (patch, expected) = (TenantPatch::parse(&body)?, expected(&headers)?);
+    let change = api.tenants.change_tenant(&id, expected, |row| {
+        if let Some(name) = &patch.name {
+            row.name.clone_from(name);
+        }
+        row.weight = patch.weight.map_or(row.weight, i64::from);
+        row.suspended = patch.suspended.unwrap_or(row.suspended);
+    });
+    change.await.map_err(failure)?;
+    shown(api.tenants.versioned_tenant(&id).ok_or_else(|| no_tenant(&id)))
+}
+
+/// `DELETE /v2/admin/tenants/{id}`: 204, and its keys are gone with it.
+pub async fn delete_tenant(
+    State(api): State<Api>,
+    Parameter(id): Parameter,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    api.tenants.change_tenant(&id, expected(&headers)?, |row| row.deleted = true).await.map_err(failure)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `GET /v2/admin/keys`: all, or those of one tenant.
+pub async fn keys(State(api): State<Api>, query: Parameters) -> Result<Response, Failure> {
+    let mut tenant = None;
+    for (name, value) in pairs(query, &[])? {
+        match name.as_str() {
+            "tenant_id" => tenant = Some(value),
+            _ => {
+                return Err(
+                    ErrorEnvelope::invalid(name.clone(), format!("`{name}` is not a parameter of this list")).into()
+                );
+            }
+        }
+    }
+    Ok(axum::Json(KeyList { keys: api.tenants.keys(tenant.as_deref()) }).into_response())
+}
+
+/// `POST /v2/admin/keys`: 201 with the key, which is shown this once.
+pub async fn create_key(State(api): State<Api>, Json(body): Json) -> Result<Response, Failure> {
+    let request = KeyRequest::parse(&body)?;
+    let made = api.tenants.create_key(&request).await.map_err(|error| match error {
+        // What is missing is what the body names.
+        ChangeError::NoSuchTenant(_) => Failure::from(ErrorEnvelope::invalid("tenant_id", error.to_string())),
+        other => failure(other),
+    })?;
+    made_key(made)
+}
+
+/// `GET /v2/admin/keys/{id}`.
+pub async fn key(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
+    shown(api.tenants.versioned_key(&id).ok_or_else(|| no_key(&id)))
+}
+
+/// `PATCH /v2/admin/keys/{id}`: 200 with the key.
+pub async fn change_key(
+    State(api): State<Api>,
+    Parameter(id): Parameter,
+    headers: HeaderMap,
+    Json(body): Json,
+) -> Result<Response, Failure> {
+    let (patch, expected) = (KeyPatch::parse(&body)?, expected(&headers)?);
+    api.tenants.change_key(&id, expected, patch).await.map_err(failure)?;
+    shown(api.tenants.versioned_key(&id).ok_or_else(|| no_key(&id)))
+}
+
+/// `DELETE /v2/admin/keys/{id}`: 204, and it is good for nothing.
+pub async fn revoke_key(
+    State(api): State<Api>,
+    Parameter(id): Parameter,
+    headers: HeaderMap,
+) -> Result<StatusCode, Failure> {
+    api.tenants.revoke_key(&id, expected(&headers)?).await.map_err(failure)?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v2/admin/keys/{id}/rotate`: 201 with the key that takes its place.
+pub async fn rotate_key(
+    State(api): State<Api>,
+    Parameter(id): Parameter,
+    headers: HeaderMap,
+    Json(body): Json,
+) -> Result<Response, Failure> {
+    let (request, expected) = (RotateRequest::parse(&body)?, expected(&headers)?);
+    let made = api.tenants.rotate_key(&id, expected, request.overlap_ms.unwrap_or(0)).await;
+    made_key(made.map_err(failure)?)
+}
+
+fn made_key((view, secret): (KeyView, Secret)) -> Result<Response, Failure> {
+    let shown = axum::Json(NewKey { view, key: secret.reveal().to_owned() });
+    let mut response = (StatusCode::CREATED, shown).into_response();
+    // Nobody on the way keeps it.
+    response.headers_mut().insert("cache-control", HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn shown<T: Serialize>(found: Result<Versioned<T>, Failure>) -> Result<Response, Failure> {
+    let Versioned { what, version } = found?;
+    let mut response = axum::Json(what).into_response();
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    Ok(response)
+}
+
+/// The version that a change is to be made to; `None`: whatever it is.
+fn expected(headers: &HeaderMap) -> Result<Option<i64>, ErrorEnvelope> {
+    let Some(tag) = headers.get(IF_MATCH) else { return Ok(None) };
+    if tag == "*" {
+        return Ok(None);
+    }
+    let number = tag.to_str().ok().and_then(|tag| tag.strip_prefix('"')?.strip_suffix('"')?.parse().ok());
+    // A tag that is none of ours fits nothing, and 0 is no version.
+    Ok(Some(number.unwrap_or(-1)))
+}
+
+fn failure(error: ChangeError) -> Failure {
+    ErrorEnvelope::from(error).into()
+}
+
+fn no_tenant(id: &str) -> Failure {
+    failure(ChangeError::no_tenant(id))
+}
+
+fn no_key(id: &str) -> Failure {
+    failure(ChangeError::no_key(id))
+}

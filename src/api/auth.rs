@@ -1,0 +1,167 @@
+//! Who asks, and whether they may: before any handler, for every route.
+//!
+//! A route is closed unless [`need`] says otherwise: what it does not know takes the scope `admin`. Without any key in the store
+//! everybody may do everything, if they are on this machine ([`super::local`]) and the gateway listens to this machine alone.
+
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Scope};
+
+use super::errors::Failure;
+use super::{Api, Settings, local};
+use crate::admission::Caller;
+use crate::ids::{CorrelationId, TenantId};
+use crate::tenants::{Denied, Identity};
+
+/// Anthropic's way to send a key.
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// Azure's.
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
+
+/// Whose a request was, left on its response for the log line.
+#[derive(Debug, Clone)]
+pub struct Whose(pub TenantId);
+
+/// What a route takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    /// A key with one of these scopes.
+    One(&'static [Scope]),
+    /// Any good key: there is no such route, which is not everybody's business.
+    AnyKey,
+}
+
+/// What a method of a route takes.
+fn need(method: &Method, route: Option<&str>) -> Need {
+    let Some(route) = route else { return Need::AnyKey };
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let is_below =
+        |parent: &str| route.strip_prefix(parent).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    match route {
+        "/healthz" | "/readyz" | "/openapi/{file}" | "/v2/meta/version" => Need::Nothing,
+        "/metrics" => METRICS,
+        _ => {
+            let of_tenants =
+                ["/v1", "/v2/tasks", "/v2/sessions", "/v2/artifacts"].iter().any(|parent| is_below(parent));
+            let shown = ["/v2/meta/capabilities", "/v2/catalog", "/v2/pools"].iter().any(|parent| is_below(parent));
+            match (of_tenants, shown, reads) {
+                (true, _, true) | (_, true, true) => Need::One(&[Scope::Infer, Scope::Read]),
+                (true, _, false) => Need::One(&[Scope::Infer]),
+                _ => Need::One(&[Scope::Admin]),
+            }
+        }
+    }
+}
+
+/// Lets through who may, with the [`Caller`] that handlers get.
+pub async fn check(State(api): State<Api>, correlation: CorrelationId, mut request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    let needed = need(request.method(), route);
+    let identity = match identify(&api, needed, &request) {
+        Ok(identity) => identity,
+        Err(refused) => return Failure::from(refused).into_response(),
+    };
+    if let Some(identity) = &identity {
+        request.extensions_mut().insert(Caller::new(correlation, identity));
+    }
+    let mut response = next.run(request).await;
+    if let Some(identity) = identity {
+        response.extensions_mut().insert(Whose(identity.tenant));
+    }
+    response
+}
+
+/// What a program that reads metrics has to have.
+const METRICS: Need = Need::One(&[Scope::Metrics]);
+
+/// Who asks; `None` where that does not matter.
+fn identify(api: &Api, needed: Need, request: &Request) -> Result<Option<Identity>, ErrorEnvelope> {
+    let Settings { loopback, metrics_open, .. } = api.settings;
+    if needed == METRICS && metrics_open {
+        return Ok(None);
+    }
+    if needed == METRICS && loopback && local::check(request.headers(), request.uri()).is_ok() {
+        return Ok(None);
+    }
+    if api.tenants.is_open() {
+        if !loopback {
+            return if needed == Need::Nothing { Ok(None) } else { Err(denied(Denied::Missing)) };
+        }
+        local::check(request.headers(), request.uri())?;
+    } else if needed == Need::Nothing {
+        return Ok(None);
+    }
+    let identity = api.tenants.identify(credential(request.headers())).map_err(denied)?;
+    match needed {
+        Need::One(scopes) if !scopes.iter().any(|scope| identity.may(*scope)) => {
+            let names: Vec<_> = scopes.iter().map(|scope| format!("`{}`", scope.as_str())).collect();
+            let message = format!("this takes an API key with the scope {}", names.join(" or "));
+            Err(ErrorEnvelope::new(ErrorCode::Forbidden, message))
+        }
+        _ => Ok(Some(identity)),
+    }
+}
+
+fn denied(why: Denied) -> ErrorEnvelope {
+    let code = if why == Denied::Suspended { ErrorCode::Forbidden } else { ErrorCode::Unauthenticated };
+    ErrorEnvelope::new(code, why.to_string())
+}
+
+/// The key that a caller has sent. Of several headers the first of these counts.
+fn credential(headers: &HeaderMap) -> Option<&str> {
+    let text = |name: &HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default().trim());
+    if let Some(authorization) = text(&AUTHORIZATION) {
+        let (scheme, key) = authorization.split_once(' ').unwrap_or(("", authorization));
+        return Some(if scheme.is_empty() || scheme.eq_ignore_ascii_case("bearer") { key.trim() } else { "" });
+    }
+    text(&X_API_KEY).or_else(|| text(&API_KEY))
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller {
+    type Rejection = Failure;
+
+    /// Whom `check` has let through.
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        parts.extensions.get().cloned().ok_or_else(|| denied(Denied::Missing).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_in_each_header_that_clients_send_it_in() {
+        let sent = |headers: &[(&'static str, &str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.insert(*name, value.parse().unwrap());
+            }
+            credential(&map).map(str::to_owned)
+        };
+        assert_eq!(sent(&[("authorization", "Bearer a")]).as_deref(), Some("a"));
+        assert_eq!(sent(&[("authorization", "bearer  a ")]).as_deref(), Some("a"));
+        assert_eq!(sent(&[("x-api-key", "b")]).as_deref(), Some("b"));
+        assert_eq!(sent(&[("api-key", "c"), ("x-api-key", "b")]).as_deref(), Some("b"));
+        assert_eq!(sent(&[("api-key", "c"), ("authorization", "Bearer a")]).as_deref(), Some("a"));
+        assert_eq!(sent(&[("authorization", "Basic YTpi"), ("x-api-key", "b")]).as_deref(), Some(""));
+        assert_eq!(sent(&[]), None);
+    }
+
+    #[test]
+    fn what_nobody_has_thought_of_is_for_administrators() {
+        for (method, route) in [(Method::POST, "/v2/pools/{id}/drain"), (Method::GET, "/v2/new"), (Method::GET, "/v10")]
+        {
+            assert_eq!(need(&method, Some(route)), Need::One(&[Scope::Admin]), "{method} {route}");
+        }
+        assert_eq!(need(&Method::GET, Some("/v2/tasks/{id}")), Need::One(&[Scope::Infer, Scope::Read]));
+        assert_eq!(need(&Method::POST, Some("/v2/tasks")), Need::One(&[Scope::Infer]));
+        assert_eq!(need(&Method::GET, None), Need::AnyKey);
+    }
+}

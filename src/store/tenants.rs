@@ -1,0 +1,160 @@
+//! Tenants and their API keys. Changes are numbered, so that whoever knows what there was hears of what is new alone, also where
+//! another process has changed it.
+
+use futures_util::future::BoxFuture;
+use sqlx::{Connection as _, SqliteConnection};
+
+use super::{Scrub, Store, StoreError};
+
+/// Whose every request is while there are no keys, and whose the first key is.
+pub const DEFAULT_TENANT: &str = "default";
+
+/// A tenant.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct TenantRow {
+    pub id: String,
+    pub name: Option<String>,
+    pub weight: i64,
+    pub suspended: bool,
+    pub created_ms: i64,
+    pub deleted: bool,
+    pub version: i64,
+}
+
+/// An API key.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct ApiKeyRow {
+    pub id: String,
+    pub tenant_id: String,
+    pub name: Option<String>,
+    pub digest: String,
+    pub scopes: String,
+    pub expires_ms: Option<i64>,
+    pub created_ms: i64,
+    pub last_used_ms: Option<i64>,
+    pub deleted: bool,
+    pub version: i64,
+}
+
+/// A change, of which the store makes the number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TenantChange {
+    Tenant(TenantRow),
+    Key(ApiKeyRow),
+    /// The old key as it is to be, and the one in its place: both, or nothing.
+    Rotation(Box<(ApiKeyRow, ApiKeyRow)>),
+}
+
+/// What a change came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Changed {
+    /// Under this number.
+    As(i64),
+    /// What is to be changed is not, or is no longer, as it was thought to be.
+    Meanwhile,
+}
+
+impl Store {
+    /// Makes a change where what is there has the version that `change` has; 0 where nothing is there, or what was deleted.
+    /// What is returned is ready once it is durable.
+    pub fn change_tenants(&self, change: TenantChange) -> BoxFuture<'static, Result<Changed, StoreError>> {
+        self.run(move |connection| Box::pin(put(connection, change)))
+    }
+
+    /// Files when keys were used last.
+    pub fn keys_used(&self, used: Vec<(String, i64)>) {
+        self.enqueue(Scrub::No, move |connection| Box::pin(touch(connection, used)), |_| ());
+    }
+
+    /// What has changed since change number `since`.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn tenants_since(&self, since: i64) -> Result<(Vec<TenantRow>, Vec<ApiKeyRow>), StoreError> {
+        self.run(move |connection| Box::pin(changed_since(connection, since))).await
+    }
+}
+
+async fn changed_since(
+    connection: &mut SqliteConnection,
+    since: i64,
+) -> sqlx::Result<(Vec<TenantRow>, Vec<ApiKeyRow>)> {
+    let last: i64 = sqlx::query_scalar("SELECT number FROM tenant_changes").fetch_one(&mut *connection).await?;
+    if last == since {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let tenants = "SELECT id, name, weight, suspended <> 0 AS suspended, created_ms, deleted <> 0 AS deleted, version \
+                   FROM tenants WHERE version > $1 ORDER BY version";
+    let keys = "SELECT id, tenant_id, name, digest, scopes, expires_ms, created_ms, last_used_ms, \
+                deleted <> 0 AS deleted, version FROM api_keys WHERE version > $1 ORDER BY version";
+    let tenants = sqlx::query_as(tenants).bind(since).fetch_all(&mut *connection).await?;
+    Ok((tenants, sqlx::query_as(keys).bind(since).fetch_all(connection).await?))
+}
+
+async fn put(connection: &mut SqliteConnection, change: TenantChange) -> sqlx::Result<Changed> {
+    let mut all_or_none = connection.begin().await?;
+    let next = "UPDATE tenant_changes SET number = number + 1 RETURNING number";
+    let number: i64 = sqlx::query_scalar(next).fetch_one(&mut *all_or_none).await?;
+    let rows = match change {
+        TenantChange::Tenant(row) => {
+            if row.deleted {
+                delete_keys_of(&mut all_or_none, &row.id, number).await?;
+            }
+            put_tenant(&mut all_or_none, row, number).await?
+        }
+        TenantChange::Key(row) => put_key(&mut all_or_none, row, number).await?,
+        TenantChange::Rotation(keys) => {
+            let (old, new) = *keys;
+            let changed = put_key(&mut all_or_none, old, number).await?;
+            if changed == 0 { 0 } else { put_key(&mut all_or_none, new, number).await? }
+        }
+    };
+    if rows == 0 {
+        all_or_none.rollback().await?;
+        return Ok(Changed::Meanwhile);
+    }
+    all_or_none.commit().await?;
+    Ok(Changed::As(number))
+}
+
+async fn put_tenant(connection: &mut SqliteConnection, row: TenantRow, number: i64) -> sqlx::Result<u64> {
+    let upsert = "INSERT INTO tenants (id, name, weight, suspended, created_ms, deleted, version) \
+                  SELECT $1, $2, $3, $4, $5, $6, $7 WHERE $8 = 0 OR EXISTS (SELECT 1 FROM tenants WHERE id = $1) \
+                  ON CONFLICT (id) DO UPDATE SET name = excluded.name, weight = excluded.weight, \
+                  suspended = excluded.suspended, created_ms = excluded.created_ms, deleted = excluded.deleted, \
+                  version = excluded.version \
+                  WHERE tenants.version = $8 OR ($8 = 0 AND tenants.deleted <> 0 AND tenants.id = $9)";
+    let query = sqlx::query(upsert).bind(row.id).bind(row.name).bind(row.weight).bind(i64::from(row.suspended));
+    let query = query.bind(row.created_ms).bind(i64::from(row.deleted)).bind(number).bind(row.version);
+    // What belonged to a deleted tenant is filed by its id, so that nobody else ever gets that.
+    query.bind(DEFAULT_TENANT).execute(connection).await.map(|done| done.rows_affected())
+}
+
+async fn delete_keys_of(connection: &mut SqliteConnection, tenant: &str, number: i64) -> sqlx::Result<()> {
+    let update = "UPDATE api_keys SET deleted = 1, version = $2 WHERE tenant_id = $1 AND deleted = 0";
+    sqlx::query(update).bind(tenant).bind(number).execute(connection).await.map(|_| ())
+}
+
+async fn put_key(connection: &mut SqliteConnection, row: ApiKeyRow, number: i64) -> sqlx::Result<u64> {
+    let upsert = "INSERT INTO api_keys (id, tenant_id, name, digest, scopes, expires_ms, created_ms, deleted, version) \
+                  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 \
+                  WHERE EXISTS (SELECT 1 FROM api_keys WHERE id = $1) \
+                  OR ($10 = 0 AND EXISTS (SELECT 1 FROM tenants WHERE id = $2 AND deleted = 0)) \
+                  ON CONFLICT (id) DO UPDATE SET name = excluded.name, scopes = excluded.scopes, \
+                  expires_ms = excluded.expires_ms, deleted = excluded.deleted, version = excluded.version \
+                  WHERE api_keys.version = $10";
+    let query = sqlx::query(upsert).bind(row.id).bind(row.tenant_id).bind(row.name).bind(row.digest);
+    let query = query.bind(row.scopes).bind(row.expires_ms).bind(row.created_ms).bind(i64::from(row.deleted));
+    query.bind(number).bind(row.version).execute(connection).await.map(|done| done.rows_affected())
+}
+
+async fn touch(connection: &mut SqliteConnection, used: Vec<(String, i64)>) -> sqlx::Result<()> {
+    let mut all_or_none = connection.begin().await?;
+    for (id, at_ms) in used {
+        let update =
+            "UPDATE api_keys SET last_used_ms = $2 WHERE id = $1 AND (last_used_ms IS NULL OR last_used_ms < $2)";
+        sqlx::query(update).bind(id).bind(at_ms).execute(&mut *all_or_none).await?;
+    }
+    all_or_none.commit().await
+}

@@ -1,0 +1,97 @@
+//! What is known of tenants and keys, in memory: plain data, with no clock and no I/O.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+
+use sluicegate_compat::native::{KeyView, Scope, TenantView};
+
+use super::{Denied, Identity, KeyDigest, Scopes, Secret};
+use crate::ids::{KeyId, TenantId};
+use crate::store::{ApiKeyRow, TenantRow, signed};
+
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    pub tenants: HashMap<TenantId, TenantRow>,
+    pub keys: HashMap<KeyId, Entry>,
+    /// Of the last change that was taken in.
+    pub version: i64,
+    /// There was a key once: from then on everybody has to have one.
+    pub closed: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    digest: KeyDigest,
+    scopes: Scopes,
+    pub tenant: TenantId,
+    pub row: ApiKeyRow,
+}
+
+impl Book {
+    pub fn take_tenant(&mut self, row: TenantRow) {
+        self.version = self.version.max(row.version);
+        let id = TenantId::from(row.id.as_str());
+        if row.deleted {
+            self.tenants.remove(&id);
+        } else {
+            self.tenants.insert(id, row);
+        }
+    }
+
+    pub fn take_key(&mut self, row: ApiKeyRow) {
+        self.version = self.version.max(row.version);
+        self.closed = true;
+        let id = KeyId::from(row.id.as_str());
+        // One that cannot be read lets nobody in.
+        let digest = KeyDigest::parse(&row.digest).filter(|_| !row.deleted);
+        let Some(digest) = digest else {
+            self.keys.remove(&id);
+            return;
+        };
+        let mut row = row;
+        row.last_used_ms = row.last_used_ms.max(self.keys.get(&id).and_then(|known| known.row.last_used_ms));
+        let scopes: Vec<_> = row.scopes.split(' ').filter_map(Scope::parse).collect();
+        let tenant = TenantId::from(row.tenant_id.as_str());
+        self.keys.insert(id, Entry { digest, scopes: Scopes::of(&scopes), tenant, row });
+    }
+
+    pub fn identify(&self, sent: &str, now_ms: u64) -> Result<Identity, Denied> {
+        let secret = Secret::parse(sent).ok_or(Denied::Malformed)?;
+        let entry = self.keys.get(secret.id()).filter(|entry| entry.digest.is(&secret.digest()));
+        let entry = entry.ok_or(Denied::Unknown)?;
+        if entry.row.expires_ms.is_some_and(|expires_ms| signed(now_ms) >= expires_ms) {
+            return Err(Denied::Expired);
+        }
+        let tenant = self.tenants.get(&entry.tenant).ok_or(Denied::Unknown)?;
+        if tenant.suspended {
+            return Err(Denied::Suspended);
+        }
+        let weight = u32::try_from(tenant.weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let (tenant, key) = (entry.tenant.clone(), Some(secret.id().clone()));
+        Ok(Identity { tenant, weight, key, scopes: entry.scopes })
+    }
+}
+
+impl Entry {
+    pub fn shown(&self) -> KeyView {
+        KeyView {
+            id: self.row.id.clone(),
+            tenant_id: self.row.tenant_id.clone(),
+            name: self.row.name.clone(),
+            scopes: self.scopes.names(),
+            expires_ms: self.row.expires_ms.map(i64::cast_unsigned),
+            created_ms: self.row.created_ms.cast_unsigned(),
+            last_used_ms: self.row.last_used_ms.map(i64::cast_unsigned),
+        }
+    }
+}
+
+pub(super) fn shown(row: &TenantRow) -> TenantView {
+    TenantView {
+        id: row.id.clone(),
+        name: row.name.clone(),
+        weight: u32::try_from(row.weight).unwrap_or(1),
+        suspended: row.suspended,
+        created_ms: row.created_ms.cast_unsigned(),
+    }
+}
