@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{
-    ErrorCode, ErrorEnvelope, KeyPatch, KeyRequest, KeyView, Scope, TenantRequest, TenantView, detail,
+    ErrorCode, ErrorEnvelope, KeyPatch, KeyRequest, KeyView, Scope, TenantPatch, TenantRequest, TenantView, detail,
 };
 
 use crate::ids::{KeyId, TenantId};
@@ -253,12 +253,32 @@ impl Tenants {
         self.tenant(&request.id).ok_or(ChangeError::Meanwhile)
     }
 
-    /// Changes a tenant as `change` says, where it has the version `expected` or none is expected.
+    /// Changes a tenant as `patch` says, where it has the version `expected` or none is expected.
     ///
     /// # Errors
     ///
     /// [`ChangeError`].
-    pub async fn change_tenant(
+    pub async fn change_tenant(&self, id: &str, expected: Option<i64>, patch: TenantPatch) -> Result<(), ChangeError> {
+        self.alter_tenant(id, expected, |row| {
+            if let Some(name) = &patch.name {
+                row.name.clone_from(name);
+            }
+            row.weight = patch.weight.map_or(row.weight, i64::from);
+            row.suspended = patch.suspended.unwrap_or(row.suspended);
+        })
+        .await
+    }
+
+    /// Removes a tenant, with all of its keys. `expected` as in [`change_tenant`](Self::change_tenant).
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError`].
+    pub async fn delete_tenant(&self, id: &str, expected: Option<i64>) -> Result<(), ChangeError> {
+        self.alter_tenant(id, expected, |row| row.deleted = true).await
+    }
+
+    async fn alter_tenant(
         &self,
         id: &str,
         expected: Option<i64>,

@@ -46,14 +46,7 @@ pub async fn change_tenant(
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (patch, expected) = (TenantPatch::parse(&body)?, expected(&headers)?);
-    let change = api.tenants.change_tenant(&id, expected, |row| {
-        if let Some(name) = &patch.name {
-            row.name.clone_from(name);
-        }
-        row.weight = patch.weight.map_or(row.weight, i64::from);
-        row.suspended = patch.suspended.unwrap_or(row.suspended);
-    });
-    change.await.map_err(failure)?;
+    api.tenants.change_tenant(&id, expected, patch).await.map_err(failure)?;
     shown(api.tenants.versioned_tenant(&id).ok_or_else(|| no_tenant(&id)))
 }
 
@@ -63,7 +56,7 @@ pub async fn delete_tenant(
     Parameter(id): Parameter,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
-    api.tenants.change_tenant(&id, expected(&headers)?, |row| row.deleted = true).await.map_err(failure)?;
+    api.tenants.delete_tenant(&id, expected(&headers)?).await.map_err(failure)?;
     Ok(StatusCode::NO_CONTENT)
 }
 

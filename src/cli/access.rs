@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
-use sluicegate_compat::native::{KeyRequest, KeyView, Scope, TenantRequest, TenantView, Violation};
+use sluicegate_compat::native::{KeyRequest, KeyView, Scope, TenantPatch, TenantRequest, TenantView, Violation};
 
 use super::arguments::FileArguments;
 use super::table::Table;
@@ -194,30 +194,25 @@ async fn tenant_command(tenants: &Tenants, json: bool, command: TenantCommand) -
         TenantCommand::Change { id, name, weight } => {
             let request = TenantRequest { id: id.clone(), name: name.clone(), weight, suspended: None };
             request.check().map_err(|wrong| refused(&wrong))?;
-            change(tenants, json, &id, "changed", |row| {
-                row.weight = weight.map_or(row.weight, i64::from);
-                row.name = name.clone().or(row.name.take());
-            })
-            .await
+            let patch = TenantPatch { name: name.map(Some), weight, suspended: None };
+            change(tenants, json, &id, "changed", patch).await
         }
-        TenantCommand::Suspend { id } => change(tenants, json, &id, "suspended", |row| row.suspended = true).await,
-        TenantCommand::Resume { id } => change(tenants, json, &id, "resumed", |row| row.suspended = false).await,
+        TenantCommand::Suspend { id } => change(tenants, json, &id, "suspended", suspension(true)).await,
+        TenantCommand::Resume { id } => change(tenants, json, &id, "resumed", suspension(false)).await,
         TenantCommand::Delete { id } => {
-            tenants.change_tenant(&id, None, |row| row.deleted = true).await.map_err(|error| error.to_string())?;
+            tenants.delete_tenant(&id, None).await.map_err(|error| error.to_string())?;
             say(json, &json!({"id": id, "deleted": true}), || format!("tenant {id} and its keys deleted"));
             Ok(())
         }
     }
 }
 
-async fn change(
-    tenants: &Tenants,
-    json: bool,
-    id: &str,
-    done: &str,
-    how: impl Fn(&mut crate::store::TenantRow),
-) -> Result<(), String> {
-    tenants.change_tenant(id, None, how).await.map_err(|error| error.to_string())?;
+fn suspension(suspended: bool) -> TenantPatch {
+    TenantPatch { suspended: Some(suspended), ..TenantPatch::default() }
+}
+
+async fn change(tenants: &Tenants, json: bool, id: &str, done: &str, patch: TenantPatch) -> Result<(), String> {
+    tenants.change_tenant(id, None, patch).await.map_err(|error| error.to_string())?;
     let changed: Option<TenantView> = tenants.tenant(id);
     say(json, &changed, || format!("tenant {id} {done}"));
     Ok(())

@@ -48,11 +48,14 @@ async fn a_key_says_whose_a_request_is_and_what_it_may() {
     let may: Vec<_> = Scope::ALL.into_iter().filter(|scope| identity.may(*scope)).collect();
     assert_eq!(may, [Scope::Infer, Scope::Read]);
 
-    tenants.change_tenant("acme", None, |row| row.suspended = true).await.unwrap();
+    tenants.change_tenant("acme", None, TenantPatch { suspended: Some(true), ..TenantPatch::default() }).await.unwrap();
     assert_eq!(tenants.identify(Some(secret.reveal())), Err(Denied::Suspended));
-    tenants.change_tenant("acme", None, |row| row.suspended = false).await.unwrap();
+    tenants
+        .change_tenant("acme", None, TenantPatch { suspended: Some(false), ..TenantPatch::default() })
+        .await
+        .unwrap();
     assert!(tenants.identify(Some(secret.reveal())).is_ok());
-    tenants.change_tenant("acme", None, |row| row.deleted = true).await.unwrap();
+    tenants.delete_tenant("acme", None).await.unwrap();
     assert_eq!(tenants.identify(Some(secret.reveal())), Err(Denied::Unknown));
     let again = tenants.create_tenant(&tenant("acme")).await;
     assert!(matches!(again, Err(ChangeError::Exists(_))), "what belonged to it is nobody else's");
@@ -83,8 +86,11 @@ async fn what_one_process_changes_another_one_sees_and_a_later_one_finds() {
     assert!(gateway.identify(Some(secret.reveal())).is_ok() && gateway.identify(None).is_err());
     gateway.file_use();
     // Both have changed it by what they knew.
-    command.change_tenant("default", None, |row| row.weight = 3).await.unwrap();
-    gateway.change_tenant("default", None, |row| row.suspended = true).await.unwrap();
+    command.change_tenant("default", None, TenantPatch { weight: Some(3), ..TenantPatch::default() }).await.unwrap();
+    gateway
+        .change_tenant("default", None, TenantPatch { suspended: Some(true), ..TenantPatch::default() })
+        .await
+        .unwrap();
     command.refresh().await.unwrap();
     let both = command.tenant("default").unwrap();
     assert_eq!((both.weight, both.suspended), (3, true));
@@ -101,9 +107,13 @@ async fn a_change_of_what_has_changed_meanwhile_is_none() {
     let tenants = tenants().await;
     tenants.create_tenant(&tenant("a")).await.unwrap();
     let row = tenants.read(|book| book.tenants[&TenantId::from("a")].clone());
-    tenants.change_tenant("a", Some(row.version), |row| row.weight = 2).await.unwrap();
+    tenants
+        .change_tenant("a", Some(row.version), TenantPatch { weight: Some(2), ..TenantPatch::default() })
+        .await
+        .unwrap();
     for late in [row.version, 0, -1] {
-        let late = tenants.change_tenant("a", Some(late), |row| row.weight = 9).await;
+        let late =
+            tenants.change_tenant("a", Some(late), TenantPatch { weight: Some(9), ..TenantPatch::default() }).await;
         assert!(matches!(late, Err(ChangeError::Meanwhile)));
     }
     let late = tenants.change(TenantChange::Tenant(TenantRow { weight: 9, ..row })).await;
@@ -115,7 +125,7 @@ async fn a_change_of_what_has_changed_meanwhile_is_none() {
 async fn changes_at_once_are_all_made_and_one_key_is_rotated_once() {
     let tenants = tenants().await;
     tenants.create_tenant(&tenant("a")).await.unwrap();
-    let all = (0..6).map(|_| tenants.change_tenant("a", None, |row| row.weight += 1));
+    let all = (0..6).map(|_| tenants.alter_tenant("a", None, |row| row.weight += 1));
     futures_util::future::try_join_all(all).await.unwrap();
     assert_eq!(tenants.tenant("a").unwrap().weight, 7);
     let (view, secret) = tenants.create_key(&key_of("a", &[Scope::Infer])).await.unwrap();
@@ -126,8 +136,7 @@ async fn changes_at_once_are_all_made_and_one_key_is_rotated_once() {
     assert_eq!(tenants.identify(Some(secret.reveal())), Err(Denied::Unknown));
     // A key of a tenant that goes at the same moment is none, whichever is first.
     let request = key_of("a", &[Scope::Infer]);
-    let (made, gone) =
-        (tenants.create_key(&request), async { tenants.change_tenant("a", None, |row| row.deleted = true).await });
+    let (made, gone) = (tenants.create_key(&request), async { tenants.delete_tenant("a", None).await });
     let (made, gone) = futures_util::future::join(made, gone).await;
     gone.unwrap();
     drop(made);

@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use serde_json::{Value, json};
 use sluicegate::tenants::{Secret, Tenants};
-use sluicegate_compat::native::{KeyRequest, Scope, TenantRequest};
+use sluicegate_compat::native::{KeyRequest, Scope, TenantPatch, TenantRequest};
 
 use crate::harness::{Answer, Gate, read, request, says};
 use crate::openapi::documents::Document;
@@ -106,7 +106,11 @@ async fn each_dialect_says_it_in_its_own_words() {
     let mut elsewhere = with_key(request("GET", "/v1/models", Body::empty()), &key);
     elsewhere.headers_mut().insert("host", "gateway.example".parse().unwrap());
     assert_eq!(read(gate.send(elsewhere).await).await.status, StatusCode::OK);
-    gate.app.tenants.change_tenant("acme", None, |row| row.suspended = true).await.unwrap();
+    gate.app
+        .tenants
+        .change_tenant("acme", None, TenantPatch { suspended: Some(true), ..TenantPatch::default() })
+        .await
+        .unwrap();
     let suspended = ask(&gate, &key, "GET", "/v1/models", &Value::Null).await;
     assert_eq!((suspended.status, suspended.body.contains("suspended")), (StatusCode::FORBIDDEN, true));
     gate.finish().await;

@@ -193,6 +193,11 @@ impl Gate {
         self
     }
 
+    /// As [`post`](Self::post), with an `Idempotency-Key`.
+    pub async fn post_keyed(&self, path: &str, key: &str, body: &str) -> Answer {
+        read(self.send(keyed(path, key, body)).await).await
+    }
+
     /// Submits a native task and returns its id.
     pub async fn submit(&self, body: &str) -> String {
         let answer = self.post("/v2/tasks", body).await;
@@ -287,6 +292,13 @@ pub fn request(method: &str, path: &str, body: Body) -> Request<Body> {
         request = request.header("content-type", "application/json");
     }
     request.body(body).unwrap()
+}
+
+/// As [`request`], of a `POST` with an `Idempotency-Key`.
+pub fn keyed(path: &str, key: &str, body: &str) -> Request<Body> {
+    let mut request = request("POST", path, Body::from(body.to_owned()));
+    request.headers_mut().insert("idempotency-key", key.parse().unwrap());
+    request
 }
 
 /// Reads a response to its end.

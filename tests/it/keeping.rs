@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{Request, StatusCode};
+use axum::http::StatusCode;
 use serde_json::{Value, json};
 use sluicegate::engine::scripted::Script;
 
-use crate::harness::{Answer, Gate, read, read_until, request, says};
+use crate::harness::{Gate, read_until, request, says};
 
 const RESPONSES: &str = "/v1/responses";
 const CHATS: &str = "/v1/chat/completions";
@@ -22,16 +22,6 @@ fn both(change: &Value) -> [(&'static str, String); 2] {
     let chat =
         json!({"model": "builtin", "messages": [{"role": "user", "content": "say it"}], "max_completion_tokens": 500});
     [(RESPONSES, body(response)), (CHATS, body(chat))]
-}
-
-fn keyed(path: &str, key: &str, body: &str) -> Request<Body> {
-    let mut request = request("POST", path, Body::from(body.to_owned()));
-    request.headers_mut().insert("idempotency-key", key.parse().unwrap());
-    request
-}
-
-async fn send(gate: &Gate, path: &str, key: &str, body: &str) -> Answer {
-    read(gate.send(keyed(path, key, body)).await).await
 }
 
 async fn tasks(gate: &Gate) -> usize {
@@ -93,7 +83,7 @@ async fn what_is_not_to_be_stored_goes_with_a_client_that_hangs_up() {
 async fn a_key_asks_for_the_answer_to_be_kept() {
     let gate = Gate::scripted(says(&["one"])).await;
     for (path, body) in both(&json!({"store": false})) {
-        let (first, again) = (send(&gate, path, path, &body).await, send(&gate, path, path, &body).await);
+        let (first, again) = (gate.post_keyed(path, path, &body).await, gate.post_keyed(path, path, &body).await);
         assert_eq!((first.status, first.body), (StatusCode::OK, again.body));
         let task = gate.get(&format!("/v2/tasks/{}", first.headers["x-task-id"].to_str().unwrap())).await;
         assert_eq!(task.json()["output"], "one");
@@ -107,28 +97,28 @@ async fn a_key_whose_answer_is_gone_is_a_422_until_its_own_time_is_over() {
         [("SLUICEGATE_ADMISSION__RETENTION_MS", "60000"), ("SLUICEGATE_ADMISSION__IDEMPOTENCY_TTL_MS", "180000")];
     let gate = Gate::with(says(&["one"]), &settings).await;
     let native = r#"{"model_ref": "builtin", "prompt": "say it"}"#;
-    let accepted = send(&gate, "/v2/tasks", "native", native).await;
+    let accepted = gate.post_keyed("/v2/tasks", "native", native).await;
     let id = accepted.json()["task_id"].as_str().unwrap().to_owned();
     let asked = both(&json!({}));
     for (path, body) in &asked {
-        assert_eq!(send(&gate, path, path, body).await.status, StatusCode::OK);
+        assert_eq!(gate.post_keyed(path, path, body).await.status, StatusCode::OK);
     }
     tokio::time::sleep(Duration::from_secs(62)).await;
     assert_eq!(tasks(&gate).await, 0);
     for (path, body) in &asked {
-        let gone = send(&gate, path, path, body).await;
+        let gone = gate.post_keyed(path, path, body).await;
         assert_eq!(gone.status, StatusCode::UNPROCESSABLE_ENTITY);
         let error = &gone.json()["error"];
         assert_eq!(error["code"], "conflict");
         assert_eq!(error["message"], "the answer to this `Idempotency-Key` is no longer kept; take a new key");
     }
     // What the native API answers is where the task stood.
-    let again = send(&gate, "/v2/tasks", "native", native).await;
+    let again = gate.post_keyed("/v2/tasks", "native", native).await;
     assert_eq!((again.status, again.body), (StatusCode::ACCEPTED, accepted.body));
     assert_eq!(gate.get(&format!("/v2/tasks/{id}")).await.status, StatusCode::NOT_FOUND);
     tokio::time::sleep(Duration::from_secs(120)).await;
     for (path, body) in &asked {
-        assert_eq!(send(&gate, path, path, body).await.status, StatusCode::OK, "as if it were new");
+        assert_eq!(gate.post_keyed(path, path, body).await.status, StatusCode::OK, "as if it were new");
     }
     assert_eq!(tasks(&gate).await, 2);
     gate.finish().await;
@@ -138,9 +128,9 @@ async fn a_key_whose_answer_is_gone_is_a_422_until_its_own_time_is_over() {
 async fn the_same_request_has_the_same_bytes() {
     let gate = Gate::scripted(says(&["one"])).await;
     let body = r#"{"model": "builtin", "input": "say it"}"#;
-    assert_eq!(send(&gate, RESPONSES, "k", body).await.status, StatusCode::OK);
+    assert_eq!(gate.post_keyed(RESPONSES, "k", body).await.status, StatusCode::OK);
     for other in [r#"{"model":"builtin","input":"say it"}"#, r#"{"input": "say it", "model": "builtin"}"#] {
-        assert_eq!(send(&gate, RESPONSES, "k", other).await.status, StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(gate.post_keyed(RESPONSES, "k", other).await.status, StatusCode::UNPROCESSABLE_ENTITY);
     }
     gate.finish().await;
 }
