@@ -9,6 +9,7 @@
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `pools` | what operators did to pools |
 //! | `sessions` | sessions, and what their tasks have reserved |
+//! | `sql` | statements, rows and savepoints, whichever database it is |
 //! | `tenants` | tenants and their API keys |
 //! | `workers` | servers that have registered with a pool |
 //! | `migrations` | the tables, as numbered SQL files |
@@ -16,12 +17,17 @@
 //! # Adding tables
 //!
 //! Another concern adds `migrations/NNNN_concern.sql` (never change a file that was released) and `concern.rs`, which holds
-//! its plain rows (numbers, strings, JSON as text) and its functions as `impl Store`. A function is one call of
-//! `Store::run`, which waits for the commit, or of `Store::enqueue`, which does not and calls back; the closure gets
-//! the connection inside a transaction that it shares with others. One statement is atomic by itself; a function with
-//! several takes `connection.begin()`, which is a savepoint there. Operations are applied in the order in which they are
-//! handed over. Nothing outside this module names sqlx; rows mean nothing here, whoever asks for them gives them meaning.
-//! The SQL keeps to what SQLite and PostgreSQL have in common: `BIGINT`, `TEXT`, `ON CONFLICT`, numbered parameters.
+//! its plain rows (numbers, strings, JSON as text; `from_row!` where they are read) and its functions as `impl Store`. A
+//! function is one call of `Store::run`, which waits for the commit, or of `Store::enqueue`, which does not and calls back;
+//! the closure gets the connection inside a transaction that it shares with others. It may be called again, so it clones
+//! what it hands on. One statement is atomic by itself; a function with several takes `connection.begin()`, which is a
+//! savepoint there. Operations are applied in the order in which they are handed over. Nothing outside this module names
+//! sqlx; rows mean nothing here, whoever asks for them gives them meaning.
+//!
+//! Tables say `sql::query(…).bind(…)`, and keep to what SQLite and PostgreSQL have in common: `BIGINT` and `TEXT`,
+//! `ON CONFLICT`, `RETURNING`, parameters `$1`; flags are `BIGINT`, read as `flag <> 0 AS flag`. A sum is read as
+//! `CAST(SUM(x) AS BIGINT)`, because PostgreSQL's is of another type; texts are sorted after they were read, because
+//! databases differ in their order; texts hold no NUL character.
 //!
 //! # Durability
 //!
@@ -36,10 +42,9 @@
 //! waited for.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use sqlx::SqliteConnection;
 use tokio::sync::oneshot;
 
 use crate::lifecycle::{Lifecycle, OnPanic};
@@ -50,6 +55,7 @@ mod journal;
 mod ownership;
 mod pools;
 mod sessions;
+mod sql;
 mod tenants;
 mod workers;
 mod writer;
@@ -61,6 +67,7 @@ pub use ownership::InUse;
 use ownership::Ownership;
 pub use pools::PoolRow;
 pub use sessions::{HoldRow, SessionRow, SpentRow};
+use sql::Connection;
 pub use tenants::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow};
 pub use workers::WorkerRow;
 use writer::{Operation, Queue, Work};
@@ -135,7 +142,7 @@ impl Store {
             let ownership = own(&place)?;
             let alone = ownership.is_some() || place == Location::Memory;
             let opened = tokio::runtime::Handle::current().block_on(writer::connect(&place, alone));
-            let failed = |error: sqlx::Error| OpenError::Database { path: place.path(), reason: error.to_string() };
+            let failed = |error: sql::Error| OpenError::Database { path: place.path(), reason: error.to_string() };
             Ok::<_, OpenError>((opened.map_err(failed)?, ownership))
         };
         let panicked = |_| OpenError::Database { path, reason: "the work panicked".to_owned() };
@@ -168,7 +175,7 @@ impl Store {
     fn enqueue(
         &self,
         scrub: Scrub,
-        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send + 'static,
+        work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<()>> + Send + Sync + 'static,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         self.0.push(Operation { work: Box::new(work), done: Box::new(done), scrub });
@@ -177,19 +184,25 @@ impl Store {
     /// Hands over one operation, and waits until it is committed or has failed. It is done also when nobody waits.
     fn run<T: Send + 'static>(
         &self,
-        work: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<T>> + Send + 'static,
+        work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<T>> + Send + Sync + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        let (found, result) = oneshot::channel();
+        // Where the work is done again, what it finds then counts.
+        let found = Arc::new(Mutex::new(None));
         let (told, committed) = oneshot::channel();
+        let result = Arc::clone(&found);
         let work: Work = Box::new(move |connection| {
-            let work = work(connection);
-            // Nobody waits any more where sending fails.
-            Box::pin(async move { work.await.map(|value| _ = found.send(value)) })
+            let (work, found) = (work(connection), Arc::clone(&found));
+            Box::pin(async move {
+                let value = work.await?;
+                *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
+                Ok(())
+            })
         });
+        // Nobody waits any more where sending fails.
         self.0.push(Operation { work, done: Box::new(|result| _ = told.send(result)), scrub: Scrub::No });
         Box::pin(async move {
             committed.await.map_err(|_| StoreError::Closed)??;
-            result.await.map_err(|_| StoreError::Closed)
+            result.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(StoreError::Closed)
         })
     }
 }

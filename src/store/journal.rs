@@ -1,12 +1,11 @@
 //! Accepted tasks and what became of them, and the keys of requests.
 
-use sqlx::{Connection as _, SqliteConnection};
-
 use super::sessions::{self, HoldRow, SessionRow, SpentRow};
+use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
 
 /// A task that was answered with 202.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskRow {
     /// Grows from task to task.
     pub position: i64,
@@ -22,6 +21,8 @@ pub struct TaskRow {
     pub outcome: Option<String>,
 }
 
+from_row!(TaskRow { position, id, facts, request, started, ended_at_ms, outcome });
+
 /// How a task ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EndedRow {
@@ -31,7 +32,7 @@ pub struct EndedRow {
 }
 
 /// A key that a request was sent with.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyRow {
     pub tenant: String,
     pub name: String,
@@ -41,6 +42,8 @@ pub struct KeyRow {
     pub answer: Option<String>,
     pub created_at_ms: i64,
 }
+
+from_row!(KeyRow { tenant, name, fingerprint, task_id, answer, created_at_ms });
 
 impl Store {
     /// Files a task that has not started, with the key of its request, its session and what it has reserved there, and calls
@@ -52,17 +55,21 @@ impl Store {
         session: Option<(SessionRow, HoldRow)>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, |connection| Box::pin(insert_task(connection, row, key, session)), done);
+        self.enqueue(
+            Scrub::No,
+            move |connection| Box::pin(insert_task(connection, row.clone(), key.clone(), session.clone())),
+            done,
+        );
     }
 
     /// Files the answer that a task's request got, for its key.
     pub fn task_answered(&self, id: String, answer: String) {
-        self.enqueue(Scrub::No, |connection| Box::pin(set_answer(connection, id, answer)), |_| ());
+        self.enqueue(Scrub::No, move |connection| Box::pin(set_answer(connection, id.clone(), answer.clone())), |_| ());
     }
 
     /// Forgets a task that was refused after it was filed, the key of its request, and what it has reserved.
     pub fn task_withdrawn(&self, id: String) {
-        self.enqueue(Scrub::No, |connection| Box::pin(withdraw(connection, id)), |_| ());
+        self.enqueue(Scrub::No, move |connection| Box::pin(withdraw(connection, id.clone())), |_| ());
     }
 
     /// Notes that an engine gets a task, and calls back once that is durable.
@@ -72,7 +79,7 @@ impl Store {
         started: String,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(set_started(connection, id, started)), done);
+        self.enqueue(Scrub::No, move |connection| Box::pin(set_started(connection, id.clone(), started.clone())), done);
     }
 
     /// Notes the end of a task, deletes its request, charges its session, and calls back once all that is durable. The first
@@ -83,12 +90,12 @@ impl Store {
         spent: Option<SpentRow>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, |connection| Box::pin(set_ended(connection, row, spent)), done);
+        self.enqueue(Scrub::No, move |connection| Box::pin(set_ended(connection, row.clone(), spent.clone())), done);
     }
 
     /// Deletes tasks so that nothing of them can be read from the file any more.
     pub fn tasks_forgotten(&self, ids: Vec<String>, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.enqueue(Scrub::Yes, |connection| Box::pin(delete_tasks(connection, ids)), done);
+        self.enqueue(Scrub::Yes, move |connection| Box::pin(delete_tasks(connection, ids.clone())), done);
     }
 
     /// Deletes keys that were used before `before_ms`.
@@ -103,7 +110,7 @@ impl Store {
     /// [`StoreError`].
     pub async fn tasks(&self) -> Result<Vec<TaskRow>, StoreError> {
         let all = "SELECT position, id, facts, request, started, ended_at_ms, outcome FROM tasks ORDER BY position";
-        self.run(move |connection| Box::pin(sqlx::query_as(all).fetch_all(connection))).await
+        self.run(move |connection| Box::pin(sql::query(all).fetch_all(connection))).await
     }
 
     /// All keys, the oldest first.
@@ -114,20 +121,20 @@ impl Store {
     pub async fn keys(&self) -> Result<Vec<KeyRow>, StoreError> {
         let all = "SELECT tenant, name, fingerprint, task_id, answer, created_at_ms FROM idempotency_keys \
                    ORDER BY created_at_ms";
-        self.run(move |connection| Box::pin(sqlx::query_as(all).fetch_all(connection))).await
+        self.run(move |connection| Box::pin(sql::query(all).fetch_all(connection))).await
     }
 }
 
 async fn insert_task(
-    connection: &mut SqliteConnection,
+    connection: &mut Connection,
     row: TaskRow,
     key: Option<KeyRow>,
     session: Option<(SessionRow, HoldRow)>,
-) -> sqlx::Result<()> {
+) -> sql::Result<()> {
     let mut all_or_none = connection.begin().await?;
     let insert = "INSERT INTO tasks (position, id, facts, request) VALUES ($1, $2, $3, $4)";
-    let query = sqlx::query(insert).bind(row.position).bind(row.id).bind(row.facts).bind(row.request);
-    query.execute(&mut *all_or_none).await?;
+    let query = sql::query(insert).bind(row.position).bind(row.id).bind(row.facts).bind(row.request);
+    query.execute(&mut all_or_none).await?;
     if let Some(key) = key {
         insert_key(&mut all_or_none, key).await?;
     }
@@ -137,57 +144,57 @@ async fn insert_task(
     all_or_none.commit().await
 }
 
-async fn set_answer(connection: &mut SqliteConnection, id: String, answer: String) -> sqlx::Result<()> {
+async fn set_answer(connection: &mut Connection, id: String, answer: String) -> sql::Result<()> {
     let update = "UPDATE idempotency_keys SET answer = $2 WHERE task_id = $1";
-    sqlx::query(update).bind(id).bind(answer).execute(connection).await.map(|_| ())
+    sql::query(update).bind(id).bind(answer).execute(connection).await.map(|_| ())
 }
 
-async fn withdraw(connection: &mut SqliteConnection, id: String) -> sqlx::Result<()> {
+async fn withdraw(connection: &mut Connection, id: String) -> sql::Result<()> {
     let mut all_or_none = connection.begin().await?;
     for delete in [
         "DELETE FROM tasks WHERE id = $1",
         "DELETE FROM idempotency_keys WHERE task_id = $1",
         "DELETE FROM session_holds WHERE task_id = $1",
     ] {
-        sqlx::query(delete).bind(&id).execute(&mut *all_or_none).await?;
+        sql::query(delete).bind(&id).execute(&mut all_or_none).await?;
     }
     all_or_none.commit().await
 }
 
-async fn insert_key(connection: &mut SqliteConnection, row: KeyRow) -> sqlx::Result<()> {
+async fn insert_key(connection: &mut Connection, row: KeyRow) -> sql::Result<()> {
     let insert = "INSERT INTO idempotency_keys (tenant, name, fingerprint, task_id, answer, created_at_ms) \
                   VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (tenant, name) DO UPDATE SET \
                   fingerprint = excluded.fingerprint, task_id = excluded.task_id, answer = excluded.answer, \
                   created_at_ms = excluded.created_at_ms";
-    let query = sqlx::query(insert).bind(row.tenant).bind(row.name).bind(row.fingerprint);
+    let query = sql::query(insert).bind(row.tenant).bind(row.name).bind(row.fingerprint);
     query.bind(row.task_id).bind(row.answer).bind(row.created_at_ms).execute(connection).await.map(|_| ())
 }
 
-async fn set_started(connection: &mut SqliteConnection, id: String, started: String) -> sqlx::Result<()> {
+async fn set_started(connection: &mut Connection, id: String, started: String) -> sql::Result<()> {
     let update = "UPDATE tasks SET started = $2 WHERE id = $1 AND started IS NULL";
-    sqlx::query(update).bind(id).bind(started).execute(connection).await.map(|_| ())
+    sql::query(update).bind(id).bind(started).execute(connection).await.map(|_| ())
 }
 
-async fn set_ended(connection: &mut SqliteConnection, row: EndedRow, spent: Option<SpentRow>) -> sqlx::Result<()> {
+async fn set_ended(connection: &mut Connection, row: EndedRow, spent: Option<SpentRow>) -> sql::Result<()> {
     let update =
         "UPDATE tasks SET ended_at_ms = $2, outcome = $3, request = NULL WHERE id = $1 AND ended_at_ms IS NULL";
-    let query = sqlx::query(update).bind(row.id).bind(row.ended_at_ms).bind(row.outcome);
+    let query = sql::query(update).bind(row.id).bind(row.ended_at_ms).bind(row.outcome);
     let Some(spent) = spent else { return query.execute(connection).await.map(|_| ()) };
     let mut both_or_none = connection.begin().await?;
-    query.execute(&mut *both_or_none).await?;
+    query.execute(&mut both_or_none).await?;
     sessions::settle(&mut both_or_none, spent).await?;
     both_or_none.commit().await
 }
 
-async fn delete_tasks(connection: &mut SqliteConnection, ids: Vec<String>) -> sqlx::Result<()> {
+async fn delete_tasks(connection: &mut Connection, ids: Vec<String>) -> sql::Result<()> {
     let mut all_or_none = connection.begin().await?;
     for id in ids {
-        sqlx::query("DELETE FROM tasks WHERE id = $1").bind(id).execute(&mut *all_or_none).await?;
+        sql::query("DELETE FROM tasks WHERE id = $1").bind(id).execute(&mut all_or_none).await?;
     }
     all_or_none.commit().await
 }
 
-async fn delete_keys(connection: &mut SqliteConnection, before_ms: i64) -> sqlx::Result<()> {
+async fn delete_keys(connection: &mut Connection, before_ms: i64) -> sql::Result<()> {
     let delete = "DELETE FROM idempotency_keys WHERE created_at_ms < $1";
-    sqlx::query(delete).bind(before_ms).execute(connection).await.map(|_| ())
+    sql::query(delete).bind(before_ms).execute(connection).await.map(|_| ())
 }

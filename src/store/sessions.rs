@@ -1,12 +1,12 @@
 //! Sessions, and what their tasks have reserved.
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection as _, SqliteConnection};
 
+use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
 
 /// A session.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionRow {
     /// Never used twice.
     pub number: i64,
@@ -23,8 +23,23 @@ pub struct SessionRow {
     pub spent_cost: i64,
 }
 
+from_row!(SessionRow {
+    number,
+    tenant,
+    id,
+    ttl_ms,
+    expires_at_ms,
+    turns,
+    limit_tokens,
+    limit_time_ms,
+    limit_cost,
+    spent_tokens,
+    spent_time_ms,
+    spent_cost
+});
+
 /// What a task has reserved that has not ended.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldRow {
     pub task_id: String,
     /// The number of its session.
@@ -34,6 +49,8 @@ pub struct HoldRow {
     /// Of a task that ends with the process.
     pub started_at_ms: Option<i64>,
 }
+
+from_row!(HoldRow { task_id, session, held, started_at_ms });
 
 /// What a task has used of its session's budgets in the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,17 +68,17 @@ impl Store {
     /// Files a session as it is now; of one that is there already what it has used and its turns stay as they are filed. What
     /// is returned is ready once it is durable.
     pub fn put_session(&self, row: SessionRow) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.run(move |connection| Box::pin(put(connection, row)))
+        self.run(move |connection| Box::pin(put(connection, row.clone())))
     }
 
     /// Forgets sessions, with what their tasks hold. As [`put_session`](Self::put_session).
     pub fn forget_sessions(&self, numbers: Vec<i64>) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.run(move |connection| Box::pin(forget(connection, numbers)))
+        self.run(move |connection| Box::pin(forget(connection, numbers.clone())))
     }
 
     /// Files what a task has reserved that ends with the process, with its session.
     pub fn hold_taken(&self, session: SessionRow, hold: HoldRow) {
-        self.enqueue(Scrub::No, |connection| Box::pin(take(connection, session, hold)), |_| ());
+        self.enqueue(Scrub::No, move |connection| Box::pin(take(connection, session.clone(), hold.clone())), |_| ());
     }
 
     /// Notes that an engine gets such a task, and calls back once that is durable.
@@ -71,12 +88,12 @@ impl Store {
         at_ms: i64,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(start(connection, task_id, at_ms)), done);
+        self.enqueue(Scrub::No, move |connection| Box::pin(start(connection, task_id.clone(), at_ms)), done);
     }
 
     /// Adds what such a task has used to what its session has spent, and calls back once that is durable.
     pub fn hold_settled(&self, row: SpentRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.enqueue(Scrub::No, |connection| Box::pin(settle_alone(connection, row)), done);
+        self.enqueue(Scrub::No, move |connection| Box::pin(settle_alone(connection, row.clone())), done);
     }
 
     /// All sessions, in the order in which they were made.
@@ -87,7 +104,7 @@ impl Store {
     pub async fn sessions(&self) -> Result<Vec<SessionRow>, StoreError> {
         let all = "SELECT number, tenant, id, ttl_ms, expires_at_ms, turns, limit_tokens, limit_time_ms, limit_cost, \
                    spent_tokens, spent_time_ms, spent_cost FROM sessions ORDER BY number";
-        self.run(move |connection| Box::pin(sqlx::query_as(all).fetch_all(connection))).await
+        self.run(move |connection| Box::pin(sql::query(all).fetch_all(connection))).await
     }
 
     /// What all tasks have reserved.
@@ -97,65 +114,64 @@ impl Store {
     /// [`StoreError`].
     pub async fn holds(&self) -> Result<Vec<HoldRow>, StoreError> {
         let all = "SELECT task_id, session, held, started_at_ms FROM session_holds";
-        self.run(move |connection| Box::pin(sqlx::query_as(all).fetch_all(connection))).await
+        self.run(move |connection| Box::pin(sql::query(all).fetch_all(connection))).await
     }
 }
 
-async fn put(connection: &mut SqliteConnection, row: SessionRow) -> sqlx::Result<()> {
+async fn put(connection: &mut Connection, row: SessionRow) -> sql::Result<()> {
     let upsert = "INSERT INTO sessions (number, tenant, id, ttl_ms, expires_at_ms, turns, limit_tokens, limit_time_ms, \
                   limit_cost, spent_tokens, spent_time_ms, spent_cost) \
                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (number) DO UPDATE SET \
                   ttl_ms = excluded.ttl_ms, expires_at_ms = excluded.expires_at_ms, \
                   limit_tokens = excluded.limit_tokens, limit_time_ms = excluded.limit_time_ms, \
                   limit_cost = excluded.limit_cost";
-    let query = sqlx::query(upsert).bind(row.number).bind(row.tenant).bind(row.id).bind(row.ttl_ms);
+    let query = sql::query(upsert).bind(row.number).bind(row.tenant).bind(row.id).bind(row.ttl_ms);
     let query = query.bind(row.expires_at_ms).bind(row.turns);
     let query = query.bind(row.limit_tokens).bind(row.limit_time_ms).bind(row.limit_cost);
     let query = query.bind(row.spent_tokens).bind(row.spent_time_ms).bind(row.spent_cost);
     query.execute(connection).await.map(|_| ())
 }
 
-async fn forget(connection: &mut SqliteConnection, numbers: Vec<i64>) -> sqlx::Result<()> {
+async fn forget(connection: &mut Connection, numbers: Vec<i64>) -> sql::Result<()> {
     let mut all_or_none = connection.begin().await?;
     for number in numbers {
         for delete in ["DELETE FROM sessions WHERE number = $1", "DELETE FROM session_holds WHERE session = $1"] {
-            sqlx::query(delete).bind(number).execute(&mut *all_or_none).await?;
+            sql::query(delete).bind(number).execute(&mut all_or_none).await?;
         }
     }
     all_or_none.commit().await
 }
 
 /// Inside a savepoint of the caller's.
-pub(super) async fn insert(connection: &mut SqliteConnection, session: SessionRow, hold: HoldRow) -> sqlx::Result<()> {
+pub(super) async fn insert(connection: &mut Connection, session: SessionRow, hold: HoldRow) -> sql::Result<()> {
     put(connection, session).await?;
     let insert = "INSERT INTO session_holds (task_id, session, held, started_at_ms) VALUES ($1, $2, $3, $4)";
-    let query = sqlx::query(insert).bind(hold.task_id).bind(hold.session).bind(hold.held).bind(hold.started_at_ms);
+    let query = sql::query(insert).bind(hold.task_id).bind(hold.session).bind(hold.held).bind(hold.started_at_ms);
     query.execute(connection).await.map(|_| ())
 }
 
-async fn take(connection: &mut SqliteConnection, session: SessionRow, hold: HoldRow) -> sqlx::Result<()> {
+async fn take(connection: &mut Connection, session: SessionRow, hold: HoldRow) -> sql::Result<()> {
     let mut both_or_none = connection.begin().await?;
     insert(&mut both_or_none, session, hold).await?;
     both_or_none.commit().await
 }
 
-async fn start(connection: &mut SqliteConnection, task_id: String, at_ms: i64) -> sqlx::Result<()> {
+async fn start(connection: &mut Connection, task_id: String, at_ms: i64) -> sql::Result<()> {
     let update = "UPDATE session_holds SET started_at_ms = $2 WHERE task_id = $1";
-    sqlx::query(update).bind(task_id).bind(at_ms).execute(connection).await.map(|_| ())
+    sql::query(update).bind(task_id).bind(at_ms).execute(connection).await.map(|_| ())
 }
 
 /// Inside a savepoint of the caller's. What the task holds is what gives it the right to be charged, so that it is charged
 /// once, and not at all where its session has gone.
-pub(super) async fn settle(connection: &mut SqliteConnection, row: SpentRow) -> sqlx::Result<()> {
+pub(super) async fn settle(connection: &mut Connection, row: SpentRow) -> sql::Result<()> {
     let session = "SELECT number, tenant, id, ttl_ms, expires_at_ms, turns, limit_tokens, limit_time_ms, limit_cost, \
                    spent_tokens, spent_time_ms, spent_cost FROM sessions \
                    WHERE number = (SELECT session FROM session_holds WHERE task_id = $1)";
-    let session: Option<SessionRow> =
-        sqlx::query_as(session).bind(&row.task_id).fetch_optional(&mut *connection).await?;
+    let session: Option<SessionRow> = sql::query(session).bind(&row.task_id).fetch_optional(&mut *connection).await?;
     let Some(session) = session else { return Ok(()) };
     let update = "UPDATE sessions SET spent_tokens = $2, spent_time_ms = $3, spent_cost = $4, turns = $5, \
                   expires_at_ms = $6 WHERE number = $1";
-    let query = sqlx::query(update).bind(session.number);
+    let query = sql::query(update).bind(session.number);
     let query = query.bind(session.spent_tokens.saturating_add(row.tokens));
     let query = query.bind(session.spent_time_ms.saturating_add(row.time_ms));
     let query = query.bind(session.spent_cost.saturating_add(row.cost));
@@ -163,10 +179,10 @@ pub(super) async fn settle(connection: &mut SqliteConnection, row: SpentRow) -> 
     let query = query.bind(row.ended_at_ms.saturating_add(session.ttl_ms).max(session.expires_at_ms));
     query.execute(&mut *connection).await?;
     let delete = "DELETE FROM session_holds WHERE task_id = $1";
-    sqlx::query(delete).bind(row.task_id).execute(connection).await.map(|_| ())
+    sql::query(delete).bind(row.task_id).execute(connection).await.map(|_| ())
 }
 
-async fn settle_alone(connection: &mut SqliteConnection, row: SpentRow) -> sqlx::Result<()> {
+async fn settle_alone(connection: &mut Connection, row: SpentRow) -> sql::Result<()> {
     let mut both_or_none = connection.begin().await?;
     settle(&mut both_or_none, row).await?;
     both_or_none.commit().await

@@ -2,15 +2,15 @@
 //! another process has changed it.
 
 use futures_util::future::BoxFuture;
-use sqlx::{Connection as _, SqliteConnection};
 
+use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
 
 /// Whose every request is while there are no keys, and whose the first key is.
 pub const DEFAULT_TENANT: &str = "default";
 
 /// A tenant.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantRow {
     pub id: String,
     pub name: Option<String>,
@@ -21,8 +21,10 @@ pub struct TenantRow {
     pub version: i64,
 }
 
+from_row!(TenantRow { id, name, weight, suspended, created_ms, deleted, version });
+
 /// An API key.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiKeyRow {
     pub id: String,
     pub tenant_id: String,
@@ -35,6 +37,8 @@ pub struct ApiKeyRow {
     pub deleted: bool,
     pub version: i64,
 }
+
+from_row!(ApiKeyRow { id, tenant_id, name, digest, scopes, expires_ms, created_ms, last_used_ms, deleted, version });
 
 /// A change, of which the store makes the number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,12 +62,12 @@ impl Store {
     /// Makes a change where what is there has the version that `change` has; 0 where nothing is there, or what was deleted.
     /// What is returned is ready once it is durable.
     pub fn change_tenants(&self, change: TenantChange) -> BoxFuture<'static, Result<Changed, StoreError>> {
-        self.run(move |connection| Box::pin(put(connection, change)))
+        self.run(move |connection| Box::pin(put(connection, change.clone())))
     }
 
     /// Files when keys were used last.
     pub fn keys_used(&self, used: Vec<(String, i64)>) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(touch(connection, used)), |_| ());
+        self.enqueue(Scrub::No, move |connection| Box::pin(touch(connection, used.clone())), |_| ());
     }
 
     /// What has changed since change number `since`.
@@ -76,11 +80,8 @@ impl Store {
     }
 }
 
-async fn changed_since(
-    connection: &mut SqliteConnection,
-    since: i64,
-) -> sqlx::Result<(Vec<TenantRow>, Vec<ApiKeyRow>)> {
-    let last: i64 = sqlx::query_scalar("SELECT number FROM tenant_changes").fetch_one(&mut *connection).await?;
+async fn changed_since(connection: &mut Connection, since: i64) -> sql::Result<(Vec<TenantRow>, Vec<ApiKeyRow>)> {
+    let last: i64 = sql::query("SELECT number FROM tenant_changes").fetch_one(&mut *connection).await?;
     if last == since {
         return Ok((Vec::new(), Vec::new()));
     }
@@ -88,14 +89,14 @@ async fn changed_since(
                    FROM tenants WHERE version > $1 ORDER BY version";
     let keys = "SELECT id, tenant_id, name, digest, scopes, expires_ms, created_ms, last_used_ms, \
                 deleted <> 0 AS deleted, version FROM api_keys WHERE version > $1 ORDER BY version";
-    let tenants = sqlx::query_as(tenants).bind(since).fetch_all(&mut *connection).await?;
-    Ok((tenants, sqlx::query_as(keys).bind(since).fetch_all(connection).await?))
+    let tenants = sql::query(tenants).bind(since).fetch_all(&mut *connection).await?;
+    Ok((tenants, sql::query(keys).bind(since).fetch_all(connection).await?))
 }
 
-async fn put(connection: &mut SqliteConnection, change: TenantChange) -> sqlx::Result<Changed> {
+async fn put(connection: &mut Connection, change: TenantChange) -> sql::Result<Changed> {
     let mut all_or_none = connection.begin().await?;
     let next = "UPDATE tenant_changes SET number = number + 1 RETURNING number";
-    let number: i64 = sqlx::query_scalar(next).fetch_one(&mut *all_or_none).await?;
+    let number: i64 = sql::query(next).fetch_one(&mut all_or_none).await?;
     let rows = match change {
         TenantChange::Tenant(row) => {
             if row.deleted {
@@ -118,25 +119,25 @@ async fn put(connection: &mut SqliteConnection, change: TenantChange) -> sqlx::R
     Ok(Changed::As(number))
 }
 
-async fn put_tenant(connection: &mut SqliteConnection, row: TenantRow, number: i64) -> sqlx::Result<u64> {
+async fn put_tenant(connection: &mut Connection, row: TenantRow, number: i64) -> sql::Result<u64> {
     let upsert = "INSERT INTO tenants (id, name, weight, suspended, created_ms, deleted, version) \
                   SELECT $1, $2, $3, $4, $5, $6, $7 WHERE $8 = 0 OR EXISTS (SELECT 1 FROM tenants WHERE id = $1) \
                   ON CONFLICT (id) DO UPDATE SET name = excluded.name, weight = excluded.weight, \
                   suspended = excluded.suspended, created_ms = excluded.created_ms, deleted = excluded.deleted, \
                   version = excluded.version \
                   WHERE tenants.version = $8 OR ($8 = 0 AND tenants.deleted <> 0 AND tenants.id = $9)";
-    let query = sqlx::query(upsert).bind(row.id).bind(row.name).bind(row.weight).bind(i64::from(row.suspended));
+    let query = sql::query(upsert).bind(row.id).bind(row.name).bind(row.weight).bind(i64::from(row.suspended));
     let query = query.bind(row.created_ms).bind(i64::from(row.deleted)).bind(number).bind(row.version);
     // What belonged to a deleted tenant is filed by its id, so that nobody else ever gets that.
-    query.bind(DEFAULT_TENANT).execute(connection).await.map(|done| done.rows_affected())
+    query.bind(DEFAULT_TENANT).execute(connection).await
 }
 
-async fn delete_keys_of(connection: &mut SqliteConnection, tenant: &str, number: i64) -> sqlx::Result<()> {
+async fn delete_keys_of(connection: &mut Connection, tenant: &str, number: i64) -> sql::Result<()> {
     let update = "UPDATE api_keys SET deleted = 1, version = $2 WHERE tenant_id = $1 AND deleted = 0";
-    sqlx::query(update).bind(tenant).bind(number).execute(connection).await.map(|_| ())
+    sql::query(update).bind(tenant).bind(number).execute(connection).await.map(|_| ())
 }
 
-async fn put_key(connection: &mut SqliteConnection, row: ApiKeyRow, number: i64) -> sqlx::Result<u64> {
+async fn put_key(connection: &mut Connection, row: ApiKeyRow, number: i64) -> sql::Result<u64> {
     let upsert = "INSERT INTO api_keys (id, tenant_id, name, digest, scopes, expires_ms, created_ms, deleted, version) \
                   SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 \
                   WHERE EXISTS (SELECT 1 FROM api_keys WHERE id = $1) \
@@ -144,17 +145,17 @@ async fn put_key(connection: &mut SqliteConnection, row: ApiKeyRow, number: i64)
                   ON CONFLICT (id) DO UPDATE SET name = excluded.name, scopes = excluded.scopes, \
                   expires_ms = excluded.expires_ms, deleted = excluded.deleted, version = excluded.version \
                   WHERE api_keys.version = $10";
-    let query = sqlx::query(upsert).bind(row.id).bind(row.tenant_id).bind(row.name).bind(row.digest);
+    let query = sql::query(upsert).bind(row.id).bind(row.tenant_id).bind(row.name).bind(row.digest);
     let query = query.bind(row.scopes).bind(row.expires_ms).bind(row.created_ms).bind(i64::from(row.deleted));
-    query.bind(number).bind(row.version).execute(connection).await.map(|done| done.rows_affected())
+    query.bind(number).bind(row.version).execute(connection).await
 }
 
-async fn touch(connection: &mut SqliteConnection, used: Vec<(String, i64)>) -> sqlx::Result<()> {
+async fn touch(connection: &mut Connection, used: Vec<(String, i64)>) -> sql::Result<()> {
     let mut all_or_none = connection.begin().await?;
     for (id, at_ms) in used {
         let update =
             "UPDATE api_keys SET last_used_ms = $2 WHERE id = $1 AND (last_used_ms IS NULL OR last_used_ms < $2)";
-        sqlx::query(update).bind(id).bind(at_ms).execute(&mut *all_or_none).await?;
+        sql::query(update).bind(id).bind(at_ms).execute(&mut all_or_none).await?;
     }
     all_or_none.commit().await
 }

@@ -10,6 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::ownership::Ownership;
+use super::sql::{self, Connection};
 use super::{Location, Scrub, StoreError};
 use crate::lifecycle::Lifecycle;
 
@@ -20,7 +21,8 @@ const BATCH: usize = 512;
 /// How long another program that looks into the file may hold it.
 const BUSY: Duration = Duration::from_secs(5);
 
-pub(super) type Work = Box<dyn for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, sqlx::Result<()>> + Send>;
+/// It may be called again, where a database was lost before its answer came.
+pub(super) type Work = Box<dyn for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<()>> + Send + Sync>;
 type Done = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
 
 /// One thing to do inside a transaction, and who hears of it.
@@ -109,7 +111,7 @@ impl Drop for Finish {
 }
 
 /// Opens the database and brings its tables up to date. `alone`: no other process has it.
-pub(super) async fn connect(location: &Location, alone: bool) -> sqlx::Result<SqliteConnection> {
+pub(super) async fn connect(location: &Location, alone: bool) -> sql::Result<Connection> {
     let options = match location {
         Location::Memory => "sqlite::memory:".parse()?,
         Location::File(_) | Location::DataFolder(_) => SqliteConnectOptions::new()
@@ -119,8 +121,9 @@ pub(super) async fn connect(location: &Location, alone: bool) -> sqlx::Result<Sq
             .synchronous(SqliteSynchronous::Full),
     };
     let options = options.busy_timeout(BUSY).pragma("secure_delete", "ON").disable_statement_logging();
-    let mut connection = SqliteConnection::connect_with(&options).await?;
-    sqlx::migrate!("src/store/migrations").run_direct(&mut connection).await?;
+    let mut sqlite = SqliteConnection::connect_with(&options).await?;
+    sqlx::migrate!("src/store/migrations").run_direct(&mut sqlite).await.map_err(sqlx::Error::from)?;
+    let mut connection = Connection::Sqlite(sqlite);
     if alone {
         // What was deleted before a crash may still be in the log.
         scrub(&mut connection).await?;
@@ -132,7 +135,7 @@ pub(super) async fn connect(location: &Location, alone: bool) -> sqlx::Result<Sq
 pub(super) async fn run(
     queue: Arc<Queue>,
     lifecycle: Lifecycle,
-    mut connection: SqliteConnection,
+    mut connection: Connection,
     ownership: Option<Ownership>,
 ) {
     let finish = Finish(queue);
@@ -157,7 +160,7 @@ pub(super) async fn run(
 type Outcome = (Done, Result<(), StoreError>);
 
 /// One transaction. Where it fails as a whole, everybody's operation has failed.
-async fn commit(connection: &mut SqliteConnection, batch: Vec<Operation>) -> Vec<Outcome> {
+async fn commit(connection: &mut Connection, batch: Vec<Operation>) -> Vec<Outcome> {
     let must_scrub = batch.iter().any(|operation| operation.scrub == Scrub::Yes);
     let mut outcomes = Vec::with_capacity(batch.len());
     if let Err(error) = transact(connection, batch, &mut outcomes).await {
@@ -172,14 +175,9 @@ async fn commit(connection: &mut SqliteConnection, batch: Vec<Operation>) -> Vec
     outcomes
 }
 
-async fn transact(
-    connection: &mut SqliteConnection,
-    batch: Vec<Operation>,
-    outcomes: &mut Vec<Outcome>,
-) -> sqlx::Result<()> {
+async fn transact(connection: &mut Connection, batch: Vec<Operation>, outcomes: &mut Vec<Outcome>) -> sql::Result<()> {
     let mut batch = batch.into_iter();
-    // At once for writing: what begins by reading cannot wait for another process that writes.
-    let begun = connection.begin_with("BEGIN IMMEDIATE").await;
+    let begun = connection.begin_shared().await;
     let mut transaction = match begun {
         Ok(transaction) => transaction,
         Err(error) => {
@@ -195,10 +193,10 @@ async fn transact(
 }
 
 /// Moves the log into the database file and cuts it to nothing.
-async fn scrub(connection: &mut SqliteConnection) -> sqlx::Result<()> {
-    sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await.map(|_| ())
+async fn scrub(connection: &mut Connection) -> sql::Result<()> {
+    sql::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await.map(|_| ())
 }
 
-fn failed(error: &sqlx::Error) -> StoreError {
+fn failed(error: &sql::Error) -> StoreError {
     StoreError::Failed(error.to_string().into())
 }

@@ -1,0 +1,270 @@
+//! The little SQL that tables need, whichever database it is said to: statements with numbered parameters, rows whose columns
+//! have names, and savepoints.
+
+use std::borrow::Cow;
+use std::ops::{Deref, DerefMut};
+
+use sqlx::sqlite::{SqliteArguments, SqliteRow};
+use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, TransactionManager};
+
+type SqliteTransactions = <Sqlite as sqlx::Database>::TransactionManager;
+
+/// What a statement is said to.
+pub(in crate::store) enum Connection {
+    Sqlite(SqliteConnection),
+}
+
+/// What went wrong with a statement, in the database's words.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::store) enum Error {
+    #[error(transparent)]
+    Sqlite(#[from] sqlx::Error),
+    /// A row that must be there is not.
+    #[error("no row was found where one was expected")]
+    NoRow,
+}
+
+pub(in crate::store) type Result<T> = std::result::Result<T, Error>;
+
+/// A parameter. NULL has a type as well.
+pub(in crate::store) enum Value<'q> {
+    Integer(Option<i64>),
+    Text(Option<Cow<'q, str>>),
+}
+
+/// A row that was found.
+pub(in crate::store) enum Row {
+    Sqlite(SqliteRow),
+}
+
+/// Which column of a row.
+pub(in crate::store) enum At {
+    Position(usize),
+    Name(&'static str),
+}
+
+/// What can be read from a column.
+pub(in crate::store) trait Column: Sized {
+    fn read(row: &Row, at: At) -> Result<Self>;
+}
+
+/// What can be read from a row: one column, a tuple of columns in their order, or a struct (see [`from_row`]).
+pub(in crate::store) trait FromRow: Sized {
+    fn from_row(row: &Row) -> Result<Self>;
+}
+
+/// A statement, with `$1` for its first parameter.
+pub(in crate::store) struct Query<'q> {
+    sql: &'static str,
+    values: Vec<Value<'q>>,
+}
+
+/// A statement without its parameters yet.
+pub(in crate::store) fn query<'q>(sql: &'static str) -> Query<'q> {
+    Query { sql, values: Vec::new() }
+}
+
+impl<'q> Query<'q> {
+    /// The next parameter.
+    pub fn bind(mut self, value: impl Into<Value<'q>>) -> Self {
+        self.values.push(value.into());
+        self
+    }
+
+    /// Does it, and says how many rows it has changed.
+    pub async fn execute(self, connection: &mut Connection) -> Result<u64> {
+        match connection {
+            Connection::Sqlite(sqlite) => Ok(self.for_sqlite().execute(sqlite).await?.rows_affected()),
+        }
+    }
+
+    /// All rows.
+    pub async fn fetch_all<T: FromRow>(self, connection: &mut Connection) -> Result<Vec<T>> {
+        match connection {
+            Connection::Sqlite(sqlite) => {
+                let rows = self.for_sqlite().fetch_all(sqlite).await?;
+                rows.into_iter().map(|row| T::from_row(&Row::Sqlite(row))).collect()
+            }
+        }
+    }
+
+    /// The one row, where there is one.
+    pub async fn fetch_optional<T: FromRow>(self, connection: &mut Connection) -> Result<Option<T>> {
+        match connection {
+            Connection::Sqlite(sqlite) => {
+                let row = self.for_sqlite().fetch_optional(sqlite).await?;
+                row.map(|row| T::from_row(&Row::Sqlite(row))).transpose()
+            }
+        }
+    }
+
+    /// The one row, which is there.
+    pub async fn fetch_one<T: FromRow>(self, connection: &mut Connection) -> Result<T> {
+        self.fetch_optional(connection).await?.ok_or(Error::NoRow)
+    }
+
+    fn for_sqlite(self) -> sqlx::query::Query<'q, Sqlite, SqliteArguments<'q>> {
+        self.values.into_iter().fold(sqlx::query(self.sql), |query, value| match value {
+            Value::Integer(integer) => query.bind(integer),
+            Value::Text(text) => query.bind(text),
+        })
+    }
+}
+
+/// What is taken back together where it is not committed: a savepoint inside the transaction that is shared with others.
+pub(in crate::store) struct Transaction<'c> {
+    connection: &'c mut Connection,
+    open: bool,
+}
+
+impl Connection {
+    /// Says goodbye.
+    pub async fn close(self) -> Result<()> {
+        match self {
+            Self::Sqlite(sqlite) => Ok(sqlite.close().await?),
+        }
+    }
+
+    /// Begins what is done or undone together.
+    pub async fn begin(&mut self) -> Result<Transaction<'_>> {
+        match self {
+            Self::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, None).await?,
+        }
+        Ok(Transaction { connection: self, open: true })
+    }
+
+    /// Begins the transaction that others share. It is for writing from its first statement on: what begins by reading cannot
+    /// wait for another process that writes.
+    pub async fn begin_shared(&mut self) -> Result<Transaction<'_>> {
+        match self {
+            Self::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, Some("BEGIN IMMEDIATE".into())).await?,
+        }
+        Ok(Transaction { connection: self, open: true })
+    }
+}
+
+impl Transaction<'_> {
+    pub async fn commit(mut self) -> Result<()> {
+        match &mut *self.connection {
+            Connection::Sqlite(sqlite) => SqliteTransactions::commit(sqlite).await?,
+        }
+        self.open = false;
+        Ok(())
+    }
+
+    pub async fn rollback(mut self) -> Result<()> {
+        match &mut *self.connection {
+            Connection::Sqlite(sqlite) => SqliteTransactions::rollback(sqlite).await?,
+        }
+        self.open = false;
+        Ok(())
+    }
+}
+
+impl Drop for Transaction<'_> {
+    /// Takes back, before the next statement, what was not committed.
+    fn drop(&mut self) {
+        if self.open {
+            match &mut *self.connection {
+                Connection::Sqlite(sqlite) => SqliteTransactions::start_rollback(sqlite),
+            }
+        }
+    }
+}
+
+impl Deref for Transaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
+impl DerefMut for Transaction<'_> {
+    fn deref_mut(&mut self) -> &mut Connection {
+        self.connection
+    }
+}
+
+impl<'q> From<&'q str> for Value<'q> {
+    fn from(text: &'q str) -> Self {
+        Self::Text(Some(text.into()))
+    }
+}
+
+impl<'q> From<&'q String> for Value<'q> {
+    fn from(text: &'q String) -> Self {
+        Self::Text(Some(text.into()))
+    }
+}
+
+impl From<String> for Value<'_> {
+    fn from(text: String) -> Self {
+        Self::Text(Some(text.into()))
+    }
+}
+
+impl From<Option<String>> for Value<'_> {
+    fn from(text: Option<String>) -> Self {
+        Self::Text(text.map(Cow::Owned))
+    }
+}
+
+impl From<i64> for Value<'_> {
+    fn from(integer: i64) -> Self {
+        Self::Integer(Some(integer))
+    }
+}
+
+impl From<Option<i64>> for Value<'_> {
+    fn from(integer: Option<i64>) -> Self {
+        Self::Integer(integer)
+    }
+}
+
+macro_rules! columns {
+    ($($kind:ty),*) => {$(
+        impl Column for $kind {
+            fn read(row: &Row, at: At) -> Result<Self> {
+                match (row, at) {
+                    (Row::Sqlite(row), At::Position(position)) => Ok(row.try_get(position)?),
+                    (Row::Sqlite(row), At::Name(name)) => Ok(row.try_get(name)?),
+                }
+            }
+        }
+    )*};
+}
+
+columns!(String, Option<String>, i64, Option<i64>, bool);
+
+impl<T: Column> FromRow for T {
+    fn from_row(row: &Row) -> Result<Self> {
+        T::read(row, At::Position(0))
+    }
+}
+
+impl<A: Column, B: Column> FromRow for (A, B) {
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok((A::read(row, At::Position(0))?, B::read(row, At::Position(1))?))
+    }
+}
+
+impl<A: Column, B: Column, C: Column> FromRow for (A, B, C) {
+    fn from_row(row: &Row) -> Result<Self> {
+        Ok((A::read(row, At::Position(0))?, B::read(row, At::Position(1))?, C::read(row, At::Position(2))?))
+    }
+}
+
+/// Lets a struct be read from a row whose columns have the names of its fields: `from_row!(PoolRow { id, model });`.
+macro_rules! from_row {
+    ($row:ident { $($field:ident),* $(,)? }) => {
+        impl $crate::store::sql::FromRow for $row {
+            fn from_row(row: &$crate::store::sql::Row) -> $crate::store::sql::Result<Self> {
+                use $crate::store::sql::{At, Column};
+                Ok(Self { $($field: Column::read(row, At::Name(stringify!($field)))?),* })
+            }
+        }
+    };
+}
+
+pub(in crate::store) use from_row;
