@@ -33,6 +33,7 @@ mod metrics;
 mod server;
 
 pub use metrics::MetricsError;
+pub use server::TlsError;
 
 /// How often ended tasks and idle sessions are looked through for those whose time is over.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -72,6 +73,8 @@ pub enum StartError {
     Runtime(std::io::Error),
     #[error("cannot listen on {address}: {reason}")]
     Listen { address: SocketAddr, reason: String },
+    #[error("server.tls: {0}")]
+    Tls(#[from] TlsError),
     #[error("cannot handle signals: {0}")]
     Signals(std::io::Error),
     #[error("{0}")]
@@ -103,6 +106,15 @@ pub fn run(config: Config, options: ServeOptions) -> Result<(), StartError> {
     served
 }
 
+/// What of the configuration only a look at other files tells.
+///
+/// # Errors
+///
+/// What `serve` would not start with.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    config.server.tls.as_ref().map_or(Ok(()), server::Tls::check).map_err(StartError::Tls)
+}
+
 async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> {
     let lifecycle = Lifecycle::new();
     lifecycle.listen_for_signals().map_err(StartError::Signals)?;
@@ -112,13 +124,16 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
         let _ = std::fs::remove_file(path);
     }
     let address = listener.local_addr().map_err(|error| cannot_listen(config.server.listen, &error))?;
+    let tls = config.server.tls.as_ref().map(|files| server::Tls::start(files, config.server.http2, &lifecycle));
+    let tls = tls.transpose()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
     let app = App::build(&config, &lifecycle).await?;
     if !config.server.listen.ip().is_loopback() && app.tenants.is_open() {
         let name = "made at the first start".to_owned();
         let (_, secret) = app.tenants.create_admin_key(Some(name), None).await.map_err(StartError::FirstKey)?;
         greeting::print_first_key(&secret);
     }
-    let server = app.accept(&config, listener);
+    let server = app.accept(&config, listener, tls);
     tokio::select! {
         started = app.start() => started?,
         () = lifecycle.draining().cancelled() => return app.shut_down(&config, server).await,
@@ -126,7 +141,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
     if let Some(path) = options.port_file {
         write_port_file(&path, address).map_err(|error| StartError::PortFile { path, error })?;
     }
-    greeting::print(&app.gateway, address, app.tenants.is_open());
+    greeting::print(&app.gateway, &format!("{scheme}://{address}"), app.tenants.is_open());
     lifecycle.draining().cancelled().await;
     app.shut_down(&config, server).await
 }
@@ -312,8 +327,8 @@ impl App {
         self.tasks.live().len()
     }
 
-    fn accept(&self, config: &Config, listener: TcpListener) -> server::Server {
-        server::Server::start(listener, self.router.clone(), &config.server, &self.lifecycle)
+    fn accept(&self, config: &Config, listener: TcpListener, tls: Option<server::Tls>) -> server::Server {
+        server::Server::start(listener, tls, self.router.clone(), &config.server, &self.lifecycle)
     }
 
     /// Takes the gateway down.

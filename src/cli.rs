@@ -52,9 +52,11 @@ pub fn run_with<E: Display>(
     }
     let done = match command {
         Command::Serve(arguments) => start(arguments, environment, serve),
-        Command::Config(ConfigCommand::Check(file)) => {
-            load(&file.settings(), environment).map(|it| print(&summary(&it.config)))
-        }
+        Command::Config(ConfigCommand::Check(file)) => load(&file.settings(), environment).and_then(|it| {
+            app::check(&it.config).map_err(|error| format!("sluicegate: {error}"))?;
+            print(&summary(&it.config));
+            Ok(())
+        }),
         Command::Config(ConfigCommand::Show(file)) => load(&file.settings(), environment).map(|it| print(&it.text)),
         Command::Task(arguments) => operate(operate::task(target, arguments)),
         Command::Pool(arguments) => operate(operate::pool(target, arguments)),

@@ -61,8 +61,10 @@ pub struct Config {
 /// The sockets.
 #[derive(Debug, Clone)]
 pub struct Server {
-    /// A loopback address; port 0 picks a free one.
+    /// Port 0 picks a free one.
     pub listen: SocketAddr,
+    /// `None`: without encryption.
+    pub tls: Option<Tls>,
     pub http2: Http2,
     /// Of whole answers; never of event streams.
     pub compression: bool,
@@ -74,6 +76,14 @@ pub struct Server {
     pub header_timeout: Duration,
     /// How long running tasks may take to end at shutdown.
     pub drain_deadline: Duration,
+}
+
+/// The files of a certificate, both PEM; absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The certificate, and those between it and the authority that clients know.
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// Logs and metrics.

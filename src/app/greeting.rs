@@ -1,14 +1,12 @@
 //! What the program says once it is ready.
 
-use std::net::SocketAddr;
-
 use crate::gateway::Gateway;
 use crate::tenants::Secret;
 
-/// Prints what is served and where, with a line to try.
+/// Prints what is served and where (`url` is without a slash at its end), with a line to try.
 /// `open`: without API keys.
-pub(super) fn print(gateway: &Gateway, address: SocketAddr, open: bool) {
-    println!("{}", text(gateway, address, open));
+pub(super) fn print(gateway: &Gateway, url: &str, open: bool) {
+    println!("{}", text(gateway, url, open));
 }
 
 /// Prints the key that is made where other machines are to be served and nobody has a key yet.
@@ -16,8 +14,8 @@ pub(super) fn print_first_key(secret: &Secret) {
     println!("The first API key, for everything. It is not shown again:\n\n  {}\n", secret.reveal());
 }
 
-fn text(gateway: &Gateway, address: SocketAddr, open: bool) -> String {
-    let mut text = format!("Sluicegate {} is ready on http://{address}\n", env!("CARGO_PKG_VERSION"));
+fn text(gateway: &Gateway, url: &str, open: bool) -> String {
+    let mut text = format!("Sluicegate {} is ready on {url}\n", env!("CARGO_PKG_VERSION"));
     for pool in gateway.each_pool() {
         let model = pool.model();
         if let Some(info) = pool.info() {
@@ -40,7 +38,7 @@ fn text(gateway: &Gateway, address: SocketAddr, open: bool) -> String {
         }
     };
     text += &format!(
-        "  {keys}\n\nTry:\n\n  curl -N http://{address}/v1/chat/completions -H 'Content-Type: application/json'{header} \\\n    -d '{{\"model\": \"{model}\", \
+        "  {keys}\n\nTry:\n\n  curl -N {url}/v1/chat/completions -H 'Content-Type: application/json'{header} \\\n    -d '{{\"model\": \"{model}\", \
          \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"What is Sluicegate?\"}}]}}'\n"
     );
     text

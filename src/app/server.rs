@@ -1,4 +1,4 @@
-//! Sockets: HTTP/1.1 and HTTP/2 (by prior knowledge) on one port, with limits on connections and on slow heads.
+//! Sockets: HTTP/1.1 and HTTP/2 on one port, with or without TLS, and with limits on connections and on slow heads.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,11 @@ use tower::ServiceExt as _;
 
 use crate::config::{self, Http2};
 use crate::lifecycle::{Lifecycle, OnPanic};
+
+mod tls;
+
+pub(super) use tls::Tls;
+pub use tls::TlsError;
 
 /// After a failed accept (no file descriptors left, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -39,12 +45,19 @@ pub(super) struct Server {
 
 impl Server {
     /// Accepts connections from here on.
-    pub fn start(listener: TcpListener, router: Router, config: &config::Server, lifecycle: &Lifecycle) -> Self {
+    pub fn start(
+        listener: TcpListener,
+        tls: Option<Tls>,
+        router: Router,
+        config: &config::Server,
+        lifecycle: &Lifecycle,
+    ) -> Self {
         let server = Self { closing: CancellationToken::new(), connections: TaskTracker::new() };
         let accept = Accept {
             closing: server.closing.clone(),
             connections: server.connections.clone(),
             permits: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
+            tls,
             http: Arc::new(http(config)),
             header_timeout: config.header_timeout,
             router,
@@ -82,6 +95,7 @@ struct Accept {
     connections: TaskTracker,
     /// One per connection; beyond them, clients wait in the backlog.
     permits: Arc<Semaphore>,
+    tls: Option<Tls>,
     http: Arc<Builder<TokioExecutor>>,
     /// How long a client may take to ask for something.
     header_timeout: Duration,
@@ -118,7 +132,42 @@ impl Accept {
 
     /// One connection, to its end.
     fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
-        let (http, closing, deadline) = (Arc::clone(&self.http), self.closing.clone(), self.header_timeout);
+        // Without it every token waits for the acknowledgement of the one before: steps of 40 ms.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let acceptor = self.tls.as_ref().map(Tls::acceptor);
+        let connection = Connection {
+            http: Arc::clone(&self.http),
+            closing: self.closing.clone(),
+            deadline: self.header_timeout,
+            router: self.router.clone(),
+        };
+        async move {
+            let Some(acceptor) = acceptor else { return connection.run(stream).await };
+            let shaken = tokio::time::timeout(connection.deadline, acceptor.accept(stream));
+            match connection.closing.clone().run_until_cancelled(shaken).await {
+                Some(Ok(Ok(stream))) => connection.run(stream).await,
+                Some(Ok(Err(error))) => tracing::debug!(%error, "a client and TLS do not come together"),
+                Some(Err(_)) | None => {}
+            }
+        }
+    }
+}
+
+/// What a connection needs.
+struct Connection {
+    http: Arc<Builder<TokioExecutor>>,
+    closing: CancellationToken,
+    /// How long a client may take to ask for something.
+    deadline: Duration,
+    router: Router,
+}
+
+impl Connection {
+    /// Serves HTTP over `stream`, until one of both ends it.
+    async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
+        let Self { http, closing, deadline, router } = self;
         let asked = Arc::new(AtomicBool::new(false));
         let note = {
             let asked = Arc::clone(&asked);
@@ -127,32 +176,26 @@ impl Accept {
                 request
             }
         };
-        let service = TowerToHyperService::new(self.router.clone().map_request(note));
-        async move {
-            // Without it every token waits for the acknowledgement of the one before: steps of 40 ms.
-            if let Err(error) = stream.set_nodelay(true) {
-                tracing::debug!(%error, "cannot set TCP_NODELAY");
+        let service = TowerToHyperService::new(router.map_request(note));
+        let connection = http.serve_connection(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        // hyper's own deadline for heads begins when it knows the protocol, and a client may never say.
+        let silent = async {
+            tokio::time::sleep(deadline).await;
+            if asked.load(Ordering::Relaxed) {
+                std::future::pending().await
             }
-            let connection = http.serve_connection(TokioIo::new(stream), service);
-            tokio::pin!(connection);
-            // hyper's own deadline for heads begins when it knows the protocol, and a client may never say.
-            let silent = async {
-                tokio::time::sleep(deadline).await;
-                if asked.load(Ordering::Relaxed) {
-                    std::future::pending().await
-                }
-            };
-            let ended = tokio::select! {
-                ended = &mut connection => ended,
-                () = silent => return,
-                () = closing.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            if let Err(error) = ended {
-                tracing::debug!(%error, "a connection ended early");
+        };
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = silent => return,
+            () = closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
             }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended early");
         }
     }
 }

@@ -1,10 +1,11 @@
 //! A client of a running gateway, for the commands that operate one.
 
+use std::path::Path;
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use reqwest::header::{AUTHORIZATION, HeaderValue};
-use reqwest::{Method, RequestBuilder, Response, Url};
+use reqwest::{Certificate, Method, RequestBuilder, Response, Url};
 use serde_json::Value;
 
 /// A gateway that does not take a connection for so long is not there.
@@ -25,12 +26,13 @@ pub(super) struct TaskEvent {
 }
 
 impl Gateway {
-    /// A gateway at `base`, such as `http://127.0.0.1:8080`, and the API key for it where it wants one.
+    /// A gateway at `base`, such as `http://127.0.0.1:8080`, the API key for it where it wants one, and the file of the
+    /// certificates that it is trusted by where the system's are not meant.
     ///
     /// # Errors
     ///
-    /// When that is no address of an HTTP server, or the key can stand in no header.
-    pub fn new(base: &str, api_key: Option<&str>) -> Result<Self, String> {
+    /// When that is no address of an HTTP server, the key can stand in no header, or there is no certificate in the file.
+    pub fn new(base: &str, api_key: Option<&str>, ca_file: Option<&Path>) -> Result<Self, String> {
         let wrong = || format!("--url {base:?} is no http:// or https:// address");
         let base: Url = base.parse().map_err(|_| wrong())?;
         if !matches!(base.scheme(), "http" | "https") || !base.has_host() {
@@ -40,6 +42,9 @@ impl Gateway {
         // A proxy for the outside knows nothing of this machine.
         if base.host_str().is_some_and(|host| host == "localhost" || host == "[::1]" || host.starts_with("127.")) {
             client = client.no_proxy();
+        }
+        if let Some(path) = ca_file {
+            client = client.tls_certs_only(certificates(path)?);
         }
         if let Some(api_key) = api_key {
             let header = HeaderValue::try_from(format!("Bearer {api_key}"));
@@ -136,5 +141,14 @@ impl Gateway {
             cause = deeper;
         }
         format!("{}: {cause}", self.base)
+    }
+}
+
+/// The certificates in a file.
+fn certificates(path: &Path) -> Result<Vec<Certificate>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("--ca-file {}: {error}", path.display()))?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(format!("--ca-file {} holds no certificate in PEM form", path.display())),
     }
 }

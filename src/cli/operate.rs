@@ -25,6 +25,9 @@ pub(super) struct Target {
     /// The API key, where the gateway wants one. Other users of the machine see what stands on a command line
     #[arg(long, global = true, value_name = "KEY", env = "SLUICEGATE_API_KEY", hide_env_values = true)]
     pub(super) api_key: Option<String>,
+    /// A file with the certificates (PEM) that an https:// gateway is trusted by, instead of those that the system knows
+    #[arg(long, global = true, value_name = "FILE", env = "SLUICEGATE_CA_FILE")]
+    pub(super) ca_file: Option<std::path::PathBuf>,
     /// Print the gateway's JSON, one value per line, and not what people read
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -33,9 +36,9 @@ pub(super) struct Target {
 impl Target {
     /// # Errors
     ///
-    /// Where the address is none, or the key is none that can be sent.
+    /// Where the address is none, the key is none that can be sent, or the file of certificates holds none.
     pub(super) fn gateway(&self) -> Result<Gateway, String> {
-        Gateway::new(&self.url, self.api_key.as_deref())
+        Gateway::new(&self.url, self.api_key.as_deref(), self.ca_file.as_deref())
     }
 }
 

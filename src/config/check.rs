@@ -9,7 +9,7 @@ use tracing::level_filters::LevelFilter;
 use super::key::Key;
 use super::layers::Layers;
 use super::shape::{self, LogLevel, MediaFetch, Provision, Shape};
-use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry};
+use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry, Tls};
 use crate::admission::RateLimits;
 use crate::budgets::Left;
 use crate::catalog::{FileRoots, HubAccess, Policy, Token, WebAccess};
@@ -107,7 +107,6 @@ impl Check<'_> {
     }
 
     fn absent_features(&mut self, shape: &Shape) {
-        self.served(shape.server.tls.is_none(), "server.tls", "put a TLS proxy on this machine in front");
         let some = shape.admission.provision == Provision::Refuse || shape.pools.iter().any(|pool| pool.on_demand);
         self.ensure(
             some,
@@ -172,6 +171,7 @@ impl Check<'_> {
     fn server(&mut self, server: &shape::Server) -> Server {
         Server {
             listen: self.listen(&server.listen),
+            tls: server.tls.as_ref().map(|tls| self.tls(tls)),
             http2: server.http2,
             compression: server.compression,
             unknown_fields: server.unknown_fields,
@@ -180,6 +180,23 @@ impl Check<'_> {
             header_timeout: self.ms("server.header_timeout_ms", server.header_timeout_ms, 1),
             drain_deadline: self.ms("server.drain_deadline_ms", server.drain_deadline_ms, 0),
         }
+    }
+
+    fn tls(&mut self, tls: &shape::Tls) -> Tls {
+        let cert =
+            self.file("server.tls.cert", tls.cert.as_deref(), "the file with the certificate, in PEM form, is needed");
+        let key =
+            self.file("server.tls.key", tls.key.as_deref(), "the file with its private key, in PEM form, is needed");
+        Tls { cert, key }
+    }
+
+    /// The path of a file that has to be named.
+    fn file(&mut self, key: &str, path: Option<&str>, missing: &str) -> PathBuf {
+        let path = Path::new(path.unwrap_or_default());
+        std::path::absolute(path).unwrap_or_else(|_| {
+            self.refuse(key, missing);
+            path.to_owned()
+        })
     }
 
     fn listen(&mut self, text: &str) -> SocketAddr {

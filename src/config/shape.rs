@@ -27,8 +27,15 @@ pub(super) struct Server {
     pub header_timeout_ms: u64,
     pub drain_deadline_ms: u64,
     #[serde(default)]
-    #[eserde(compat)]
-    pub tls: Option<toml::Value>,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Tls {
+    #[serde(default)]
+    pub cert: Option<String>,
+    #[serde(default)]
+    pub key: Option<String>,
 }
 
 #[derive(Debug, eserde::Deserialize)]

@@ -260,7 +260,6 @@ fn the_file_of_the_store_takes_no_parameters() {
 #[test]
 fn what_this_version_does_not_serve_is_refused_by_name() {
     let text = r#"
-server.tls = { cert = "c", key = "k" }
 store.url = "postgres://user:geheim@host/db"
 admission.provision = "on-demand"
 sessions.ttl_ms = 1000
@@ -271,11 +270,21 @@ source = "http://host/m.gguf"
     let mistakes = file(text).mistakes();
     assert!(!mistakes.contains("geheim"), "{mistakes}");
     assert_snapshot!(mistakes, @r#"
-    :2: server.tls: not served by this version; put a TLS proxy on this machine in front
-    :3: store.url: not served by this version; leave it at "sqlite:"
-    :4: admission.provision: "on-demand" needs a pool with `on_demand = true` to give models to
-    :8: catalog.models[0].source: http://host/m.gguf is not encrypted, and its host is not in catalog.web.trusted_hosts; write https://
+    :2: store.url: not served by this version; leave it at "sqlite:"
+    :3: admission.provision: "on-demand" needs a pool with `on_demand = true` to give models to
+    :7: catalog.models[0].source: http://host/m.gguf is not encrypted, and its host is not in catalog.web.trusted_hosts; write https://
     "#);
+}
+
+#[test]
+fn a_certificate_has_its_key() {
+    let tls = file("server.tls = { cert = \"/etc/tls.crt\", key = \"/etc/tls.key\" }").config().server.tls.unwrap();
+    assert_eq!((tls.cert, tls.key), ("/etc/tls.crt".into(), "/etc/tls.key".into()));
+    assert_snapshot!(file("server.tls = { cert = \"\", kay = \"/etc/tls.key\" }").mistakes(), @"
+    :1: server.tls.cert: the file with the certificate, in PEM form, is needed
+    :1: server.tls.kay: unknown key; did you mean `key`?
+    :1: server.tls.key: the file with its private key, in PEM form, is needed
+    ");
 }
 
 #[test]

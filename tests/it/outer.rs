@@ -13,6 +13,7 @@
 //! | `reload` | whether a pool gets another model while it serves, and keeps its own where that is damaged |
 //! | `catalog` | models that are added, verified, retired, removed, and pulled; and where none may come from |
 //! | `commands` | the commands that operate a running gateway |
+//! | `tls` | TLS, and a certificate that is exchanged while the gateway serves |
 //! | `remote` | a gateway in front of another one |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
 //! | `rust_client`, `sdks` | async-openai here; the Python and Node clients, installed below the target folder |
@@ -43,4 +44,5 @@ mod shutdown;
 mod sight;
 mod stalled;
 mod startup;
+mod tls;
 mod wire;

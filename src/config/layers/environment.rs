@@ -31,7 +31,7 @@ impl Variables {
                 "HOME" => variables.home = Some(value.into()),
                 "HF_ENDPOINT" | "HF_TOKEN" | "ORCHD_PREFER_H2" => variables.shared.push((name, value)),
                 // The command line's own.
-                "SLUICEGATE_URL" | "SLUICEGATE_API_KEY" => {}
+                "SLUICEGATE_URL" | "SLUICEGATE_API_KEY" | "SLUICEGATE_CA_FILE" => {}
                 name_text if name_text.starts_with(PREFIX) && !is_service_link(name_text) => {
                     variables.settings.push((name, value));
                 }

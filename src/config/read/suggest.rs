@@ -1,11 +1,13 @@
 //! What somebody may have meant by a key that does not exist.
 
 /// Keys that have no default, so that the document need not hold them.
-const OPTIONAL: [&str; 13] = [
+const OPTIONAL: [&str; 15] = [
     "aliases",
     "budget",
+    "cert",
     "concurrency",
     "digest",
+    "key",
     "models",
     "price",
     "remote",

@@ -76,6 +76,12 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         within: "src/",
+        paths: &["rustls", "tokio_rustls", "x509_cert"],
+        inside: &["src/app/server/tls"],
+        reason: "one file decides which TLS is spoken and holds the key; what is served over it does not know",
+    },
+    Fence {
+        within: "src/",
         paths: &["sluicegate_compat::openai", "sluicegate_compat::anthropic"],
         inside: &["src/api"],
         reason: "dialects stay at the edge: below it there is one request type and one event type",
