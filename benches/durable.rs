@@ -1,5 +1,5 @@
-//! How many tasks a second are accepted for good: filed in SQLite on this disk before each is answered, by one client and by
-//! many at once, whose commits are shared. Beside it the same with nothing on the disk.
+//! How many tasks a second are accepted for good: filed in SQLite or in PostgreSQL on this disk before each is answered, by one
+//! client and by many at once, whose commits are shared. Beside it the same with nothing on the disk.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,8 @@ use tokio::runtime::Runtime;
 
 #[path = "support/gate.rs"]
 mod gate;
+#[path = "../tests/support/postgres.rs"]
+mod postgres;
 
 const AT_ONCE: [usize; 3] = [1, 32, 256];
 
@@ -33,7 +35,9 @@ fn durable(criterion: &mut Criterion) {
     let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
     let caller = Caller::new(CorrelationId::from("bench"), &Identity::anybody());
     let on_disk = format!("sqlite:{}", folder.path().join("tasks.db").display());
-    for (name, store) in [("on disk", on_disk.as_str()), ("in memory", "sqlite::memory:")] {
+    let server = postgres::fresh_url();
+    let stores = [("on disk", on_disk.as_str()), ("in memory", "sqlite::memory:"), ("in PostgreSQL", server.as_str())];
+    for (name, store) in stores {
         // Tasks end as fast as they come; their starts and ends are filed as well.
         let script = Script { slots: 1024, first_token: Duration::ZERO, ..Script::default() };
         let settings = [

@@ -32,7 +32,7 @@
 //! | 0 | [`causes`] | errors in words |
 //! | 0 | [`ids`] | names, each its own type |
 //! | 0 | [`lifecycle`] | the only place that spawns; signals, drain, force |
-//! | 0 | [`store`] | what survives a restart, in an embedded SQLite database; the only place that knows SQL |
+//! | 0 | [`store`] | what survives a restart, in an embedded SQLite database or in PostgreSQL; the only place that knows SQL |
 //! | 0 | [`media`] | images and recordings: what they are by their bytes |
 //! | 0 | [`web`] | getting what is at an address that somebody has named, and from nowhere else |
 //! | 0 | [`budgets`] | what may still be used: reserved before, settled after, never overspent; pure |

@@ -85,8 +85,7 @@ impl Lifecycle {
         let lifecycle = self.clone();
         async move {
             if contained(name, future).await.is_err() && on_panic == OnPanic::Shutdown {
-                lifecycle.failed.cancel();
-                lifecycle.shutdown();
+                lifecycle.fail();
             }
         }
     }
@@ -131,9 +130,15 @@ impl Lifecycle {
         &self.forced
     }
 
-    /// Whether a task that the gateway cannot work without has panicked.
+    /// Whether something that the gateway cannot work without has ended.
     pub fn failed(&self) -> bool {
         self.failed.is_cancelled()
+    }
+
+    /// Starts a graceful shutdown because of something that the gateway cannot work without. Idempotent.
+    pub fn fail(&self) {
+        self.failed.cancel();
+        self.shutdown();
     }
 
     /// Starts a graceful shutdown. Idempotent.

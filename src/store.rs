@@ -1,8 +1,9 @@
-//! The store: one SQLite database per gateway, for everything that survives a restart.
+//! The store: one database per gateway, SQLite in a file or a schema of PostgreSQL, for everything that survives a restart.
 //!
 //! | module | job |
 //! | --- | --- |
 //! | `ownership` | one process per data folder |
+//! | `postgres` | a session with PostgreSQL, and one gateway per schema |
 //! | `writer` | one connection; what is waiting is committed together |
 //! | `artifacts` | documents that are named by their content |
 //! | `catalog` | models that were added, and what is kept of all |
@@ -35,12 +36,17 @@
 //! outlives a loss of power. What that costs (one `fsync`) is shared: while one batch is committed the next gathers.
 //! `secure_delete` overwrites what is deleted, and [`Scrub`] empties the log of it too.
 //!
+//! With PostgreSQL it is the server that makes a commit durable (`synchronous_commit`), and that decides when deleted rows leave
+//! its files. A gateway whose connection is lost does not know whether its last commit was made, nor whether another gateway
+//! has taken the schema meanwhile: it shuts down with a line of log, and what it had answered is there for the next start.
+//!
 //! # Time
 //!
 //! A batch runs as blocking work of the runtime, and not on a thread that the runtime does not know: under paused time
 //! (tests) the clock stands still while blocking work runs, and would leap to the next deadline while a foreign thread is
 //! waited for.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -54,6 +60,7 @@ mod catalog;
 mod journal;
 mod ownership;
 mod pools;
+mod postgres;
 mod sessions;
 mod sql;
 mod tenants;
@@ -66,11 +73,16 @@ pub use journal::{EndedRow, KeyRow, TaskRow};
 pub use ownership::InUse;
 use ownership::Ownership;
 pub use pools::PoolRow;
+pub use postgres::{DatabaseInUse, DatabaseUrl};
+use postgres::{Session, Unusable};
 pub use sessions::{HoldRow, SessionRow, SpentRow};
 use sql::Connection;
 pub use tenants::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow};
 pub use workers::WorkerRow;
 use writer::{Operation, Queue, Work};
+
+/// The database in a data folder.
+const FILE: &str = "sluicegate.db";
 
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +93,8 @@ pub enum Location {
     File(PathBuf),
     /// The same in a data folder, which is made where it is missing.
     DataFolder(PathBuf),
+    /// A schema of PostgreSQL: the first one of the `search_path` that is there.
+    Postgres(DatabaseUrl),
 }
 
 /// Why the store cannot be opened. One line, for the operator.
@@ -90,8 +104,10 @@ pub enum OpenError {
     InUse(#[from] InUse),
     #[error("cannot use the folder {folder}: {error}", folder = folder.display())]
     Folder { folder: PathBuf, error: std::io::Error },
-    #[error("cannot open the store {path}: {reason}", path = path.display())]
-    Database { path: PathBuf, reason: String },
+    #[error("{0}")]
+    DatabaseInUse(#[from] DatabaseInUse),
+    #[error("cannot open the store {place}: {reason}")]
+    Database { place: String, reason: String },
 }
 
 /// Why something was not stored, or not found out. It may succeed later where the disk has room again.
@@ -121,36 +137,17 @@ impl Store {
     ///
     /// [`OpenError`]; nothing is left open then.
     pub async fn open(location: &Location, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
-        Self::open_with(location, lifecycle, |location| match location {
-            Location::Memory => Ok(None),
-            Location::File(path) => Ownership::take(path).map(Some),
-            Location::DataFolder(folder) => {
-                make(folder)?;
-                Ownership::take(&location.path()).map(Some)
-            }
-        })
-        .await
-    }
-
-    async fn open_with(
-        location: &Location,
-        lifecycle: &Lifecycle,
-        own: impl FnOnce(&Location) -> Result<Option<Ownership>, OpenError> + Send + 'static,
-    ) -> Result<Self, OpenError> {
-        let (place, path) = (location.clone(), location.path());
-        let open = move || {
-            let ownership = own(&place)?;
-            let alone = ownership.is_some() || place == Location::Memory;
-            let opened = tokio::runtime::Handle::current().block_on(writer::connect(&place, alone));
-            let failed = |error: sql::Error| OpenError::Database { path: place.path(), reason: error.to_string() };
-            Ok::<_, OpenError>((opened.map_err(failed)?, ownership))
+        let own = match location {
+            Location::Memory | Location::Postgres(_) => None,
+            Location::File(path) => Some((None, path.clone())),
+            Location::DataFolder(folder) => Some((Some(folder.clone()), folder.join(FILE))),
         };
-        let panicked = |_| OpenError::Database { path, reason: "the work panicked".to_owned() };
-        let (connection, ownership) = lifecycle.blocking("open the store", open).await.map_err(panicked)??;
-        let queue = Arc::new(Queue::default());
-        let run = writer::run(Arc::clone(&queue), lifecycle.clone(), connection, ownership);
-        lifecycle.spawn("store", OnPanic::Shutdown, run);
-        Ok(Self(queue))
+        let own = move || {
+            let Some((folder, path)) = own else { return Ok(None) };
+            folder.as_deref().map_or(Ok(()), make)?;
+            Ownership::take(&path).map(Some)
+        };
+        Self::open_with(location, lifecycle, true, own).await
     }
 
     /// Opens the database beside a gateway that may run on it: for what several processes may change.
@@ -159,11 +156,29 @@ impl Store {
     ///
     /// [`OpenError`].
     pub async fn open_beside(location: &Location, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
-        Self::open_with(location, lifecycle, |location| match location {
-            Location::DataFolder(folder) => make(folder).map(|()| None),
-            Location::Memory | Location::File(_) => Ok(None),
-        })
-        .await
+        let folder = if let Location::DataFolder(folder) = location { Some(folder.clone()) } else { None };
+        let none = move || folder.as_deref().map_or(Ok(()), make).map(|()| None);
+        Self::open_with(location, lifecycle, false, none).await
+    }
+
+    async fn open_with(
+        location: &Location,
+        lifecycle: &Lifecycle,
+        alone: bool,
+        own: impl FnOnce() -> Result<Option<Ownership>, OpenError> + Send + 'static,
+    ) -> Result<Self, OpenError> {
+        let (at, place, spawner) = (location.clone(), location.to_string(), lifecycle.clone());
+        let open = move || {
+            let ownership = own()?;
+            let opened = tokio::runtime::Handle::current().block_on(at.connect(alone, &spawner));
+            Ok::<_, OpenError>((opened?, ownership))
+        };
+        let panicked = |_| OpenError::Database { place, reason: "the work panicked".to_owned() };
+        let (connection, ownership) = lifecycle.blocking("open the store", open).await.map_err(panicked)??;
+        let queue = Arc::new(Queue::default());
+        let run = writer::run(Arc::clone(&queue), lifecycle.clone(), connection, ownership);
+        lifecycle.spawn("store", OnPanic::Shutdown, run);
+        Ok(Self(queue))
     }
 
     /// Writes what was handed over, closes the database, and lets go of its folder. Later operations fail.
@@ -217,18 +232,36 @@ pub fn signed(unix_ms: u64) -> i64 {
 }
 
 impl Location {
-    /// The file, or the name of none.
-    fn path(&self) -> PathBuf {
-        match self {
-            Self::Memory => PathBuf::from(":memory:"),
-            Self::File(path) => path.clone(),
-            Self::DataFolder(folder) => folder.join("sluicegate.db"),
-        }
-    }
-
     /// The database of a data folder.
     pub fn in_folder(folder: &Path) -> Self {
         Self::DataFolder(folder.to_owned())
+    }
+
+    async fn connect(&self, alone: bool, lifecycle: &Lifecycle) -> Result<Connection, OpenError> {
+        let opened = match self {
+            Self::Memory => writer::connect(None, alone).await,
+            Self::File(path) => writer::connect(Some(path), alone).await,
+            Self::DataFolder(folder) => writer::connect(Some(&folder.join(FILE)), alone).await,
+            Self::Postgres(url) => match Session::open(url, alone, lifecycle).await {
+                Ok(session) => Ok(Connection::Postgres(Box::new(session))),
+                Err(Unusable::InUse(in_use)) => return Err(in_use.into()),
+                Err(unusable) => {
+                    return Err(OpenError::Database { place: self.to_string(), reason: unusable.to_string() });
+                }
+            },
+        };
+        opened.map_err(|error| OpenError::Database { place: self.to_string(), reason: error.to_string() })
+    }
+}
+
+impl fmt::Display for Location {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory => text.write_str(":memory:"),
+            Self::File(path) => write!(text, "{}", path.display()),
+            Self::DataFolder(folder) => write!(text, "{}", folder.join(FILE).display()),
+            Self::Postgres(url) => write!(text, "{url}"),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::admission::RateLimits;
 use crate::budgets::Left;
 use crate::catalog::{FileRoots, HubAccess, Policy, Token, WebAccess};
 use crate::gateway::MediaSettings;
-use crate::store::Location;
+use crate::store::{DatabaseUrl, Location};
 use crate::web::{Hosts, Reach};
 
 mod models;
@@ -90,11 +90,6 @@ impl Check<'_> {
         }
     }
 
-    /// Refuses what the contract has and this version has not.
-    fn served(&mut self, served: bool, key: &str, only: &str) {
-        self.ensure(served, key, &format!("not served by this version; {only}"));
-    }
-
     fn ms(&mut self, key: &str, ms: u64, least: u64) -> Duration {
         self.ensure((least..=LONGEST_MS).contains(&ms), key, &format!("{least} to {LONGEST_MS} ms"));
         Duration::from_millis(ms.min(LONGEST_MS))
@@ -160,10 +155,14 @@ impl Check<'_> {
             }
             Some(path) if path.starts_with('/') && !path.ends_with('/') => return Location::File(PathBuf::from(path)),
             Some(_) => self.refuse("store.url", "the path after sqlite: is that of a file, and absolute"),
-            None if url.starts_with("postgres:") || url.starts_with("postgresql:") => {
-                self.served(false, "store.url", "leave it at \"sqlite:\"");
-            }
-            None => self.refuse("store.url", "\"sqlite:\", \"sqlite:/path/file.db\" or \"sqlite::memory:\""),
+            None if url.starts_with("postgres:") || url.starts_with("postgresql:") => match DatabaseUrl::parse(url) {
+                Ok(url) => return Location::Postgres(url),
+                Err(mistake) => self.refuse("store.url", mistake),
+            },
+            None => self.refuse(
+                "store.url",
+                "\"sqlite:\", \"sqlite:/path/file.db\", \"sqlite::memory:\" or \"postgres://user:password@host:5432/database\"",
+            ),
         }
         Location::Memory
     }

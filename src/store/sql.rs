@@ -3,15 +3,19 @@
 
 use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, TransactionManager};
+
+use super::postgres::Session;
 
 type SqliteTransactions = <Sqlite as sqlx::Database>::TransactionManager;
 
 /// What a statement is said to.
 pub(in crate::store) enum Connection {
     Sqlite(SqliteConnection),
+    Postgres(Box<Session>),
 }
 
 /// What went wrong with a statement, in the database's words.
@@ -19,6 +23,10 @@ pub(in crate::store) enum Connection {
 pub(in crate::store) enum Error {
     #[error(transparent)]
     Sqlite(#[from] sqlx::Error),
+    #[error("{}", .0.as_db_error().map_or_else(|| .0.to_string(), |error| error.message().to_owned()))]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("the server did not answer within {} s", .0.as_secs())]
+    NoAnswer(Duration),
     /// A row that must be there is not.
     #[error("no row was found where one was expected")]
     NoRow,
@@ -35,6 +43,7 @@ pub(in crate::store) enum Value<'q> {
 /// A row that was found.
 pub(in crate::store) enum Row {
     Sqlite(SqliteRow),
+    Postgres(tokio_postgres::Row),
 }
 
 /// Which column of a row.
@@ -75,6 +84,7 @@ impl<'q> Query<'q> {
     pub async fn execute(self, connection: &mut Connection) -> Result<u64> {
         match connection {
             Connection::Sqlite(sqlite) => Ok(self.for_sqlite().execute(sqlite).await?.rows_affected()),
+            Connection::Postgres(session) => session.execute(self.sql, &self.values).await,
         }
     }
 
@@ -85,6 +95,10 @@ impl<'q> Query<'q> {
                 let rows = self.for_sqlite().fetch_all(sqlite).await?;
                 rows.into_iter().map(|row| T::from_row(&Row::Sqlite(row))).collect()
             }
+            Connection::Postgres(session) => {
+                let rows = session.fetch(self.sql, &self.values).await?;
+                rows.into_iter().map(|row| T::from_row(&Row::Postgres(row))).collect()
+            }
         }
     }
 
@@ -94,6 +108,10 @@ impl<'q> Query<'q> {
             Connection::Sqlite(sqlite) => {
                 let row = self.for_sqlite().fetch_optional(sqlite).await?;
                 row.map(|row| T::from_row(&Row::Sqlite(row))).transpose()
+            }
+            Connection::Postgres(session) => {
+                let row = session.fetch(self.sql, &self.values).await?.into_iter().next();
+                row.map(|row| T::from_row(&Row::Postgres(row))).transpose()
             }
         }
     }
@@ -122,13 +140,35 @@ impl Connection {
     pub async fn close(self) -> Result<()> {
         match self {
             Self::Sqlite(sqlite) => Ok(sqlite.close().await?),
+            Self::Postgres(session) => session.close().await,
         }
+    }
+
+    /// Whether the database cannot be reached any more over this connection.
+    pub fn is_lost(&self) -> bool {
+        match self {
+            Self::Sqlite(_) => false,
+            Self::Postgres(session) => session.is_lost(),
+        }
+    }
+
+    /// Takes the connection for lost: what was asked over it is not waited for any more.
+    pub fn give_up(&mut self) {
+        if let Self::Postgres(session) = self {
+            session.give_up();
+        }
+    }
+
+    /// Whether a statement that fails takes those before it in its transaction with it.
+    pub fn fails_together(&self) -> bool {
+        matches!(self, Self::Postgres(_))
     }
 
     /// Begins what is done or undone together.
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
         match self {
             Self::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, None).await?,
+            Self::Postgres(session) => session.begin().await?,
         }
         Ok(Transaction { connection: self, open: true })
     }
@@ -138,6 +178,7 @@ impl Connection {
     pub async fn begin_shared(&mut self) -> Result<Transaction<'_>> {
         match self {
             Self::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, Some("BEGIN IMMEDIATE".into())).await?,
+            Self::Postgres(session) => session.begin_shared().await?,
         }
         Ok(Transaction { connection: self, open: true })
     }
@@ -147,6 +188,7 @@ impl Transaction<'_> {
     pub async fn commit(mut self) -> Result<()> {
         match &mut *self.connection {
             Connection::Sqlite(sqlite) => SqliteTransactions::commit(sqlite).await?,
+            Connection::Postgres(session) => session.commit().await?,
         }
         self.open = false;
         Ok(())
@@ -155,6 +197,12 @@ impl Transaction<'_> {
     pub async fn rollback(mut self) -> Result<()> {
         match &mut *self.connection {
             Connection::Sqlite(sqlite) => SqliteTransactions::rollback(sqlite).await?,
+            Connection::Postgres(session) => {
+                session.abandon();
+                // From here on it has been taken back, as far as the caller is concerned.
+                self.open = false;
+                session.settle().await?;
+            }
         }
         self.open = false;
         Ok(())
@@ -167,6 +215,7 @@ impl Drop for Transaction<'_> {
         if self.open {
             match &mut *self.connection {
                 Connection::Sqlite(sqlite) => SqliteTransactions::start_rollback(sqlite),
+                Connection::Postgres(session) => session.abandon(),
             }
         }
     }
@@ -229,6 +278,8 @@ macro_rules! columns {
                 match (row, at) {
                     (Row::Sqlite(row), At::Position(position)) => Ok(row.try_get(position)?),
                     (Row::Sqlite(row), At::Name(name)) => Ok(row.try_get(name)?),
+                    (Row::Postgres(row), At::Position(position)) => Ok(row.try_get(position)?),
+                    (Row::Postgres(row), At::Name(name)) => Ok(row.try_get(name)?),
                 }
             }
         }

@@ -1,9 +1,68 @@
-//! The store over files of its own: reopened, owned, full of secrets, and in paused time.
+//! The store over databases of its own: reopened, owned, full of secrets, and in paused time.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::*;
+
+#[path = "../../tests/support/postgres.rs"]
+mod cluster;
+mod postgres;
+
+/// Where a test has its database.
+struct Place {
+    location: Location,
+    schema: String,
+    _folder: Option<tempfile::TempDir>,
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self { location: Location::in_folder(folder.path()), schema: String::new(), _folder: Some(folder) }
+    }
+
+    fn postgres() -> Self {
+        let url = cluster::fresh_url();
+        let schema = url.rsplit("%3D").next().expect("a schema").to_owned();
+        let location = Location::Postgres(DatabaseUrl::parse(&url).expect("a URL"));
+        Self { location, schema, _folder: None }
+    }
+
+    /// Of PostgreSQL.
+    fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    async fn open(&self) -> Store {
+        Store::open(&self.location, &Lifecycle::new()).await.unwrap_or_else(|error| panic!("{error}"))
+    }
+}
+
+/// Runs each of these on both kinds of database.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod on_sqlite {
+            $(#[tokio::test] async fn $name() { super::$name(super::Place::sqlite()).await })*
+        }
+        mod on_postgres {
+            $(#[tokio::test] async fn $name() { super::$name(super::Place::postgres()).await })*
+        }
+    };
+}
+
+on_both!(
+    what_was_committed_is_there_after_the_store_is_opened_again,
+    one_operation_that_fails_does_not_take_others_with_it,
+    what_comes_after_the_end_is_told_so_at_once,
+    keys_are_forgotten_by_their_age_and_used_again_afterwards,
+    many_that_wait_share_a_commit,
+    documents_are_filed_with_their_lineage_or_not_at_all,
+    models_pools_and_workers_are_as_they_were_filed_last,
+    a_session_is_charged_once_for_a_task,
+    a_change_of_a_tenant_counts_where_nothing_came_between,
+    a_command_beside_the_gateway_is_heard_of,
+);
 
 fn task(number: i64) -> TaskRow {
     TaskRow {
@@ -41,10 +100,8 @@ fn holds(folder: &Path, text: &str) -> bool {
     files.any(|bytes| bytes.windows(text.len()).any(|window| window == text.as_bytes()))
 }
 
-#[tokio::test]
-async fn what_was_committed_is_there_after_the_store_is_opened_again() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let store = opened(folder.path()).await;
+async fn what_was_committed_is_there_after_the_store_is_opened_again(place: Place) {
+    let store = place.open().await;
     for number in 1..=3 {
         let (done, durable) = told();
         store.task_accepted(task(number), None, None, done);
@@ -59,7 +116,7 @@ async fn what_was_committed_is_there_after_the_store_is_opened_again() {
     store.task_withdrawn("task-3".into());
     store.close().await;
 
-    let store = opened(folder.path()).await;
+    let store = place.open().await;
     let tasks = store.tasks().await.expect("tasks");
     let first = TaskRow {
         started: Some("{}".into()),
@@ -152,9 +209,8 @@ async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
     assert!(!holds(folder.path(), "canary"), "once it is closed");
 }
 
-#[tokio::test]
-async fn one_operation_that_fails_does_not_take_others_with_it() {
-    let store = Store::open(&Location::Memory, &Lifecycle::new()).await.expect("a store");
+async fn one_operation_that_fails_does_not_take_others_with_it(place: Place) {
+    let store = place.open().await;
     let ((first, one), (second, two), (third, three)) = (told(), told(), told());
     store.task_accepted(task(1), None, None, first);
     store.task_accepted(task(1), None, None, second);
@@ -165,9 +221,8 @@ async fn one_operation_that_fails_does_not_take_others_with_it() {
     assert_eq!(store.tasks().await.expect("tasks"), [task(1), task(2)]);
 }
 
-#[tokio::test]
-async fn what_comes_after_the_end_is_told_so_at_once() {
-    let store = Store::open(&Location::Memory, &Lifecycle::new()).await.expect("a store");
+async fn what_comes_after_the_end_is_told_so_at_once(place: Place) {
+    let store = place.open().await;
     store.close().await;
     let (done, durable) = told();
     store.task_accepted(task(1), None, None, done);
@@ -189,9 +244,8 @@ async fn paused_time_stands_still_while_a_commit_is_waited_for() {
     assert_eq!(began.elapsed(), Duration::ZERO);
 }
 
-#[tokio::test]
-async fn keys_are_forgotten_by_their_age_and_used_again_afterwards() {
-    let store = Store::open(&Location::Memory, &Lifecycle::new()).await.expect("a store");
+async fn keys_are_forgotten_by_their_age_and_used_again_afterwards(place: Place) {
+    let store = place.open().await;
     let key = |name: &str, number: i64| KeyRow {
         tenant: "default".into(),
         name: name.into(),
@@ -212,10 +266,8 @@ async fn keys_are_forgotten_by_their_age_and_used_again_afterwards() {
     assert_eq!(store.keys().await, Ok(vec![answered]));
 }
 
-#[tokio::test]
-async fn many_that_wait_share_a_commit() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let store = opened(folder.path()).await;
+async fn many_that_wait_share_a_commit(place: Place) {
+    let store = place.open().await;
     let committed = Arc::new(AtomicUsize::new(0));
     for number in 0..2000 {
         let committed = Arc::clone(&committed);
@@ -226,4 +278,126 @@ async fn many_that_wait_share_a_commit() {
     }
     assert_eq!(store.tasks().await.expect("tasks").len(), 2000);
     assert_eq!(committed.load(Ordering::SeqCst), 2000);
+}
+
+fn document(id: &str, tags: &[&str], parents: &[&str], at_ms: i64) -> NewArtifact {
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    NewArtifact {
+        tenant: "default".into(),
+        id: id.into(),
+        document: "{}".into(),
+        tags: owned(tags),
+        parents: owned(parents),
+        at_ms,
+        most_tags: 3,
+        most_parents: 2,
+        most_children: 10,
+    }
+}
+
+async fn documents_are_filed_with_their_lineage_or_not_at_all(place: Place) {
+    let store = place.open().await;
+    assert!(matches!(store.put_artifact(document("a", &["z", "B"], &[], 1)).await, Ok(Put::Created(_))));
+    let known = store.put_artifact(document("a", &["a"], &[], 2)).await;
+    let Ok(Put::Known(row)) = known else { panic!("{known:?}") };
+    assert_eq!((row.tags, row.created_at_ms, row.updated_at_ms), (vec!["B".into(), "a".into(), "z".into()], 1, 2));
+    assert!(matches!(store.put_artifact(document("b", &[], &["a"], 3)).await, Ok(Put::Created(_))));
+    assert_eq!(store.put_artifact(document("c", &["t"], &["a", "no"], 4)).await, Ok(Put::NoParent("no".into())));
+    assert_eq!(store.put_artifact(document("a", &["1", "2"], &[], 5)).await, Ok(Put::TooManyTags));
+    assert_eq!(store.put_artifact(document("a", &[], &["b"], 5)).await, Ok(Put::LaterParent("b".into())));
+    assert_eq!(store.artifact("default".into(), "c".into(), 10).await, Ok(None));
+    let first = store.artifact("default".into(), "a".into(), 10).await.expect("an answer").expect("a document");
+    assert_eq!((first.children, first.tags.len(), first.parents.len()), (vec!["b".to_owned()], 3, 0));
+}
+
+async fn models_pools_and_workers_are_as_they_were_filed_last(place: Place) {
+    let store = place.open().await;
+    let model = |id: &str, state: &str| ModelRow {
+        id: id.into(),
+        entry: None,
+        state: state.into(),
+        distrust: Some("why".into()),
+        created_at_ms: 1,
+        updated_at_ms: 2,
+    };
+    for row in [model("b", "ready"), model("a", "ready"), model("c", "ready"), model("b", "retired")] {
+        assert_eq!(store.put_model(row).await, Ok(()));
+    }
+    assert_eq!(store.forget_model("c".into()).await, Ok(()));
+    assert_eq!(store.models().await, Ok(vec![model("b", "retired"), model("a", "ready")]));
+
+    assert_eq!(store.put_pool_drain("b".into(), Some(7)).await, Ok(()));
+    assert_eq!(store.put_pool_model("B".into(), "one".into(), Some("other".into())).await, Ok(()));
+    assert_eq!(store.put_pool_drain("a".into(), None).await, Ok(()));
+    let ids = store.pools().await.expect("pools").into_iter().map(|pool| (pool.id, pool.draining_until_ms));
+    assert_eq!(ids.collect::<Vec<_>>(), [("B".into(), None), ("a".into(), None), ("b".into(), Some(7))]);
+
+    let worker = |slots| WorkerRow {
+        id: "w".into(),
+        pool: "a".into(),
+        base_url: "http://w".into(),
+        model: None,
+        slots,
+        ttl_ms: 5,
+    };
+    assert_eq!(store.put_worker(worker(None)).await, Ok(()));
+    assert_eq!(store.put_worker(worker(Some(4))).await, Ok(()));
+    assert_eq!(store.workers().await, Ok(vec![worker(Some(4))]));
+}
+
+async fn a_session_is_charged_once_for_a_task(place: Place) {
+    let store = place.open().await;
+    let session = SessionRow {
+        number: 1,
+        tenant: "default".into(),
+        id: "s".into(),
+        ttl_ms: 100,
+        expires_at_ms: 50,
+        turns: 0,
+        limit_tokens: Some(10),
+        limit_time_ms: None,
+        limit_cost: None,
+        spent_tokens: 0,
+        spent_time_ms: 0,
+        spent_cost: 0,
+    };
+    let hold = HoldRow { task_id: "task-1".into(), session: 1, held: "{}".into(), started_at_ms: None };
+    store.task_accepted(task(1), None, Some((session.clone(), hold.clone())), |_| ());
+    assert_eq!(store.holds().await, Ok(vec![hold]));
+    let spent =
+        SpentRow { task_id: "task-1".into(), tokens: 5, time_ms: 6, cost: i64::MAX, turn: true, ended_at_ms: 7 };
+    store.task_ended(ended(1), Some(spent.clone()), |_| ());
+    store.hold_settled(spent, |_| ());
+    let charged =
+        SessionRow { turns: 1, expires_at_ms: 107, spent_tokens: 5, spent_time_ms: 6, spent_cost: i64::MAX, ..session };
+    assert_eq!(store.sessions().await, Ok(vec![charged]));
+    assert_eq!(store.holds().await, Ok(Vec::new()));
+}
+
+fn tenant(id: &str, version: i64) -> TenantChange {
+    TenantChange::Tenant(tenant_row(id, version))
+}
+
+fn tenant_row(id: &str, version: i64) -> TenantRow {
+    TenantRow { id: id.into(), name: None, weight: 1, suspended: true, created_ms: 1, deleted: false, version }
+}
+
+async fn a_change_of_a_tenant_counts_where_nothing_came_between(place: Place) {
+    let store = place.open().await;
+    let Ok(Changed::As(first)) = store.change_tenants(tenant("acme", 0)).await else { panic!("it is new") };
+    assert_eq!(store.change_tenants(tenant("acme", 0)).await, Ok(Changed::Meanwhile));
+    let Ok(Changed::As(second)) = store.change_tenants(tenant("acme", first)).await else { panic!("it is known") };
+    assert_eq!(store.change_tenants(tenant("acme", first)).await, Ok(Changed::Meanwhile));
+    assert_eq!(store.tenants_since(first).await, Ok((vec![tenant_row("acme", second)], Vec::new())));
+    assert_eq!(store.tenants_since(second).await, Ok((Vec::new(), Vec::new())));
+}
+
+async fn a_command_beside_the_gateway_is_heard_of(place: Place) {
+    let (store, lifecycle) = (place.open().await, Lifecycle::new());
+    let beside = Store::open_beside(&place.location, &lifecycle).await.expect("a store beside it");
+    let changed = beside.change_tenants(tenant("acme", 0)).await;
+    let Ok(Changed::As(number)) = changed else { panic!("{changed:?}") };
+    assert_eq!(store.tenants_since(number - 1).await, Ok((vec![tenant_row("acme", number)], Vec::new())));
+    beside.close().await;
+    assert_eq!(store.change_tenants(tenant("other", 0)).await, Ok(Changed::As(number + 1)));
 }

@@ -1,9 +1,11 @@
 //! The one connection, and the queue before it: what gathers while one batch is committed is the next batch.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use tokio::sync::Notify;
@@ -11,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::ownership::Ownership;
 use super::sql::{self, Connection};
-use super::{Location, Scrub, StoreError};
+use super::{Scrub, StoreError};
 use crate::lifecycle::Lifecycle;
 
 /// Operations of one batch at most: about 0.1 ms each (2,000 new tasks took 0.2 s on two cores), so that nobody waits much
@@ -20,6 +22,9 @@ const BATCH: usize = 512;
 
 /// How long another program that looks into the file may hold it.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// How long a server may take for a batch.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// It may be called again, where a database was lost before its answer came.
 pub(super) type Work = Box<dyn for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<()>> + Send + Sync>;
@@ -110,19 +115,24 @@ impl Drop for Finish {
     }
 }
 
-/// Opens the database and brings its tables up to date. `alone`: no other process has it.
-pub(super) async fn connect(location: &Location, alone: bool) -> sql::Result<Connection> {
-    let options = match location {
-        Location::Memory => "sqlite::memory:".parse()?,
-        Location::File(_) | Location::DataFolder(_) => SqliteConnectOptions::new()
-            .filename(location.path())
+/// The tables, as numbered SQL files; the same for each kind of database.
+pub(super) fn migrations() -> Migrator {
+    sqlx::migrate!("src/store/migrations")
+}
+
+/// Opens an SQLite database and brings its tables up to date. `alone`: no other process has it.
+pub(super) async fn connect(path: Option<&Path>, alone: bool) -> sql::Result<Connection> {
+    let options = match path {
+        None => "sqlite::memory:".parse()?,
+        Some(path) => SqliteConnectOptions::new()
+            .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full),
     };
     let options = options.busy_timeout(BUSY).pragma("secure_delete", "ON").disable_statement_logging();
     let mut sqlite = SqliteConnection::connect_with(&options).await?;
-    sqlx::migrate!("src/store/migrations").run_direct(&mut sqlite).await.map_err(sqlx::Error::from)?;
+    migrations().run_direct(&mut sqlite).await.map_err(sqlx::Error::from)?;
     let mut connection = Connection::Sqlite(sqlite);
     if alone {
         // What was deleted before a crash may still be in the log.
@@ -146,6 +156,9 @@ pub(super) async fn run(
         };
         let Ok((back, outcomes)) = lifecycle.blocking("commit", work).await else { return lifecycle.shutdown() };
         connection = back;
+        if connection.is_lost() {
+            lifecycle.fail();
+        }
         for (done, outcome) in outcomes {
             done(outcome);
         }
@@ -162,38 +175,80 @@ type Outcome = (Done, Result<(), StoreError>);
 /// One transaction. Where it fails as a whole, everybody's operation has failed.
 async fn commit(connection: &mut Connection, batch: Vec<Operation>) -> Vec<Outcome> {
     let must_scrub = batch.iter().any(|operation| operation.scrub == Scrub::Yes);
-    let mut outcomes = Vec::with_capacity(batch.len());
-    if let Err(error) = transact(connection, batch, &mut outcomes).await {
-        tracing::error!(%error, operations = outcomes.len(), "the store cannot write");
+    // Where one that fails takes the others with it, that is the exception: it is looked for when it is there.
+    let mut committed = answered(connection, &batch, Each::Bare).await;
+    if connection.fails_together() && matches!(&committed, Ok(results) if results.iter().any(Result::is_err)) {
+        committed = answered(connection, &batch, Each::InSavepoint).await;
+    }
+    let results = committed.unwrap_or_else(|error| {
+        tracing::error!(%error, operations = batch.len(), "the store cannot write");
         let failure = failed(&error);
-        for (_, outcome) in &mut outcomes {
-            *outcome = Err(failure.clone());
-        }
-    } else if must_scrub && let Err(error) = scrub(connection).await {
+        batch.iter().map(|_| Err(failure.clone())).collect()
+    });
+    if must_scrub && let Err(error) = scrub(connection).await {
         tracing::warn!(%error, "the log of the store cannot be emptied now");
     }
-    outcomes
+    batch.into_iter().map(|operation| operation.done).zip(results).collect()
 }
 
-async fn transact(connection: &mut Connection, batch: Vec<Operation>, outcomes: &mut Vec<Outcome>) -> sql::Result<()> {
-    let mut batch = batch.into_iter();
-    let begun = connection.begin_shared().await;
-    let mut transaction = match begun {
-        Ok(transaction) => transaction,
-        Err(error) => {
-            outcomes.extend(batch.map(|operation| (operation.done, Ok(()))));
-            return Err(error);
-        }
-    };
-    for operation in batch.by_ref() {
-        let outcome = (operation.work)(&mut transaction).await;
-        outcomes.push((operation.done, outcome.map_err(|error| failed(&error))));
+/// How an operation is parted from those before it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Each {
+    Bare,
+    InSavepoint,
+}
+
+/// The same, within a time where a server is asked.
+async fn answered(
+    connection: &mut Connection,
+    batch: &[Operation],
+    each: Each,
+) -> sql::Result<Vec<Result<(), StoreError>>> {
+    if !connection.fails_together() {
+        return transact(connection, batch, each).await;
     }
-    transaction.commit().await
+    let in_time = tokio::time::timeout(ANSWER, transact(connection, batch, each)).await;
+    in_time.unwrap_or_else(|_| {
+        connection.give_up();
+        Err(sql::Error::NoAnswer(ANSWER))
+    })
 }
 
-/// Moves the log into the database file and cuts it to nothing.
+/// What became of each operation. Nothing is committed where statements fail together and one has failed.
+async fn transact(
+    connection: &mut Connection,
+    batch: &[Operation],
+    each: Each,
+) -> sql::Result<Vec<Result<(), StoreError>>> {
+    let mut transaction = connection.begin_shared().await?;
+    let mut results = Vec::with_capacity(batch.len());
+    for operation in batch {
+        let result = match each {
+            Each::Bare => (operation.work)(&mut transaction).await,
+            Each::InSavepoint => apart(&mut transaction, &operation.work).await,
+        };
+        let broken = each == Each::Bare && result.is_err() && transaction.fails_together();
+        results.push(result.map_err(|error| failed(&error)));
+        if broken {
+            transaction.rollback().await?;
+            return Ok(results);
+        }
+    }
+    transaction.commit().await?;
+    Ok(results)
+}
+
+async fn apart(connection: &mut Connection, work: &Work) -> sql::Result<()> {
+    let mut savepoint = connection.begin().await?;
+    work(&mut savepoint).await?;
+    savepoint.commit().await
+}
+
+/// Moves the log into the database file and cuts it to nothing. What a server does with its log is its own affair.
 async fn scrub(connection: &mut Connection) -> sql::Result<()> {
+    if connection.fails_together() {
+        return Ok(());
+    }
     sql::query("PRAGMA wal_checkpoint(TRUNCATE)").execute(connection).await.map(|_| ())
 }
 

@@ -34,6 +34,8 @@ mod openai_tokens;
 mod openapi;
 mod outer;
 mod placing;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod provisioning;
 mod published;
 mod purging;

@@ -1,4 +1,4 @@
-//! `kill -9` under load, again and again over one data folder: what was answered with 202 is not lost and ends once.
+//! `kill -9` under load, again and again over one store: what was answered with 202 is not lost and ends once.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::running::{Running, eventually};
+use crate::postgres;
 
 const ROUNDS: usize = 4;
 const SUBMITTERS: usize = 6;
@@ -17,10 +18,27 @@ const ACCEPTED: usize = 150;
 /// The tasks that were answered with 202, each with the last event that a client has seen of it.
 type Seen = Arc<Mutex<HashMap<String, Option<String>>>>;
 
-fn start(folder: &TempDir) -> Running {
-    let data = folder.path().display().to_string();
+/// What is there for the next process: a data folder, and where its store is.
+struct Place {
+    folder: TempDir,
+    store: String,
+}
+
+impl Place {
+    fn sqlite() -> Self {
+        Self { folder: TempDir::new().unwrap(), store: "sqlite:".to_owned() }
+    }
+
+    fn postgres() -> Self {
+        Self { store: postgres::fresh_url(), ..Self::sqlite() }
+    }
+}
+
+fn start(place: &Place) -> Running {
+    let data = place.folder.path().display().to_string();
     Running::scripted(&[
         ("DATA_DIR", &data),
+        ("STORE__URL", &place.store),
         ("POOLS__0__SLOTS", "2"),
         ("POOLS__0__QUEUE__CAPACITY", "5000"),
         ("POOLS__0__SCRIPTED__FIRST_TOKEN_MS", "2"),
@@ -55,10 +73,18 @@ async fn submit(client: reqwest::Client, address: std::net::SocketAddr, seen: Se
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_accepted_task_is_lost_and_none_ends_twice() {
-    let folder = TempDir::new().unwrap();
+    nothing_is_lost(Place::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_accepted_task_is_lost_and_none_ends_twice_in_postgresql() {
+    nothing_is_lost(Place::postgres()).await;
+}
+
+async fn nothing_is_lost(place: Place) {
     let seen = Seen::default();
     for round in 1..=ROUNDS {
-        let gateway = start(&folder);
+        let gateway = start(&place);
         let submitters: Vec<_> = (0..SUBMITTERS)
             .map(|_| tokio::spawn(submit(gateway.client().clone(), gateway.address, Arc::clone(&seen))))
             .collect();
@@ -69,7 +95,7 @@ async fn no_accepted_task_is_lost_and_none_ends_twice() {
             submitter.await.unwrap();
         }
     }
-    let gateway = start(&folder);
+    let gateway = start(&place);
     gateway.idle().await;
     let seen = seen.lock().unwrap().clone();
     let (mut reset, mut compared) = (0, 0);
@@ -133,18 +159,26 @@ async fn spend(client: reqwest::Client, address: std::net::SocketAddr, native: b
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_budget_is_never_overspent_and_never_given_back_whatever_kills_the_gateway() {
-    let folder = TempDir::new().unwrap();
+    nothing_is_overspent(Place::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_is_never_overspent_and_never_given_back_whatever_kills_the_gateway_in_postgresql() {
+    nothing_is_overspent(Place::postgres()).await;
+}
+
+async fn nothing_is_overspent(place: Place) {
     let used = Arc::new(Used::default());
     let path = format!("/v2/sessions/{SESSION}");
     let spent = async |gateway: &Running| {
         let session = gateway.get_json(&path).await;
         BUDGET - session["tokens_budget_remaining"].as_u64().unwrap_or_else(|| panic!("{session}"))
     };
-    let gateway = start(&folder);
+    let gateway = start(&place);
     assert_eq!(gateway.post(&path, &json!({"budget": {"tokens": BUDGET}})).await.status(), 204);
     drop(gateway);
     for round in 1..=ROUNDS {
-        let gateway = start(&folder);
+        let gateway = start(&place);
         let seen = used.tokens.load(Ordering::SeqCst);
         assert!(spent(&gateway).await >= seen, "{seen} were seen");
         let spenders: Vec<_> = (0..SUBMITTERS)
@@ -164,7 +198,7 @@ async fn a_budget_is_never_overspent_and_never_given_back_whatever_kills_the_gat
             spender.await.unwrap();
         }
     }
-    let gateway = start(&folder);
+    let gateway = start(&place);
     let (spent, seen) = (spent(&gateway).await, used.tokens.load(Ordering::SeqCst));
     println!("{seen} tokens seen of {spent} spent and a budget of {BUDGET}");
     assert!((seen..=BUDGET).contains(&spent));

@@ -5,12 +5,26 @@ use serde_json::{Value, json};
 
 use super::commands::sluicegate_in;
 use super::running::{Running, wait_for};
+use crate::postgres;
 
 #[tokio::test]
 async fn keys_that_are_made_beside_a_gateway_close_it_and_open_it_for_their_owners() {
-    let gateway = Running::scripted(&[]);
+    keys_close_and_open("sqlite:").await;
+}
+
+#[tokio::test]
+async fn keys_that_are_made_beside_a_gateway_on_postgresql_close_it_and_open_it_for_their_owners() {
+    keys_close_and_open(&postgres::fresh_url()).await;
+}
+
+async fn keys_close_and_open(store: &str) {
+    let gateway = Running::scripted(&[("STORE__URL", store)]);
     let (folder, url) = (gateway.data_dir(), gateway.url(""));
-    let variables = [("SLUICEGATE_DATA_DIR", folder.to_str().unwrap()), ("SLUICEGATE_URL", url.as_str())];
+    let variables = [
+        ("SLUICEGATE_DATA_DIR", folder.to_str().unwrap()),
+        ("SLUICEGATE_URL", url.as_str()),
+        ("SLUICEGATE_STORE__URL", store),
+    ];
     let run = |arguments: &[&str]| sluicegate_in(&variables, arguments, "");
     assert_eq!(gateway.get("/v1/models").await.status(), StatusCode::OK);
 
@@ -42,11 +56,22 @@ async fn keys_that_are_made_beside_a_gateway_close_it_and_open_it_for_their_owne
     wait_for("the revocation", || asked(&admin).stderr.contains("revoked").then_some(()));
     let log = gateway.stderr();
     assert!(!log.contains(&key) && !log.contains(&admin), "no key is in the log");
+    assert!(!log.contains(postgres::PASSWORD), "no password is in the log");
 }
 
 #[tokio::test]
 async fn commands_beside_a_gateway_take_none_of_its_writes_away() {
+    commands_take_nothing_away("sqlite:".to_owned()).await;
+}
+
+#[tokio::test]
+async fn commands_beside_a_gateway_on_postgresql_take_none_of_its_writes_away() {
+    commands_take_nothing_away(postgres::fresh_url()).await;
+}
+
+async fn commands_take_nothing_away(store: String) {
     let gateway = Running::scripted(&[
+        ("STORE__URL", &store),
         ("POOLS__0__SCRIPTED__FIRST_TOKEN_MS", "0"),
         ("POOLS__0__SCRIPTED__TOKEN_MS", "0"),
         ("POOLS__0__SCRIPTED__REPEAT", "false"),
@@ -55,7 +80,7 @@ async fn commands_beside_a_gateway_take_none_of_its_writes_away() {
     let commands = tokio::task::spawn_blocking(move || {
         for number in 0..12 {
             let made = sluicegate_in(
-                &[("SLUICEGATE_DATA_DIR", &folder)],
+                &[("SLUICEGATE_DATA_DIR", &folder), ("SLUICEGATE_STORE__URL", &store)],
                 &["tenant", "create", &format!("t{number}"), "--json"],
                 "",
             );

@@ -88,7 +88,7 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         within: "src/",
-        paths: &["sqlx"],
+        paths: &["sqlx", "tokio_postgres"],
         inside: &["src/store"],
         reason: "one module knows the tables; everybody else hands it plain rows, so another database is one change",
     },
