@@ -8,18 +8,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sluicegate_compat::native::{
     AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, ModelPrice, PolicyLabel, Preparation,
-    Streams, TaskRequest, Workload,
+    RateLimits, Scope, Streams, TaskRequest, Workload,
 };
 
 use crate::budgets::{Budgets, Exceeded, Left};
 use crate::engine::Engine;
-use crate::ids::{CorrelationId, ModelId, PoolId, ReplicaId, SessionId, TaskId};
+use crate::ids::{CorrelationId, KeyId, ModelId, PoolId, ReplicaId, SessionId, TaskId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Fitted, Place, Pool, PoolMetrics, Share, prepare};
 use crate::sessions::{Good, Key as SessionKey, Sessions};
 use crate::tasks::{Durable, Home, Key, Limits, Registry, Task, Ties};
-use crate::tenants::Identity;
+use crate::tenants::{Identity, Rights};
 
 mod again;
 mod batch;
@@ -33,7 +33,7 @@ mod translate;
 
 pub use again::{Reserved, Unprepared, interrupted, not_kept};
 use grant::grant;
-pub use limits::{Charge, Limiter, RateLimits, Standing};
+pub use limits::{Charge, Limiter, ScopeId, Scopes, Standing};
 use order::{Choice, Look, by_start, in_time, submit};
 pub use recipe::check_shown;
 use recipe::{Asked, Counted, check_engine};
@@ -48,11 +48,35 @@ pub struct Caller {
     pub correlation_id: CorrelationId,
     /// The tenant, and its weight beside others.
     pub share: Share,
+    /// Nobody's while there are no keys.
+    pub key: Option<KeyId>,
+    /// What it may ask for.
+    pub rights: Rights,
+    /// What is everybody's is its business too.
+    pub is_admin: bool,
 }
 
 impl Caller {
     pub fn new(correlation_id: CorrelationId, identity: &Identity) -> Self {
-        Self { correlation_id, share: Share { tenant: identity.tenant.clone(), weight: identity.weight } }
+        let share = Share { tenant: identity.tenant.clone(), weight: identity.weight };
+        let is_admin = identity.may(Scope::Admin);
+        Self { correlation_id, share, key: identity.key.clone(), rights: identity.rights.clone(), is_admin }
+    }
+
+    /// Gives a request the priority and the pools that the caller may have.
+    pub fn grade(&self, request: &mut TaskRequest) {
+        request.priority = Some(self.rights.tenant.priority(request.priority));
+        request.only_pools = self.rights.pools().map(<[String]>::to_vec);
+    }
+
+    /// The limits that the caller's tasks count for, where nobody says otherwise those of `default`; and those of their model.
+    pub fn scopes(&self, default: RateLimits, model: Option<(&ModelId, RateLimits)>) -> Scopes {
+        let Rights { tenant, key } = &self.rights;
+        let own = key.limits;
+        let key = self.key.clone().map(|id| (ScopeId::Key(id), own));
+        let tenant = (ScopeId::Tenant(self.share.tenant.clone()), tenant.limits.or(default.but(own)));
+        let model = model.map(|(id, limits)| (ScopeId::Model(id.clone()), limits));
+        key.into_iter().chain([tenant]).chain(model).filter(|(_, limits)| !limits.is_none()).collect()
     }
 }
 
@@ -62,6 +86,8 @@ pub struct Admission {
     pub sessions: Arc<Sessions>,
     pub budgets: Budgets,
     pub limiter: Arc<Limiter>,
+    /// Of a tenant, where neither it nor the key says otherwise.
+    pub default_limits: RateLimits,
     pub lifecycle: Lifecycle,
     pub metrics: PoolMetrics,
     /// Output tokens where the client names none.
@@ -143,23 +169,27 @@ pub struct Pools<'a> {
     pub model: &'a ModelId,
     /// Whether a pool of this name exists, whatever it serves.
     pub known: &'a (dyn Fn(&str) -> bool + Sync),
-    /// Of its model.
+    /// Of its model, as the limits.
     pub price: ModelPrice,
+    pub limits: RateLimits,
 }
 
 impl Pools<'_> {
     /// Those that may run the request, in tiers; at least one.
     fn rank(&self, request: &TaskRequest) -> Result<Tiers, ErrorEnvelope> {
-        let candidates: Vec<_> = self.serving.iter().map(|pool| pool.candidate()).collect();
+        let serving: Vec<_> = self.serving.iter().filter(|pool| request.may_run_in(pool.id().as_str())).collect();
+        if serving.is_empty() && !self.serving.is_empty() {
+            let message = "the API key may use no pool that serves the model";
+            return Err(ErrorEnvelope::new(ErrorCode::Forbidden, message));
+        }
+        let candidates: Vec<_> = serving.iter().map(|pool| pool.candidate()).collect();
         let wish = request.placement.clone().unwrap_or_default();
         match placement::rank(&wish, (request.workload, request.engine), &candidates, self.known) {
-            Ok(tiers) => Ok(tiers
-                .into_iter()
-                .map(|tier| tier.into_iter().map(|at| Arc::clone(&self.serving[at])).collect())
-                .collect()),
+            Ok(tiers) => {
+                Ok(tiers.into_iter().map(|tier| tier.into_iter().map(|at| Arc::clone(serving[at])).collect()).collect())
+            }
             // Of a single pool without a wish there is more to tell than that it is not ready.
-            Err(NoPlace::Unready { pool }) => Err(self
-                .serving
+            Err(NoPlace::Unready { pool }) => Err(serving
                 .iter()
                 .find(|candidate| *candidate.id() == pool)
                 .and_then(|pool| Some(refused(pool.available().err()?, pool)))
@@ -174,11 +204,12 @@ impl Admission {
         &self,
         request: &TaskRequest,
         caller: &Caller,
+        model: (&ModelId, ModelPrice),
         limits: Limits,
         home: Home,
         (ties, memo): (Ties, Option<Arc<str>>),
     ) -> Result<Arc<Task>, ErrorEnvelope> {
-        let task = self.registry.create(spec(request, caller, limits, memo), home, ties);
+        let task = self.registry.create(spec(request, caller, model, limits, memo), home, ties);
         let task = task.map_err(|taken| ErrorEnvelope::new(ErrorCode::Conflict, taken.to_string()))?;
         // A drain that began meanwhile may have found nothing to wait for.
         if self.lifecycle.draining().is_cancelled() {
@@ -188,15 +219,20 @@ impl Admission {
         Ok(task)
     }
 
-    /// Files a task that outlives the process; of one that does not, what it has reserved in its session.
+    /// Files a task that outlives the process; of one that does not, what it has reserved in its session, and what it has used in
+    /// the end.
     fn file(&self, task: &Task, caller: &Caller, life: Life) -> Option<Durable> {
         let journal = self.registry.journal()?;
         self.sessions.filing(task, |session| match (life.kept, session) {
             (Some(Lasting { body, key }), session) => {
                 Some(journal.accept(task, &body, caller.share.weight.get(), key, session))
             }
-            (None, session) => {
-                journal.reserve(task, session?);
+            (None, Some(session)) => {
+                journal.reserve(task, session);
+                None
+            }
+            (None, None) => {
+                journal.enter(task);
                 None
             }
         })
@@ -225,7 +261,8 @@ impl Admission {
         for (pool, place) in checked.order {
             match place {
                 Some(Ok(place)) => {
-                    let room = self.limiter.check(worst_case(&checked.limits), || place.duration_ms());
+                    let scopes = caller.scopes(self.default_limits, Some((pools.model, pools.limits)));
+                    let room = self.limiter.check(&scopes, worst_case(&checked.limits), || place.duration_ms());
                     let field = |label, bound| field(&[(&checked.asked, checked.limits)], label, bound);
                     room.map_err(|no_room| no_room.refusal(field))?;
                     return Ok((pool, place));
@@ -268,7 +305,7 @@ impl Admission {
         if self.lifecycle.draining().is_cancelled() {
             return Err(shutting_down());
         }
-        let (priority, deadline_ms) = (request.priority, request.deadline_ms);
+        let (priority, deadline_ms) = (request.priority.unwrap_or_default(), request.deadline_ms);
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
         let last = self.last_good(&asked.request, caller);
         let near = last.as_ref().map(|last| &last.pool_id);
@@ -371,6 +408,7 @@ fn allowed(request: &TaskRequest, order: &[Choice], serving: &[Arc<Pool>]) -> Op
     let lacks = |workloads: Vec<Workload>| !workloads.is_empty() && !workloads.contains(&request.workload);
     let unlike = serving.iter().any(|pool| lacks(pool.workloads()));
     let wish = elsewhere || unlike || request.placement.is_some() || request.engine.is_some();
+    let wish = wish || request.only_pools.is_some();
     wish.then(|| order.iter().map(|(pool, _)| pool.id().clone()).collect())
 }
 

@@ -34,6 +34,7 @@ mod prefix;
 mod rates;
 mod sessions;
 mod sse;
+mod usage;
 mod workers;
 
 pub use metrics::HttpMetrics;
@@ -89,6 +90,7 @@ pub fn router(api: Api) -> Router {
         .route("/v2/admin/keys", get(admin::keys).post(admin::create_key))
         .route("/v2/admin/keys/{id}", get(admin::key).patch(admin::change_key).delete(admin::revoke_key))
         .route("/v2/admin/keys/{id}/rotate", post(admin::rotate_key))
+        .route("/v2/usage", get(usage::usage))
         .route("/v2/meta/version", get(meta::version))
         .route("/v2/meta/capabilities", get(meta::capabilities))
         .route("/v1/chat/completions", post(openai::chat_completions))

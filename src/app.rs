@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use sluicegate_compat::native::KeyRequest;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
@@ -129,8 +130,8 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
     let scheme = if tls.is_some() { "https" } else { "http" };
     let app = App::build(&config, &lifecycle).await?;
     if !config.server.listen.ip().is_loopback() && app.tenants.is_open() {
-        let name = "made at the first start".to_owned();
-        let (_, secret) = app.tenants.create_admin_key(Some(name), None).await.map_err(StartError::FirstKey)?;
+        let request = KeyRequest { name: Some("made at the first start".to_owned()), ..KeyRequest::default() };
+        let (_, secret) = app.tenants.create_admin_key(request).await.map_err(StartError::FirstKey)?;
         greeting::print_first_key(&secret);
     }
     let server = app.accept(&config, listener, tls);
@@ -153,6 +154,7 @@ pub struct App {
     lifecycle: Lifecycle,
     tasks: Arc<Registry>,
     sessions: Arc<Sessions>,
+    limiter: Arc<Limiter>,
     pub budgets: Budgets,
     pub store: Store,
     pub tenants: Arc<Tenants>,
@@ -162,6 +164,7 @@ pub struct App {
     /// What was done to pools in an earlier process.
     kept_pools: HashMap<PoolId, KeptPool>,
     idempotency_ttl: Duration,
+    ledger_retention: Duration,
     /// Other processes may change tenants and keys.
     shared_store: bool,
 }
@@ -196,7 +199,7 @@ impl App {
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
         let store = Store::open(&config.store, lifecycle).await?;
         take_in_models(&catalog, &store, lifecycle).await?;
-        let (journal, kept) = Journal::open(store.clone()).await?;
+        let (journal, kept) = Journal::open(store.clone(), config.ledger.enabled).await?;
         let keys = journal.keys().await?;
         let tenants = Arc::new(Tenants::open(store.clone()).await?);
         let retention = Retention {
@@ -216,11 +219,13 @@ impl App {
         let kept_pools = take_in_pools(&configured, &store).await?;
         let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
         let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
+        let limiter = Arc::new(Limiter::default());
         let admission = Admission {
             registry: Arc::clone(&tasks),
             sessions: Arc::clone(&sessions),
             budgets: budgets.clone(),
-            limiter: Arc::new(Limiter::new(config.limits)),
+            limiter: Arc::clone(&limiter),
+            default_limits: config.limits,
             lifecycle: lifecycle.clone(),
             metrics: pool_metrics.clone(),
             default_max_tokens: config.admission.default_max_tokens,
@@ -257,6 +262,7 @@ impl App {
             lifecycle: lifecycle.clone(),
             tasks,
             sessions,
+            limiter,
             budgets,
             store,
             tenants,
@@ -264,6 +270,7 @@ impl App {
             left: Mutex::new(left),
             kept_pools,
             idempotency_ttl: config.admission.idempotency_ttl,
+            ledger_retention: config.ledger.retention,
             shared_store: config.store != Location::Memory,
         })
     }
@@ -274,8 +281,10 @@ impl App {
     ///
     /// The first model that cannot be loaded.
     pub async fn start(&self) -> Result<(), StartError> {
-        let (tasks, sessions) = (Arc::clone(&self.tasks), Arc::clone(&self.sessions));
+        let (tasks, sessions, limiter) =
+            (Arc::clone(&self.tasks), Arc::clone(&self.sessions), Arc::clone(&self.limiter));
         let (forced, ttl) = (self.lifecycle.forced().clone(), self.idempotency_ttl);
+        let ledger_retention = self.ledger_retention;
         self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
             let mut ticks = interval(SWEEP);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -285,8 +294,10 @@ impl App {
                 }
                 tasks.sweep(Instant::now());
                 sessions.sweep();
+                limiter.sweep();
                 if let Some(journal) = tasks.journal().filter(|_| tick.is_multiple_of(SWEEPS_OF_KEYS)) {
                     journal.forget_keys(ttl);
+                    journal.forget_entries(ledger_retention);
                 }
             }
         });

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
-use sluicegate_compat::native::ModelPrice;
+use sluicegate_compat::native::{ModelPrice, RateLimits};
 
 mod builtin;
 mod cache;
@@ -60,6 +60,8 @@ pub struct Entry {
     /// What its files must digest to (`sha256:` and 64 hex digits), where the operator pinned it.
     pub digest: Option<String>,
     pub price: ModelPrice,
+    /// Of all who ask it together.
+    pub limits: RateLimits,
     /// A task has brought it: it goes again when nobody needs it.
     pub guest: bool,
 }
@@ -67,7 +69,15 @@ pub struct Entry {
 impl Entry {
     /// An entry with no aliases and no pinned digest, free of charge.
     pub fn new(id: impl Into<String>, source: ModelSource) -> Self {
-        Self { id: id.into(), aliases: Vec::new(), source, digest: None, price: ModelPrice::default(), guest: false }
+        Self {
+            id: id.into(),
+            aliases: Vec::new(),
+            source,
+            digest: None,
+            price: ModelPrice::default(),
+            limits: RateLimits::default(),
+            guest: false,
+        }
     }
 }
 

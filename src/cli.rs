@@ -16,6 +16,7 @@ mod arguments;
 mod client;
 mod models;
 mod operate;
+mod policy;
 mod table;
 
 use arguments::{Arguments, Command, ConfigCommand, ServeArguments};

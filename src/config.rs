@@ -14,10 +14,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sluicegate_compat::native::{Modality, Workload};
+use sluicegate_compat::native::{Modality, RateLimits, Workload};
 use tracing::level_filters::LevelFilter;
 
-use crate::admission::RateLimits;
 use crate::budgets::Left;
 use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
@@ -56,6 +55,16 @@ pub struct Config {
     pub sessions: Sessions,
     pub media: MediaSettings,
     pub limits: RateLimits,
+    pub ledger: Ledger,
+}
+
+/// What tasks have used that have ended.
+#[derive(Debug, Clone, Copy)]
+pub struct Ledger {
+    /// Whether it is entered anywhere.
+    pub enabled: bool,
+    /// How long entries stay.
+    pub retention: Duration,
 }
 
 /// The sockets.

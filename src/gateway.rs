@@ -21,9 +21,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Modality, ModelPrice, TaskRequest, Workload, detail};
+use sluicegate_compat::native::{
+    ErrorCode, ErrorEnvelope, Modality, ModelPrice, RateLimits, TaskRequest, Workload, detail,
+};
 
-use crate::admission::{Admission, Pools};
+use crate::admission::{Admission, Caller, Pools};
 use crate::catalog::{LiveCatalog, Storage};
 use crate::ids::{ModelId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
@@ -31,6 +33,7 @@ use crate::pools::{Health, Pool, PoolMetrics};
 use crate::sessions::Sessions;
 use crate::store::{Store, StoreError};
 use crate::tasks::{Registry, Task};
+use crate::tenants::Rights;
 
 mod artifacts;
 mod capabilities;
@@ -47,6 +50,7 @@ mod recover;
 mod sessions;
 mod submit;
 mod tokens;
+mod usage;
 mod workers;
 
 pub use artifacts::Filed;
@@ -63,6 +67,7 @@ pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
 pub use recover::{Waiting, take_in};
 pub use submit::Owned;
 pub use tokens::{Tokens, Wanted};
+pub use usage::{Grouping, UsageFilter};
 use workers::Workers;
 
 /// The gateway without its protocols. Built once.
@@ -166,10 +171,11 @@ impl Gateway {
         }
     }
 
-    /// The models that pools serve to new requests, in the order of the configuration, each once.
-    pub fn models(&self) -> Vec<ServedModel> {
+    /// The models that pools serve to new requests of who has these rights, in the order of the configuration, each once.
+    pub fn models(&self, rights: &Rights) -> Vec<ServedModel> {
         let mut seen = std::collections::HashSet::new();
-        let usable = |model: &ModelId| self.usable(model.as_str()).is_ok();
+        let allowed = |model: &str| self.check_model(rights, model).is_ok();
+        let usable = |model: &ModelId| self.usable(model.as_str()).is_ok() && allowed(model.as_str());
         let models = self.pools.iter().map(|pool| pool.model());
         let models = models.filter(|model| seen.insert(model.clone()) && usable(model));
         models.filter_map(|model| self.served(model)).collect()
@@ -180,11 +186,13 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND.
-    pub fn model(&self, reference: &str) -> Result<ServedModel, ErrorEnvelope> {
-        let serving = self.serving(reference).map_err(|error| match error.code {
-            // What is not served is not there to be looked at either.
-            ErrorCode::UntrustedArtifact => no_such_model(reference),
-            _ => error,
+    pub fn model(&self, reference: &str, rights: &Rights) -> Result<ServedModel, ErrorEnvelope> {
+        let serving = self.check_model(rights, reference).and_then(|()| self.serving(reference)).map_err(|error| {
+            match error.code {
+                // What is not served is not there to be looked at either.
+                ErrorCode::UntrustedArtifact => no_such_model(reference),
+                _ => error,
+            }
         });
         let served = serving?.pools.first().and_then(|pool| self.served(pool.model()));
         served.ok_or_else(|| no_such_model(reference))
@@ -237,6 +245,30 @@ impl Gateway {
         self.pools.iter().find(|pool| *pool.id() == task.pool_id())
     }
 
+    /// As [`serving`](Self::serving), of a model that the caller may ask.
+    fn serving_for(&self, caller: &Caller, reference: &str) -> Result<Serving, ErrorEnvelope> {
+        self.check_model(&caller.rights, reference)?;
+        self.serving(reference)
+    }
+
+    /// # Errors
+    ///
+    /// FORBIDDEN for a model that whoever has these rights may not ask, by whatever name.
+    fn check_model(&self, rights: &Rights, reference: &str) -> Result<(), ErrorEnvelope> {
+        if rights.allow_model(&[reference]) {
+            return Ok(());
+        }
+        let entry = self.catalog.resolve(reference).map(|known| known.entry).ok();
+        let names = entry.iter().flat_map(|entry| entry.aliases.iter().chain([&entry.id]));
+        let names: Vec<_> = names.map(String::as_str).chain([reference]).collect();
+        if rights.allow_model(&names) {
+            return Ok(());
+        }
+        let shown: String = reference.chars().take(128).collect();
+        let message = format!("the model {shown:?} is none of those that this API key and its tenant may use");
+        Err(ErrorEnvelope { param: Some("model_ref".into()), ..ErrorEnvelope::new(ErrorCode::Forbidden, message) })
+    }
+
     /// The pools of a model, by any of its names; at least one.
     fn serving(&self, reference: &str) -> Result<Serving, ErrorEnvelope> {
         let entry = self.usable(reference)?.entry;
@@ -245,7 +277,7 @@ impl Gateway {
             let message = format!("no pool serves the model {:?}", entry.id);
             return Err(ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000));
         }
-        Ok(Serving { pools, model: ModelId::from(entry.id), price: entry.price })
+        Ok(Serving { pools, model: ModelId::from(entry.id), price: entry.price, limits: entry.limits })
     }
 
     fn has_pool(&self, id: &str) -> bool {
@@ -263,6 +295,7 @@ struct Serving {
     pools: Vec<Arc<Pool>>,
     model: ModelId,
     price: ModelPrice,
+    limits: RateLimits,
 }
 
 impl Serving {
@@ -273,7 +306,7 @@ impl Serving {
 
     /// `known` says whether a pool of a name exists.
     fn pools<'a>(&'a self, known: &'a (dyn Fn(&str) -> bool + Sync)) -> Pools<'a> {
-        Pools { serving: &self.pools, model: &self.model, known, price: self.price }
+        Pools { serving: &self.pools, model: &self.model, known, price: self.price, limits: self.limits }
     }
 }
 

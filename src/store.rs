@@ -8,6 +8,7 @@
 //! | `artifacts` | documents that are named by their content |
 //! | `catalog` | models that were added, and what is kept of all |
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
+//! | `ledger` | what tasks have used that have ended |
 //! | `pools` | what operators did to pools |
 //! | `sessions` | sessions, and what their tasks have reserved |
 //! | `sql` | statements, rows and savepoints, whichever database it is |
@@ -58,6 +59,7 @@ use crate::lifecycle::{Lifecycle, OnPanic};
 mod artifacts;
 mod catalog;
 mod journal;
+mod ledger;
 mod ownership;
 mod pools;
 mod postgres;
@@ -70,6 +72,7 @@ mod writer;
 pub use artifacts::{ArtifactRow, NewArtifact, Put};
 pub use catalog::ModelRow;
 pub use journal::{EndedRow, KeyRow, TaskRow};
+pub use ledger::{LedgerRow, UsageQuery, UsageRow};
 pub use ownership::InUse;
 use ownership::Ownership;
 pub use pools::PoolRow;

@@ -38,7 +38,7 @@ impl Extension {
         let named = self.priority.is_some();
         if let Some(word) = self.priority.as_deref() {
             let words = Priority::ALL.map(|priority| (priority.as_str(), priority));
-            task.priority = one_of("sluicegate.priority", word, &words)?;
+            task.priority = Some(one_of("sluicegate.priority", word, &words)?);
         }
         task.deadline_ms = self.deadline_ms;
         task.session_id = self.session_id;

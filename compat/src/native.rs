@@ -8,12 +8,14 @@ mod chat;
 mod error;
 mod event;
 pub mod media;
+mod policy;
 mod pool;
 mod preparation;
 mod request;
 mod schema;
 mod session;
 mod tools;
+mod usage;
 mod view;
 mod worker;
 mod workload;
@@ -37,6 +39,7 @@ pub use event::{
     ToolDelta, TopLogprob, encode, encode_verbose,
 };
 pub use media::{Detail, Image, Modality, Recording, Shown, SoundFormat};
+pub use policy::{MOST_OF_A_LIMIT, Policy, RateLimits};
 pub use pool::{
     DrainRequest, PoolFigures, PoolList, PoolView, PurgeRequest, PurgeView, ReloadRequest, ReloadView, ReplicaView,
     WhenDrained,
@@ -47,6 +50,7 @@ pub use request::{
     Violation,
 };
 pub use session::{SessionBudget, SessionRequest, SessionView};
+pub use usage::{UsageGroup, UsageSums, UsageView};
 pub use view::{TaskList, TaskState, TaskSummary, TaskView};
 pub use worker::{RegisterWorker, WorkerView};
 pub use workload::{Input, MOST_INPUTS, Workload};

@@ -17,6 +17,7 @@ use sluicegate::gateway::Gateway;
 use sluicegate::ids::{CorrelationId, TenantId};
 use sluicegate::lifecycle::Lifecycle;
 use sluicegate::pools::Share;
+use sluicegate::tenants::Identity;
 use sluicegate_compat::native::{End, Event, FinishReason, Priority, TaskRequest};
 use tokio::time::{Instant, sleep};
 
@@ -82,7 +83,7 @@ fn request(number: usize, turn: usize) -> TaskRequest {
     let max_tokens = if number.is_multiple_of(2) { 12 } else { 40 + 60 * (turn as u32 % 4) };
     TaskRequest {
         prompt: Some(PROMPTS[(number + turn) % PROMPTS.len()].into()),
-        priority,
+        priority: Some(priority),
         max_tokens: Some(max_tokens),
         // The end tokens are ruled out for long answers only, so that the others may end before their limit.
         logit_bias: if max_tokens > 12 { [(0, -100.0), (2, -100.0)].into() } else { Default::default() },
@@ -96,9 +97,9 @@ async fn client(gateway: Arc<Gateway>, tenant: usize, number: usize, until: Inst
     let share = Share { tenant: TenantId::from(format!("tenant-{tenant}")), weight };
     let mut outcomes = Vec::new();
     for turn in 0.. {
-        let caller = Caller { correlation_id: CorrelationId::accept(None), share: share.clone() };
+        let caller = Caller { share: share.clone(), ..Caller::new(CorrelationId::accept(None), &Identity::anybody()) };
         let request = request(number, turn);
-        let priority = request.priority;
+        let priority = request.priority.unwrap_or_default();
         match gateway.submit(request, &caller).await {
             Ok(admitted) => {
                 let mut reader = admitted.task.log.reader(0);

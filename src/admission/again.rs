@@ -4,18 +4,21 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, TaskRequest};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
 use super::recipe::Asked;
 use super::together::{Fresh, Taken};
 use super::translate::job;
 use super::{
-    Admission, Caller, Charge, Life, Look, Pools, allowed, by_start, field, nowhere, shutting_down, submit, violation,
-    worst_case,
+    Admission, Caller, Charge, Life, Look, Pools, Scopes, allowed, by_start, field, nowhere, shutting_down, submit,
+    violation, worst_case,
 };
+use crate::catalog::Entry;
+use crate::ids::ModelId;
 use crate::placement;
 use crate::pools::{Job, Share};
 use crate::tasks::{Durable, Home, Task};
+use crate::tenants::Rights;
 
 /// What a task is told that cannot be kept: nothing is accepted that could be lost.
 pub fn not_kept() -> ErrorEnvelope {
@@ -58,7 +61,14 @@ impl Admission {
     ) -> Result<(), ErrorEnvelope> {
         let weight = NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN);
         let share = Share { tenant: task.spec.tenant_id.clone(), weight };
-        let caller = Caller { correlation_id: task.spec.correlation_id.clone(), share };
+        let caller = Caller {
+            correlation_id: task.spec.correlation_id.clone(),
+            share,
+            key: task.spec.key_id.clone(),
+            // It was let in with what it asked for.
+            rights: Rights::default(),
+            is_admin: false,
+        };
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
         task.refit(fitted.limits.prompt_tokens, fitted.limits.max_tokens).map_err(|label| {
             ErrorEnvelope::rejected(label, "the budget does not cover the task with the model that is served now")
@@ -67,7 +77,7 @@ impl Admission {
             guess.correct(worst_case(&task.limits()));
         }
         // No engine that is there now has kept anything for it.
-        let order = by_start(tiers, asked.request.priority, &caller.share, &task.limits(), None, Look::Needed);
+        let order = by_start(tiers, task.spec.priority, &caller.share, &task.limits(), None, Look::Needed);
         let job = Job { allowed: allowed(&asked.request, &order, pools.serving), ..job(&asked, task, &caller, fitted) };
         let order: Vec<_> = order.into_iter().map(|(pool, _)| pool).collect();
         submit(vec![job], pools.model, &order).map(drop)
@@ -94,11 +104,12 @@ impl Admission {
         &self,
         requests: &[(TaskRequest, Life)],
         caller: &Caller,
-        price: ModelPrice,
+        model: &Entry,
     ) -> Result<Reserved, ErrorEnvelope> {
         let asked: Vec<_> = requests.iter().map(|(request, _)| self.asked(request)).collect();
         let wanted: Vec<_> = asked.iter().map(|asked| (asked, asked.guess())).collect();
-        self.take_all(&wanted, caller, price, |_, _| task_ms()).map(Reserved)
+        let scopes = self.scopes_of(caller, model);
+        self.take_all(&wanted, caller, (model.price, &scopes), |_, _| task_ms()).map(Reserved)
     }
 
     /// As [`reserve_unprepared`](Self::reserve_unprepared) for one, with nothing taken.
@@ -110,12 +121,16 @@ impl Admission {
         &self,
         request: &TaskRequest,
         caller: &Caller,
-        price: ModelPrice,
+        model: &Entry,
     ) -> Result<(), ErrorEnvelope> {
         let asked = self.asked(request);
-        let limits = self.affordable(&asked, caller, asked.guess(), price)?;
-        let room = self.limiter.check(worst_case(&limits), task_ms);
+        let limits = self.affordable(&asked, caller, asked.guess(), model.price)?;
+        let room = self.limiter.check(&self.scopes_of(caller, model), worst_case(&limits), task_ms);
         room.map_err(|no_room| no_room.refusal(|label, bound| field(&[(&asked, limits)], label, bound)))
+    }
+
+    fn scopes_of(&self, caller: &Caller, model: &Entry) -> Scopes {
+        caller.scopes(self.default_limits, Some((&ModelId::from(model.id.as_str()), model.limits)))
     }
 
     fn asked(&self, request: &TaskRequest) -> Asked {
@@ -132,11 +147,14 @@ impl Admission {
         requests: Vec<(TaskRequest, Life, Home)>,
         Reserved(taken): Reserved,
         caller: &Caller,
+        model: &Entry,
     ) -> Result<Vec<Unprepared>, ErrorEnvelope> {
         let mut fresh = Fresh { admission: self, tasks: Vec::with_capacity(requests.len()) };
         let mut let_in = Vec::with_capacity(requests.len());
+        let model_id = ModelId::from(model.id.as_str());
         for ((request, life, home), Taken { limits, ties, charge }) in requests.into_iter().zip(taken) {
-            let task = self.create(&request, caller, limits, home, (ties, life.memo.clone()))?;
+            let task =
+                self.create(&request, caller, (&model_id, model.price), limits, home, (ties, life.memo.clone()))?;
             fresh.tasks.push(Arc::clone(&task));
             let durable = self.file(&task, caller, life);
             let_in.push((task, request, charge, durable));
@@ -145,7 +163,7 @@ impl Admission {
         let kept = |(task, request, charge, durable): (_, _, Charge, _)| Unprepared {
             task,
             request,
-            guess: charge.keep_guess(),
+            guess: charge.keep(),
             durable,
         };
         Ok(let_in.into_iter().map(kept).collect())

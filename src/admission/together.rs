@@ -10,8 +10,8 @@ use super::limits::{AtOnce, Charge};
 use super::recipe::Asked;
 use super::translate::job;
 use super::{
-    Admission, Admitted, Caller, Checked, Choice, Life, Look, Pools, allowed, field, nowhere, over_budget, reason,
-    session_of, submit, worst_case,
+    Admission, Admitted, Caller, Checked, Choice, Life, Look, Pools, Scopes, allowed, field, nowhere, over_budget,
+    reason, session_of, submit, worst_case,
 };
 use crate::budgets::{Exceeded, Left};
 use crate::placement::NoPlace;
@@ -81,7 +81,8 @@ impl Admission {
         let task_ms = |priority, limits: &Limits| {
             best.foresee(priority, &caller.share, limits).map_or(0, |place| place.duration_ms())
         };
-        let taken = self.take_all(&wanted, caller, pools.price, task_ms)?;
+        let scopes = caller.scopes(self.default_limits, Some((pools.model, pools.limits)));
+        let taken = self.take_all(&wanted, caller, (pools.price, &scopes), task_ms)?;
         let mut fresh = Fresh { admission: self, tasks: Vec::with_capacity(all.len()) };
         let (mut jobs, mut charges, mut durables) = (Vec::new(), Vec::new(), Vec::new());
         for ((checked, life), Taken { limits, ties, charge }) in all.into_iter().zip(taken) {
@@ -89,7 +90,14 @@ impl Admission {
             let request = &asked.request;
             let affine = |key| best.replica_for((caller.share.tenant.as_str(), key));
             let near = near.or_else(|| request.affinity.as_deref().and_then(affine));
-            let task = self.create(request, caller, limits, best.home(), (ties, life.memo.clone()))?;
+            let task = self.create(
+                request,
+                caller,
+                (pools.model, pools.price),
+                limits,
+                best.home(),
+                (ties, life.memo.clone()),
+            )?;
             fresh.tasks.push(Arc::clone(&task));
             let (allowed, fitted) = (allowed(request, &order, pools.serving), Fitted { limits, ..fitted });
             jobs.push(Job { allowed, near, ..job(&asked, &task, caller, fitted) });
@@ -98,7 +106,7 @@ impl Admission {
             charges.push(charge);
         }
         let places = submit(jobs, pools.model, &shared)?;
-        charges.into_iter().for_each(Charge::keep);
+        charges.into_iter().for_each(|charge| drop(charge.keep()));
         let tasks = fresh.keep();
         tasks.iter().for_each(|task| self.watch_deadline(task));
         let admitted = |((task, place), durable)| Admitted { task, place, durable };
@@ -114,14 +122,15 @@ impl Admission {
         &self,
         wanted: &[(&Asked, Limits)],
         caller: &Caller,
-        price: ModelPrice,
+        (price, scopes): (ModelPrice, &Scopes),
         task_ms: impl FnOnce(Priority, &Limits) -> u64,
     ) -> Result<Vec<Taken>, ErrorEnvelope> {
         let reserved = self.reserve(wanted, caller, price)?;
         let tokens: Vec<_> = reserved.iter().map(|(limits, _)| worst_case(limits)).collect();
         let first = wanted.first().zip(reserved.first());
-        let first_ms = || first.map_or(0, |((asked, _), (limits, _))| task_ms(asked.request.priority, limits));
-        let charges = self.limiter.admit(&tokens, first_ms);
+        let first_ms =
+            || first.map_or(0, |((asked, _), (limits, _))| task_ms(asked.request.priority.unwrap_or_default(), limits));
+        let charges = self.limiter.admit(scopes, &tokens, first_ms);
         let charges = charges.map_err(|no_room| no_room.refusal(|label, bound| field(wanted, label, bound)))?;
         let take = |((limits, mut ties), (charge, at_once)): ((Limits, Ties), (Charge, AtOnce))| {
             ties.held.push(Box::new(at_once));

@@ -2,16 +2,22 @@
 
 use std::sync::Arc;
 
-use sluicegate_compat::native::{Determinism, KvHint, TaskRequest};
+use sluicegate_compat::native::{Determinism, KvHint, ModelPrice, TaskRequest};
 
 use super::Caller;
 use super::recipe::Asked;
-use crate::ids::TaskId;
+use crate::ids::{ModelId, TaskId};
 use crate::pools::{Fitted, Job, Recipe};
 use crate::tasks::{Limits, Task, TaskSpec};
 
 /// What is kept of a request in its task.
-pub(super) fn spec(request: &TaskRequest, caller: &Caller, limits: Limits, memo: Option<Arc<str>>) -> TaskSpec {
+pub(super) fn spec(
+    request: &TaskRequest,
+    caller: &Caller,
+    (model_id, price): (&ModelId, ModelPrice),
+    limits: Limits,
+    memo: Option<Arc<str>>,
+) -> TaskSpec {
     TaskSpec {
         id: request.task_id.map_or_else(TaskId::new, TaskId),
         correlation_id: caller.correlation_id.clone(),
@@ -19,7 +25,11 @@ pub(super) fn spec(request: &TaskRequest, caller: &Caller, limits: Limits, memo:
         session_id: request.session_id,
         workload: request.workload,
         model_ref: request.model_ref.clone(),
-        priority: request.priority,
+        model_id: model_id.clone(),
+        price,
+        key_id: caller.key.clone(),
+        priority: request.priority.unwrap_or_default(),
+        only_pools: request.only_pools.clone().map(Arc::from),
         determinism: request.determinism,
         metadata: request.metadata.clone(),
         memo,

@@ -58,7 +58,8 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     record.status = response.status().as_u16();
     record.head = Some(began.elapsed());
     record.task = response.extensions().get::<About>().map(|about| about.0);
-    record.tenant = response.extensions().get::<Whose>().map(|whose| whose.0.clone());
+    let whose = response.extensions_mut().remove::<Whose>();
+    record.tenant = whose.as_ref().map(|whose| whose.0.share.tenant.clone());
     record.code = response.extensions().get::<FailedWith>().map(|failed| failed.0);
     if let Some(code) = record.code {
         record.api.http_metrics.failed(code);
@@ -75,8 +76,8 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     if dialect != Dialect::Native {
         let headers = response.headers_mut();
         // How much is let in is no business of who is not.
-        if record.tenant.is_some() {
-            headers.extend(rates::headers(record.api.gateway.rates()));
+        if let Some(Whose(caller)) = whose {
+            headers.extend(rates::headers(record.api.gateway.rates(&caller)));
         }
         headers.insert("openai-version", HeaderValue::from_static("2020-10-01"));
         headers

@@ -149,13 +149,13 @@ pub fn whole_body(body: impl Serialize, queue_ms: Option<u64>) -> Response {
 }
 
 /// What headers say that the body may say as well, in its `sluicegate` object: the headers win, since whoever stands
-/// between a client and the gateway can set them.
-pub fn wishes(headers: &HeaderMap, request: &mut TaskRequest) -> Result<(), ErrorEnvelope> {
+/// between a client and the gateway can set them. Then comes what the caller may have.
+pub fn wishes(headers: &HeaderMap, caller: &Caller, request: &mut TaskRequest) -> Result<(), ErrorEnvelope> {
     let text = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or(""));
     if let Some(word) = text("x-priority") {
         let priority = Priority::ALL.into_iter().find(|priority| priority.as_str() == word);
         let unknown = || ErrorEnvelope::invalid("X-Priority", "`X-Priority` is `interactive` or `batch`");
-        request.priority = priority.ok_or_else(unknown)?;
+        request.priority = Some(priority.ok_or_else(unknown)?);
     }
     if let Some(number) = text("x-deadline-ms") {
         let deadline_ms = number.parse().ok().filter(|ms| *ms > 0);
@@ -166,6 +166,7 @@ pub fn wishes(headers: &HeaderMap, request: &mut TaskRequest) -> Result<(), Erro
         let no_id = |_| ErrorEnvelope::invalid("X-Session-Id", "`X-Session-Id` is a UUID");
         request.session_id = Some(Uuid::try_parse(id).map_err(no_id)?);
     }
+    caller.grade(request);
     Ok(())
 }
 

@@ -23,8 +23,8 @@ pub async fn messages(
 ) -> Result<Response, Failure> {
     let ((mut request, mut context), once) = body.read_once(&api, &headers, "messages", anthropic::parse).await?;
     heeded(&api, &context.ignored)?;
-    wishes(&headers, &mut request)?;
-    context.priority = request.priority;
+    wishes(&headers, &caller, &mut request)?;
+    context.priority = request.priority.unwrap_or_default();
     let client = Client::new(&api, caller, request.session_id);
     let owned = client.submit(once, request).await.map_err(|error| client.refused(context.rename(error)))?;
     let task = Arc::clone(&owned.task);
@@ -40,10 +40,10 @@ pub async fn messages(
 }
 
 /// `POST /v1/messages/count_tokens`: what the prompt of the same request to `/v1/messages` would have. Makes no task.
-pub async fn count_tokens(State(api): State<Api>, body: Json) -> Result<Response, Failure> {
+pub async fn count_tokens(State(api): State<Api>, caller: Caller, body: Json) -> Result<Response, Failure> {
     let (request, context) = body.read(&api, anthropic::parse_count).await?;
     heeded(&api, &context.ignored)?;
-    let counted = api.gateway.count(request).await.map_err(|error| context.rename(error))?;
+    let counted = api.gateway.count(request, &caller).await.map_err(|error| context.rename(error))?;
     let mut response = axum::Json(TokenCount { input_tokens: u64::from(counted) }).into_response();
     response.headers_mut().extend(passed_over(&context.ignored));
     Ok(response)

@@ -14,7 +14,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Scope};
 use super::errors::Failure;
 use super::{Api, Settings, local};
 use crate::admission::Caller;
-use crate::ids::{CorrelationId, TenantId};
+use crate::ids::CorrelationId;
 use crate::tenants::{Denied, Identity};
 
 /// Anthropic's way to send a key.
@@ -23,9 +23,9 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// Azure's.
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
-/// Whose a request was, left on its response for the log line.
+/// Whose a request was, left on its response for the log line and for what is said of limits.
 #[derive(Debug, Clone)]
-pub struct Whose(pub TenantId);
+pub struct Whose(pub Caller);
 
 /// What a route takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,7 @@ fn need(method: &Method, route: Option<&str>) -> Need {
     match route {
         "/healthz" | "/readyz" | "/openapi/{file}" | "/v2/meta/version" => Need::Nothing,
         "/metrics" => METRICS,
+        "/v2/usage" if reads => Need::One(&[Scope::Read, Scope::Admin]),
         _ => {
             let of_tenants =
                 ["/v1", "/v2/tasks", "/v2/sessions", "/v2/artifacts"].iter().any(|parent| is_below(parent));
@@ -67,12 +68,13 @@ pub async fn check(State(api): State<Api>, correlation: CorrelationId, mut reque
         Ok(identity) => identity,
         Err(refused) => return Failure::from(refused).into_response(),
     };
-    if let Some(identity) = &identity {
-        request.extensions_mut().insert(Caller::new(correlation, identity));
+    let caller = identity.map(|identity| Caller::new(correlation, &identity));
+    if let Some(caller) = &caller {
+        request.extensions_mut().insert(caller.clone());
     }
     let mut response = next.run(request).await;
-    if let Some(identity) = identity {
-        response.extensions_mut().insert(Whose(identity.tenant));
+    if let Some(caller) = caller {
+        response.extensions_mut().insert(Whose(caller));
     }
     response
 }

@@ -9,6 +9,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use super::Api;
 use super::errors::Failure;
 use super::path::Parameter;
+use crate::admission::Caller;
 
 /// The documents under `/openapi/`, by file name.
 pub const DOCUMENTS: [(&str, &str); 10] = [
@@ -34,8 +35,8 @@ pub async fn version() -> Response {
 }
 
 /// `GET /v2/meta/capabilities`.
-pub async fn capabilities(State(api): State<Api>) -> Response {
-    axum::Json(api.gateway.capabilities(API_VERSION)).into_response()
+pub async fn capabilities(State(api): State<Api>, caller: Caller) -> Response {
+    axum::Json(api.gateway.capabilities(API_VERSION, &caller)).into_response()
 }
 
 /// `GET /healthz`: the process answers.

@@ -32,8 +32,8 @@ pub async fn chat_completions(
     let parse = |body: &[u8]| Ok(chat::parse(body)?.into_task());
     let ((mut request, mut context), once) = body.read_once(&api, &headers, "chat completions", parse).await?;
     heeded(&api, &context.ignored)?;
-    wishes(&headers, &mut request)?;
-    context.service_tier = context.service_tier.served_at(request.priority);
+    wishes(&headers, &caller, &mut request)?;
+    context.service_tier = context.service_tier.served_at(request.priority.unwrap_or_default());
     let client = Client::new(&api, caller, request.session_id);
     let life = Life { forget: context.unstored, ..Life::default() };
     let owned = client.submit_for(once, request, life).await.map_err(|error| client.refused(context.rename(error)))?;
@@ -49,9 +49,9 @@ pub async fn chat_completions(
 }
 
 /// `GET /v1/models`.
-pub async fn models(State(api): State<Api>) -> Response {
+pub async fn models(State(api): State<Api>, caller: Caller) -> Response {
     let created = api.gateway.started_unix_s();
-    let models = api.gateway.models();
+    let models = api.gateway.models(&caller.rights);
     let named = models.iter().flat_map(|model| {
         let names = std::iter::once(model.id.as_str()).chain(model.aliases.iter().map(String::as_str));
         names.map(|name| object(name, model, created)).collect::<Vec<_>>()
@@ -60,8 +60,8 @@ pub async fn models(State(api): State<Api>) -> Response {
 }
 
 /// `GET /v1/models/{id}`; ids may have slashes.
-pub async fn model(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    let model = api.gateway.model(&id)?;
+pub async fn model(State(api): State<Api>, caller: Caller, Parameter(id): Parameter) -> Result<Response, Failure> {
+    let model = api.gateway.model(&id, &caller.rights)?;
     Ok(axum::Json(object(&id, &model, api.gateway.started_unix_s())).into_response())
 }
 

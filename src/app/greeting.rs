@@ -1,7 +1,7 @@
 //! What the program says once it is ready.
 
 use crate::gateway::Gateway;
-use crate::tenants::Secret;
+use crate::tenants::{Rights, Secret};
 
 /// Prints what is served and where (`url` is without a slash at its end), with a line to try.
 /// `open`: without API keys.
@@ -30,7 +30,7 @@ fn text(gateway: &Gateway, url: &str, open: bool) -> String {
             );
         }
     }
-    let model = gateway.models().first().map_or_else(String::new, |model| model.id.to_string());
+    let model = gateway.models(&Rights::default()).first().map_or_else(String::new, |model| model.id.to_string());
     let (keys, header) = match open {
         true => ("no API keys: programs on this machine only", ""),
         false => {

@@ -8,9 +8,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use serde::Serialize;
 use serde_json::json;
-use sluicegate_compat::native::{KeyRequest, KeyView, Scope, TenantPatch, TenantRequest, TenantView, Violation};
+use sluicegate_compat::native::{
+    KeyRequest, KeyView, Priority, Scope, TenantPatch, TenantRequest, TenantView, Violation,
+};
 
 use super::arguments::FileArguments;
+use super::policy::{PolicyArguments, PriorityArguments};
 use super::table::Table;
 use crate::config::Config;
 use crate::lifecycle::Lifecycle;
@@ -53,19 +56,27 @@ enum TenantCommand {
         /// Its share of the queue beside others, 1 to 1000000
         #[arg(long, value_name = "N")]
         weight: Option<u32>,
+        #[command(flatten)]
+        priorities: PriorityArguments,
+        #[command(flatten)]
+        policy: PolicyArguments,
     },
     /// List the tenants
     List,
-    /// Change its name or its weight
+    /// Change what is given; models and limits are replaced all together
     Change {
         /// The id of the tenant
         id: String,
         /// What people call it
-        #[arg(long, value_name = "TEXT", required_unless_present = "weight")]
+        #[arg(long, value_name = "TEXT")]
         name: Option<String>,
         /// Its share of the queue beside others, 1 to 1000000
         #[arg(long, value_name = "N")]
         weight: Option<u32>,
+        #[command(flatten)]
+        priorities: PriorityArguments,
+        #[command(flatten)]
+        policy: PolicyArguments,
     },
     /// Refuse whatever it asks; what it has running goes on
     Suspend {
@@ -104,6 +115,11 @@ enum KeyCommand {
         /// For how many days it is good; without it, until it is revoked
         #[arg(long, value_name = "DAYS")]
         days: Option<u32>,
+        #[command(flatten)]
+        policy: PolicyArguments,
+        /// A pool that tasks may run in; may be given several times; without it, every pool
+        #[arg(long = "pool", value_name = "ID", conflicts_with = "admin")]
+        pools: Vec<String>,
     },
     /// List the keys, without what is secret of them
     List {
@@ -166,8 +182,8 @@ pub(super) async fn tenant(config: &Config, json: bool, arguments: TenantArgumen
 
 async fn tenant_command(tenants: &Tenants, json: bool, command: TenantCommand) -> Result<(), String> {
     match command {
-        TenantCommand::Create { id, name, weight } => {
-            let request = TenantRequest { id, name, weight, suspended: None };
+        TenantCommand::Create { id, name, weight, priorities, policy } => {
+            let request = tenant_request(id, name, weight, &priorities, &policy);
             request.check().map_err(|wrong| refused(&wrong))?;
             let made = tenants.create_tenant(&request).await.map_err(|error| error.to_string())?;
             say(json, &made, || format!("tenant {} made", made.id));
@@ -191,10 +207,25 @@ async fn tenant_command(tenants: &Tenants, json: bool, command: TenantCommand) -
             super::print(&table.to_string());
             Ok(())
         }
-        TenantCommand::Change { id, name, weight } => {
-            let request = TenantRequest { id: id.clone(), name: name.clone(), weight, suspended: None };
+        TenantCommand::Change { id, name, weight, priorities, policy } => {
+            let request = tenant_request(id.clone(), name, weight, &priorities, &policy);
             request.check().map_err(|wrong| refused(&wrong))?;
-            let patch = TenantPatch { name: name.map(Some), weight, suspended: None };
+            let TenantRequest { name, weight, priority_ceiling, default_priority, allowed_models, limits, .. } =
+                request;
+            let patch = TenantPatch {
+                name: name.map(Some),
+                weight,
+                suspended: None,
+                priority_ceiling: priority_ceiling.map(Some),
+                default_priority: default_priority.map(Some),
+                allowed_models: allowed_models.map(Some),
+                limits: limits.map(Some),
+            };
+            if patch == TenantPatch::default() {
+                return Err(
+                    "name what is to be changed; `sluicegate tenant change --help` says what there is".to_owned()
+                );
+            }
             change(tenants, json, &id, "changed", patch).await
         }
         TenantCommand::Suspend { id } => change(tenants, json, &id, "suspended", suspension(true)).await,
@@ -204,6 +235,25 @@ async fn tenant_command(tenants: &Tenants, json: bool, command: TenantCommand) -
             say(json, &json!({"id": id, "deleted": true}), || format!("tenant {id} and its keys deleted"));
             Ok(())
         }
+    }
+}
+
+fn tenant_request(
+    id: String,
+    name: Option<String>,
+    weight: Option<u32>,
+    priorities: &PriorityArguments,
+    policy: &PolicyArguments,
+) -> TenantRequest {
+    TenantRequest {
+        id,
+        name,
+        weight,
+        suspended: None,
+        priority_ceiling: priorities.priority_ceiling.map(Priority::from),
+        default_priority: priorities.default_priority.map(Priority::from),
+        allowed_models: policy.models(),
+        limits: policy.limits(),
     }
 }
 
@@ -233,18 +283,21 @@ pub(super) async fn key(config: &Config, json: bool, arguments: KeyArguments) ->
 async fn key_command(tenants: &Tenants, json: bool, command: KeyCommand) -> Result<(), String> {
     let unknown = |id: &str| format!("there is no key {id:?}");
     match command {
-        KeyCommand::Create { tenant, admin: _, scopes, name, days } => {
+        KeyCommand::Create { tenant, admin: _, scopes, name, days, policy, pools } => {
             let scopes = if scopes.is_empty() { vec![ScopeArgument::Infer] } else { scopes };
             let request = KeyRequest {
                 tenant_id: tenant.clone().unwrap_or_default(),
                 scopes: scopes.into_iter().map(Scope::from).collect(),
                 name,
                 expires_ms: days.map(expiry),
+                allowed_models: policy.models(),
+                allowed_pools: (!pools.is_empty()).then_some(pools),
+                limits: policy.limits(),
             };
             request.check().map_err(|wrong| refused(&wrong))?;
             let made = match tenant {
                 Some(_) => tenants.create_key(&request).await,
-                None => tenants.create_admin_key(request.name, request.expires_ms).await,
+                None => tenants.create_admin_key(request).await,
             };
             let (view, secret) = made.map_err(|error| error.to_string())?;
             let mut shown = serde_json::to_value(&view).map_err(|error| error.to_string())?;

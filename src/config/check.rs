@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sluicegate_compat::native::{MOST_OF_A_LIMIT, RateLimits};
 use tracing::level_filters::LevelFilter;
 
 use super::key::Key;
 use super::layers::Layers;
 use super::shape::{self, LogLevel, MediaFetch, Provision, Shape};
-use super::{Admission, Config, Mistakes, Server, Sessions, Telemetry, Tls};
-use crate::admission::RateLimits;
+use super::{Admission, Config, Ledger, Mistakes, Server, Sessions, Telemetry, Tls};
 use crate::budgets::Left;
 use crate::catalog::{FileRoots, HubAccess, Policy, Token, WebAccess};
 use crate::gateway::MediaSettings;
@@ -26,9 +26,6 @@ const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
 /// No time in the configuration is longer: a year, in ms.
 const LONGEST_MS: u64 = 365 * 24 * 60 * 60 * 1000;
-
-/// No limit is higher.
-const MOST_PER_MINUTE: u64 = 1_000_000_000_000;
 
 /// Checks everything, and adds what is wrong to `mistakes`; what is returned counts only where that stays empty.
 pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistakes) -> Option<Config> {
@@ -48,7 +45,11 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         budget.map_or_else(Left::default, |&shape::Budget { tokens, time_ms, cost }| Left { tokens, time_ms, cost });
     let sessions = Sessions { ttl: check.ms("sessions.ttl_ms", shape.sessions.ttl_ms, 1), budget };
     let media = check.media(&shape.media);
-    let limits = check.limits(&shape.limits);
+    let limits = check.limits("limits", &shape.limits);
+    let ledger = Ledger {
+        enabled: shape.ledger.enabled,
+        retention: check.ms("ledger.retention_ms", shape.ledger.retention_ms, 1),
+    };
     let catalog = check.models(&shape.catalog, &web.hosts);
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
     let catalog_policy =
@@ -69,6 +70,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         sessions,
         media,
         limits,
+        ledger,
     })
 }
 
@@ -110,21 +112,15 @@ impl Check<'_> {
         );
     }
 
-    fn limits(&mut self, limits: &shape::Limits) -> RateLimits {
-        let &shape::Limits { requests_per_minute, tokens_per_minute, concurrency } = limits;
-        for (name, limit) in [
-            ("requests_per_minute", requests_per_minute),
-            ("tokens_per_minute", tokens_per_minute),
-            ("concurrency", concurrency),
-        ] {
-            let sound = limit.is_none_or(|limit| (1..=MOST_PER_MINUTE).contains(&limit));
-            self.ensure(
-                sound,
-                &format!("limits.{name}"),
-                &format!("1 to {MOST_PER_MINUTE}; leave it out for no limit"),
-            );
+    fn limits(&mut self, key: &str, limits: &shape::Limits) -> RateLimits {
+        let &shape::Limits { requests_per_minute, tokens_per_minute, tokens_in_flight, concurrency } = limits;
+        let limits = RateLimits { requests_per_minute, tokens_per_minute, tokens_in_flight, concurrency };
+        for (name, limit) in limits.named() {
+            let sound = limit.is_none_or(|limit| (1..=MOST_OF_A_LIMIT).contains(&limit));
+            let why = format!("1 to {MOST_OF_A_LIMIT}; leave it out for no limit");
+            self.ensure(sound, &format!("{key}.{name}"), &why);
         }
-        RateLimits { requests_per_minute, tokens_per_minute, concurrency }
+        limits
     }
 
     fn data_dir(&mut self, text: &str) -> PathBuf {

@@ -14,6 +14,7 @@ pub(super) struct Shape {
     pub sessions: Sessions,
     pub media: Media,
     pub limits: Limits,
+    pub ledger: Ledger,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -100,6 +101,8 @@ pub(super) struct Model {
     pub digest: Option<String>,
     #[serde(default)]
     pub price: Option<Price>,
+    #[serde(default)]
+    pub limits: Option<Limits>,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -211,11 +214,19 @@ pub(super) struct Media {
 }
 
 #[derive(Debug, eserde::Deserialize)]
+pub(super) struct Ledger {
+    pub enabled: bool,
+    pub retention_ms: u64,
+}
+
+#[derive(Debug, Default, eserde::Deserialize)]
 pub(super) struct Limits {
     #[serde(default)]
     pub requests_per_minute: Option<u64>,
     #[serde(default)]
     pub tokens_per_minute: Option<u64>,
+    #[serde(default)]
+    pub tokens_in_flight: Option<u64>,
     #[serde(default)]
     pub concurrency: Option<u64>,
 }

@@ -1,10 +1,10 @@
 //! What the gateway can do, per pool.
 
 use serde::Serialize;
-use sluicegate_compat::native::{EngineName, Modality, Workload};
+use sluicegate_compat::native::{EngineName, Modality, RateLimits, Workload};
 
 use super::Gateway;
-use crate::admission::{RateLimits, Standing};
+use crate::admission::{Caller, Standing};
 use crate::pools::Pool;
 
 /// The body of `GET /v2/meta/capabilities`.
@@ -28,18 +28,11 @@ pub struct PoolCapabilities {
     /// What a task may use of the contract's optional features.
     pub features: Vec<&'static str>,
     pub queue_capacity: usize,
-    pub rate_limits: RateLimitsView,
+    /// What is let in of one caller, over all pools; null where there is no limit.
+    pub rate_limits: RateLimits,
     /// Absent until the engine is loaded.
     #[serde(flatten)]
     pub engine_facts: Option<EngineFacts>,
-}
-
-/// What is let in of one caller, over all pools; null where there is no limit.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct RateLimitsView {
-    pub requests_per_minute: Option<u64>,
-    pub tokens_per_minute: Option<u64>,
-    pub concurrency: Option<u64>,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -73,7 +66,6 @@ fn has(engine: EngineName, workloads: &[Workload], feature: &str) -> bool {
 
 impl PoolCapabilities {
     fn of(pool: &Pool, limits: RateLimits) -> Self {
-        let RateLimits { requests_per_minute, tokens_per_minute, concurrency } = limits;
         let (rates, workloads) = (pool.rates(), pool.workloads());
         let completes = workloads.contains(&Workload::Completion);
         let engine_facts = pool.info().map(|info| EngineFacts {
@@ -96,21 +88,21 @@ impl PoolCapabilities {
             workloads,
             modalities: pool.modalities(),
             queue_capacity: pool.spec().queue_capacity,
-            rate_limits: RateLimitsView { requests_per_minute, tokens_per_minute, concurrency },
+            rate_limits: limits,
             engine_facts,
         }
     }
 }
 
 impl Gateway {
-    /// How the limits on requests and on tokens stand, where there are such.
-    pub fn rates(&self) -> [Option<Standing>; 2] {
-        self.admission.limiter.standing()
+    /// How the limits on a caller's requests and tokens stand, where there are such.
+    pub fn rates(&self, caller: &Caller) -> [Option<Standing>; 2] {
+        self.admission.limiter.standing(&caller.scopes(self.admission.default_limits, None))
     }
 
     /// What the gateway can do, per pool.
-    pub fn capabilities(&self, api_version: &'static str) -> Capabilities {
-        let limits = self.admission.limiter.limits();
+    pub fn capabilities(&self, api_version: &'static str, caller: &Caller) -> Capabilities {
+        let limits = caller.rights.limits(self.admission.default_limits);
         Capabilities {
             api_version,
             gateway_version: env!("CARGO_PKG_VERSION"),

@@ -90,7 +90,7 @@ impl Gateway {
 
 fn row(model: &Model) -> ModelRow {
     let Model { entry, facts } = model;
-    let Entry { id, aliases, source, digest, price, guest } = entry;
+    let Entry { id, aliases, source, digest, price, guest, limits: _in_the_configuration_alone } = entry;
     let filed = FiledEntry {
         source: source.to_string(),
         aliases: aliases.clone(),

@@ -123,7 +123,7 @@ impl Gateway {
         if self.provision.is_full() {
             return Err(too_many());
         }
-        self.admission.foresee_unprepared(request, caller, entry.price)?;
+        self.admission.foresee_unprepared(request, caller, entry)?;
         let (preparation, position) = self.provision.foresee(&entry.id, load_ms);
         Ok((home.pool_id, unqueued(position, load_ms), preparation))
     }
@@ -152,11 +152,11 @@ impl Gateway {
         }
         let coming = self.provision.keep_places(&entry.id, requests.len()).ok_or_else(too_many)?;
         // Nothing goes for a guest that is not let in.
-        let reserved = self.admission.reserve_unprepared(&requests, caller, entry.price)?;
+        let reserved = self.admission.reserve_unprepared(&requests, caller, &entry)?;
         self.take_in_guest(&entry).await?;
         let (homes, loads_ms): (Vec<_>, Vec<_>) = homes.into_iter().unzip();
         let requests = requests.into_iter().zip(homes).map(|((request, life), home)| (request, life, home));
-        let let_in = self.admission.admit_unprepared(requests.collect(), reserved, caller)?;
+        let let_in = self.admission.admit_unprepared(requests.collect(), reserved, caller, &entry)?;
         let admit = |((unprepared, coming), load_ms)| {
             let Unprepared { task, request, guess, durable } = unprepared;
             let waiting =
@@ -410,6 +410,9 @@ fn unqueued(position: u64, load_ms: u64) -> Place {
 
 /// Whether a request may run in a pool, whatever that serves. One that it avoids is never given a model for it.
 pub(super) fn allows(request: &TaskRequest, pool: &Pool) -> bool {
+    if !request.may_run_in(pool.id().as_str()) {
+        return false;
+    }
     let mut wish = request.placement.clone().unwrap_or_default();
     if wish.avoid_pools.iter().any(|avoided| avoided == pool.id().as_str()) {
         return false;

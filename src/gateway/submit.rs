@@ -48,6 +48,8 @@ impl Gateway {
     ) -> Result<Vec<Admitted>, Refusal> {
         let rejected = |error: &ErrorEnvelope| self.metrics.rejected(None, reason(error));
         let reference = requests.first().map(|(request, _)| request.model_ref.clone()).unwrap_or_default();
+        requests.iter_mut().for_each(|(request, _)| caller.grade(request));
+        self.check_model(&caller.rights, &reference).inspect_err(rejected)?;
         let serving = match self.serving(&reference) {
             Ok(serving) => serving,
             Err(error) => {
@@ -260,9 +262,10 @@ impl Gateway {
     /// # Errors
     ///
     /// What the client is told; POOL_UNAVAILABLE where no pool has the model now.
-    pub async fn count(&self, mut request: TaskRequest) -> Result<u32, ErrorEnvelope> {
+    pub async fn count(&self, mut request: TaskRequest, caller: &Caller) -> Result<u32, ErrorEnvelope> {
         let known = |id: &str| self.has_pool(id);
-        let serving = self.serving(&request.model_ref)?;
+        caller.grade(&mut request);
+        let serving = self.serving_for(caller, &request.model_ref)?;
         self.show(&mut request, &serving.pools).await?;
         let (fitted, _) = self.admission.read(request, &serving.pools(&known), false).await?;
         Ok(fitted.limits.prompt_tokens)
@@ -272,7 +275,9 @@ impl Gateway {
     pub async fn preview(&self, mut request: TaskRequest, caller: &Caller) -> PreviewResponse {
         let known = |id: &str| self.has_pool(id);
         let admission = &self.admission;
+        caller.grade(&mut request);
         let foreseen = match self.serving(&request.model_ref) {
+            _ if let Err(error) = self.check_model(&caller.rights, &request.model_ref) => Err(error),
             Ok(serving) => match self.show(&mut request, &serving.pools).await {
                 Ok(_) => {
                     let foreseen = admission.preview(request, &serving.pools(&known), caller).await;

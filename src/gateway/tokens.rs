@@ -5,6 +5,7 @@ use std::sync::Arc;
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest, Workload, detail};
 
 use super::Gateway;
+use crate::admission::Caller;
 use crate::engine::{Engine, Material, Prepared};
 
 /// Tokens to make a text of at most: each may have many bytes.
@@ -33,9 +34,15 @@ impl Gateway {
     /// # Errors
     ///
     /// What the client is told, also where the model is elsewhere.
-    pub async fn tokenize(&self, mut request: TaskRequest, wanted: Wanted) -> Result<Tokens, ErrorEnvelope> {
+    pub async fn tokenize(
+        &self,
+        mut request: TaskRequest,
+        wanted: Wanted,
+        caller: &Caller,
+    ) -> Result<Tokens, ErrorEnvelope> {
         let known = |id: &str| self.has_pool(id);
-        let serving = self.serving(&request.model_ref)?;
+        caller.grade(&mut request);
+        let serving = self.serving_for(caller, &request.model_ref)?;
         self.show(&mut request, &serving.pools).await?;
         let writes = serving.pools.iter().any(|pool| pool.workloads().contains(&Workload::Completion));
         if let Some(text) = request.prompt.take_if(|_| !writes) {
@@ -58,11 +65,11 @@ impl Gateway {
     /// # Errors
     ///
     /// What the client is told, also where the model is elsewhere.
-    pub async fn detokenize(&self, model: &str, ids: Vec<u32>) -> Result<String, ErrorEnvelope> {
+    pub async fn detokenize(&self, model: &str, ids: Vec<u32>, caller: &Caller) -> Result<String, ErrorEnvelope> {
         if ids.len() > MOST_TOKENS {
             return Err(ErrorEnvelope::invalid("tokens", format!("at most {MOST_TOKENS} tokens at once")));
         }
-        let serving = self.serving(model)?;
+        let serving = self.serving_for(caller, model)?;
         let engine = serving.pools.iter().find_map(|pool| pool.engine());
         let not_ready =
             || ErrorEnvelope::new(ErrorCode::PoolUnready, "the model is not loaded").with_retry_after_ms(1000);

@@ -1,5 +1,6 @@
 //! Accepted tasks and what became of them, and the keys of requests.
 
+use super::ledger::{self, LedgerRow};
 use super::sessions::{self, HoldRow, SessionRow, SpentRow};
 use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
@@ -82,15 +83,20 @@ impl Store {
         self.enqueue(Scrub::No, move |connection| Box::pin(set_started(connection, id.clone(), started.clone())), done);
     }
 
-    /// Notes the end of a task, deletes its request, charges its session, and calls back once all that is durable. The first
-    /// end stays.
+    /// Notes the end of a task, deletes its request, charges its session, enters it into the ledger, and calls back once all
+    /// that is durable. The first end stays.
     pub fn task_ended(
         &self,
         row: EndedRow,
         spent: Option<SpentRow>,
+        entry: Option<LedgerRow>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(set_ended(connection, row.clone(), spent.clone())), done);
+        self.enqueue(
+            Scrub::No,
+            move |connection| Box::pin(set_ended(connection, row.clone(), spent.clone(), entry.clone())),
+            done,
+        );
     }
 
     /// Deletes tasks so that nothing of them can be read from the file any more.
@@ -175,15 +181,24 @@ async fn set_started(connection: &mut Connection, id: String, started: String) -
     sql::query(update).bind(id).bind(started).execute(connection).await.map(|_| ())
 }
 
-async fn set_ended(connection: &mut Connection, row: EndedRow, spent: Option<SpentRow>) -> sql::Result<()> {
+async fn set_ended(
+    connection: &mut Connection,
+    row: EndedRow,
+    spent: Option<SpentRow>,
+    entry: Option<LedgerRow>,
+) -> sql::Result<()> {
     let update =
         "UPDATE tasks SET ended_at_ms = $2, outcome = $3, request = NULL WHERE id = $1 AND ended_at_ms IS NULL";
+    let mut all_or_none = connection.begin().await?;
     let query = sql::query(update).bind(row.id).bind(row.ended_at_ms).bind(row.outcome);
-    let Some(spent) = spent else { return query.execute(connection).await.map(|_| ()) };
-    let mut both_or_none = connection.begin().await?;
-    query.execute(&mut both_or_none).await?;
-    sessions::settle(&mut both_or_none, spent).await?;
-    both_or_none.commit().await
+    let ended = query.execute(&mut all_or_none).await?;
+    if let Some(spent) = spent {
+        sessions::settle(&mut all_or_none, spent).await?;
+    }
+    if let Some(entry) = entry.filter(|_| ended > 0) {
+        ledger::insert(&mut all_or_none, entry).await?;
+    }
+    all_or_none.commit().await
 }
 
 async fn delete_tasks(connection: &mut Connection, ids: Vec<String>) -> sql::Result<()> {

@@ -2,6 +2,7 @@
 
 use futures_util::future::BoxFuture;
 
+use super::ledger::{self, LedgerRow};
 use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
 
@@ -91,9 +92,15 @@ impl Store {
         self.enqueue(Scrub::No, move |connection| Box::pin(start(connection, task_id.clone(), at_ms)), done);
     }
 
-    /// Adds what such a task has used to what its session has spent, and calls back once that is durable.
-    pub fn hold_settled(&self, row: SpentRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(settle_alone(connection, row.clone())), done);
+    /// Adds what such a task has used to what its session has spent, enters it into the ledger, and calls back once that is
+    /// durable.
+    pub fn hold_settled(
+        &self,
+        row: SpentRow,
+        entry: Option<LedgerRow>,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        self.enqueue(Scrub::No, move |connection| Box::pin(settle_alone(connection, row.clone(), entry.clone())), done);
     }
 
     /// All sessions, in the order in which they were made.
@@ -182,8 +189,11 @@ pub(super) async fn settle(connection: &mut Connection, row: SpentRow) -> sql::R
     sql::query(delete).bind(row.task_id).execute(connection).await.map(|_| ())
 }
 
-async fn settle_alone(connection: &mut Connection, row: SpentRow) -> sql::Result<()> {
-    let mut both_or_none = connection.begin().await?;
-    settle(&mut both_or_none, row).await?;
-    both_or_none.commit().await
+async fn settle_alone(connection: &mut Connection, row: SpentRow, entry: Option<LedgerRow>) -> sql::Result<()> {
+    let mut all_or_none = connection.begin().await?;
+    settle(&mut all_or_none, row).await?;
+    if let Some(entry) = entry {
+        ledger::insert(&mut all_or_none, entry).await?;
+    }
+    all_or_none.commit().await
 }

@@ -19,9 +19,11 @@ pub struct TenantRow {
     pub created_ms: i64,
     pub deleted: bool,
     pub version: i64,
+    /// What it may ask for, as JSON.
+    pub policy: String,
 }
 
-from_row!(TenantRow { id, name, weight, suspended, created_ms, deleted, version });
+from_row!(TenantRow { id, name, weight, suspended, created_ms, deleted, version, policy });
 
 /// An API key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,9 +38,23 @@ pub struct ApiKeyRow {
     pub last_used_ms: Option<i64>,
     pub deleted: bool,
     pub version: i64,
+    /// What who has it may ask for, as JSON.
+    pub policy: String,
 }
 
-from_row!(ApiKeyRow { id, tenant_id, name, digest, scopes, expires_ms, created_ms, last_used_ms, deleted, version });
+from_row!(ApiKeyRow {
+    id,
+    tenant_id,
+    name,
+    digest,
+    scopes,
+    expires_ms,
+    created_ms,
+    last_used_ms,
+    deleted,
+    version,
+    policy
+});
 
 /// A change, of which the store makes the number.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,10 +101,10 @@ async fn changed_since(connection: &mut Connection, since: i64) -> sql::Result<(
     if last == since {
         return Ok((Vec::new(), Vec::new()));
     }
-    let tenants = "SELECT id, name, weight, suspended <> 0 AS suspended, created_ms, deleted <> 0 AS deleted, version \
-                   FROM tenants WHERE version > $1 ORDER BY version";
+    let tenants = "SELECT id, name, weight, suspended <> 0 AS suspended, created_ms, deleted <> 0 AS deleted, version, \
+                   policy FROM tenants WHERE version > $1 ORDER BY version";
     let keys = "SELECT id, tenant_id, name, digest, scopes, expires_ms, created_ms, last_used_ms, \
-                deleted <> 0 AS deleted, version FROM api_keys WHERE version > $1 ORDER BY version";
+                deleted <> 0 AS deleted, version, policy FROM api_keys WHERE version > $1 ORDER BY version";
     let tenants = sql::query(tenants).bind(since).fetch_all(&mut *connection).await?;
     Ok((tenants, sql::query(keys).bind(since).fetch_all(connection).await?))
 }
@@ -120,16 +136,16 @@ async fn put(connection: &mut Connection, change: TenantChange) -> sql::Result<C
 }
 
 async fn put_tenant(connection: &mut Connection, row: TenantRow, number: i64) -> sql::Result<u64> {
-    let upsert = "INSERT INTO tenants (id, name, weight, suspended, created_ms, deleted, version) \
-                  SELECT $1, $2, $3, $4, $5, $6, $7 WHERE $8 = 0 OR EXISTS (SELECT 1 FROM tenants WHERE id = $1) \
+    let upsert = "INSERT INTO tenants (id, name, weight, suspended, created_ms, deleted, version, policy) \
+                  SELECT $1, $2, $3, $4, $5, $6, $7, $10 WHERE $8 = 0 OR EXISTS (SELECT 1 FROM tenants WHERE id = $1) \
                   ON CONFLICT (id) DO UPDATE SET name = excluded.name, weight = excluded.weight, \
                   suspended = excluded.suspended, created_ms = excluded.created_ms, deleted = excluded.deleted, \
-                  version = excluded.version \
+                  version = excluded.version, policy = excluded.policy \
                   WHERE tenants.version = $8 OR ($8 = 0 AND tenants.deleted <> 0 AND tenants.id = $9)";
     let query = sql::query(upsert).bind(row.id).bind(row.name).bind(row.weight).bind(i64::from(row.suspended));
     let query = query.bind(row.created_ms).bind(i64::from(row.deleted)).bind(number).bind(row.version);
     // What belonged to a deleted tenant is filed by its id, so that nobody else ever gets that.
-    query.bind(DEFAULT_TENANT).execute(connection).await
+    query.bind(DEFAULT_TENANT).bind(row.policy).execute(connection).await
 }
 
 async fn delete_keys_of(connection: &mut Connection, tenant: &str, number: i64) -> sql::Result<()> {
@@ -138,16 +154,16 @@ async fn delete_keys_of(connection: &mut Connection, tenant: &str, number: i64) 
 }
 
 async fn put_key(connection: &mut Connection, row: ApiKeyRow, number: i64) -> sql::Result<u64> {
-    let upsert = "INSERT INTO api_keys (id, tenant_id, name, digest, scopes, expires_ms, created_ms, deleted, version) \
-                  SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 \
+    let upsert = "INSERT INTO api_keys (id, tenant_id, name, digest, scopes, expires_ms, created_ms, deleted, version, \
+                  policy) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $11 \
                   WHERE EXISTS (SELECT 1 FROM api_keys WHERE id = $1) \
                   OR ($10 = 0 AND EXISTS (SELECT 1 FROM tenants WHERE id = $2 AND deleted = 0)) \
                   ON CONFLICT (id) DO UPDATE SET name = excluded.name, scopes = excluded.scopes, \
-                  expires_ms = excluded.expires_ms, deleted = excluded.deleted, version = excluded.version \
-                  WHERE api_keys.version = $10";
+                  expires_ms = excluded.expires_ms, deleted = excluded.deleted, version = excluded.version, \
+                  policy = excluded.policy WHERE api_keys.version = $10";
     let query = sql::query(upsert).bind(row.id).bind(row.tenant_id).bind(row.name).bind(row.digest);
     let query = query.bind(row.scopes).bind(row.expires_ms).bind(row.created_ms).bind(i64::from(row.deleted));
-    query.bind(number).bind(row.version).execute(connection).await
+    query.bind(number).bind(row.version).bind(row.policy).execute(connection).await
 }
 
 async fn touch(connection: &mut Connection, used: Vec<(String, i64)>) -> sql::Result<()> {

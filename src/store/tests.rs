@@ -52,6 +52,8 @@ macro_rules! on_both {
 }
 
 on_both!(
+    the_first_end_of_a_task_is_in_the_ledger_and_no_other,
+    the_ledger_is_added_up_and_forgotten_by_time,
     what_was_committed_is_there_after_the_store_is_opened_again,
     one_operation_that_fails_does_not_take_others_with_it,
     what_comes_after_the_end_is_told_so_at_once,
@@ -73,6 +75,25 @@ fn task(number: i64) -> TaskRow {
         started: None,
         ended_at_ms: None,
         outcome: None,
+    }
+}
+
+fn entry(number: i64) -> LedgerRow {
+    LedgerRow {
+        number,
+        task_id: format!("task-{number}"),
+        tenant: if number % 2 == 0 { "even" } else { "odd" }.into(),
+        api_key: String::new(),
+        model: "m".into(),
+        pool: "p".into(),
+        tokens_in: number,
+        tokens_cached: 0,
+        tokens_out: 10 * number,
+        queue_ms: 1,
+        engine_ms: 2,
+        cost: 3,
+        outcome: "stop".into(),
+        ended_ms: 1000 * number,
     }
 }
 
@@ -109,9 +130,9 @@ async fn what_was_committed_is_there_after_the_store_is_opened_again(place: Plac
     }
     store.task_started("task-1".into(), "{}".into(), |_| ());
     let (done, durable) = told();
-    store.task_ended(ended(1), None, done);
+    store.task_ended(ended(1), None, Some(entry(1)), done);
     // The first end stays.
-    store.task_ended(EndedRow { outcome: "another".into(), ..ended(1) }, None, |_| ());
+    store.task_ended(EndedRow { outcome: "another".into(), ..ended(1) }, None, Some(entry(2)), |_| ());
     assert_eq!(durable.await, Ok(Ok(())));
     store.task_withdrawn("task-3".into());
     store.close().await;
@@ -199,7 +220,7 @@ async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
     (1..=20).for_each(|number| store.task_accepted(task(number), None, None, |_| ()));
     assert_eq!(store.tasks().await.expect("tasks").len(), 20);
     assert!(holds(folder.path(), "canary-in-a-prompt"));
-    (1..=20).for_each(|number| store.task_ended(ended(number), None, |_| ()));
+    (1..=20).for_each(|number| store.task_ended(ended(number), None, None, |_| ()));
     assert_eq!(store.tasks().await.expect("tasks").len(), 20);
     assert!(holds(folder.path(), "canary-in-an-output"));
     store.tasks_forgotten((1..=20).map(|number| format!("task-{number}")).collect(), |_| ());
@@ -366,8 +387,8 @@ async fn a_session_is_charged_once_for_a_task(place: Place) {
     assert_eq!(store.holds().await, Ok(vec![hold]));
     let spent =
         SpentRow { task_id: "task-1".into(), tokens: 5, time_ms: 6, cost: i64::MAX, turn: true, ended_at_ms: 7 };
-    store.task_ended(ended(1), Some(spent.clone()), |_| ());
-    store.hold_settled(spent, |_| ());
+    store.task_ended(ended(1), Some(spent.clone()), None, |_| ());
+    store.hold_settled(spent, None, |_| ());
     let charged =
         SessionRow { turns: 1, expires_at_ms: 107, spent_tokens: 5, spent_time_ms: 6, spent_cost: i64::MAX, ..session };
     assert_eq!(store.sessions().await, Ok(vec![charged]));
@@ -379,7 +400,16 @@ fn tenant(id: &str, version: i64) -> TenantChange {
 }
 
 fn tenant_row(id: &str, version: i64) -> TenantRow {
-    TenantRow { id: id.into(), name: None, weight: 1, suspended: true, created_ms: 1, deleted: false, version }
+    TenantRow {
+        id: id.into(),
+        name: None,
+        weight: 1,
+        suspended: true,
+        created_ms: 1,
+        deleted: false,
+        version,
+        policy: "{}".into(),
+    }
 }
 
 async fn a_change_of_a_tenant_counts_where_nothing_came_between(place: Place) {
@@ -400,4 +430,35 @@ async fn a_command_beside_the_gateway_is_heard_of(place: Place) {
     assert_eq!(store.tenants_since(number - 1).await, Ok((vec![tenant_row("acme", number)], Vec::new())));
     beside.close().await;
     assert_eq!(store.change_tenants(tenant("other", 0)).await, Ok(Changed::As(number + 1)));
+}
+
+async fn the_first_end_of_a_task_is_in_the_ledger_and_no_other(place: Place) {
+    let store = place.open().await;
+    store.task_accepted(task(1), None, None, |_| ());
+    store.task_ended(ended(1), None, Some(entry(1)), |_| ());
+    store.task_ended(ended(1), None, Some(entry(2)), |_| ());
+    assert_eq!(store.ledger_last().await, Ok(1));
+}
+
+async fn the_ledger_is_added_up_and_forgotten_by_time(place: Place) {
+    let store = place.open().await;
+    assert_eq!(store.ledger_last().await, Ok(0));
+    (1..=6).for_each(|number| store.ledger_entered(entry(number), |_| ()));
+    assert_eq!(store.ledger_last().await, Ok(6));
+    let all = UsageQuery { to_ms: i64::MAX, most: 100, ..UsageQuery::default() };
+    let sums = async |query: UsageQuery| {
+        let rows = store.usage(query).await.expect("sums");
+        rows.into_iter().map(|row| (row.tenant, row.bucket, row.tasks, row.tokens_out)).collect::<Vec<_>>()
+    };
+    assert_eq!(sums(all.clone()).await, [(String::new(), 0, 6, 210)]);
+    let by_tenant = UsageQuery { by_tenant: true, ..all.clone() };
+    assert_eq!(sums(by_tenant.clone()).await, [("even".into(), 0, 3, 120), ("odd".into(), 0, 3, 90)]);
+    let part = UsageQuery { from_ms: 2000, to_ms: 5000, by_ms: 2000, ..by_tenant };
+    let expected = [("even".into(), 1, 1, 20), ("odd".into(), 1, 1, 30), ("even".into(), 2, 1, 40)];
+    assert_eq!(sums(part).await, expected);
+    let odd = UsageQuery { tenant: Some("odd".into()), model: Some("m".into()), ..all.clone() };
+    assert_eq!(sums(odd).await, [(String::new(), 0, 3, 90)]);
+    assert_eq!(sums(UsageQuery { pool: Some("q".into()), ..all.clone() }).await, []);
+    store.ledger_forgotten(4000);
+    assert_eq!(sums(all).await, [(String::new(), 0, 3, 150)]);
 }

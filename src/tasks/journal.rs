@@ -11,16 +11,23 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use serde::{Deserialize, Serialize};
-use sluicegate_compat::native::{Determinism, End, ErrorEnvelope, Event, Priority, Started, TaskRequest, Workload};
+use sluicegate_compat::native::{
+    Determinism, End, ErrorEnvelope, Event, ModelPrice, Priority, Started, TaskRequest, Workload,
+};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::log::EventLog;
 use super::task::millis;
-use super::{Clock, Limits, Passage, Progress, Task, TaskSpec};
+use super::{Clock, Passage, Progress, Task, TaskSpec};
 use crate::budgets::Amounts;
-use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
-use crate::store::{EndedRow, HoldRow, KeyRow, SessionRow, SpentRow, Store, StoreError, TaskRow, signed};
+use crate::budgets::price::Tokens;
+use crate::ids::{KeyId, PoolId, ReplicaId, TaskId};
+use crate::store::{EndedRow, HoldRow, KeyRow, LedgerRow, SessionRow, SpentRow, Store, StoreError, TaskRow, signed};
+
+mod kept;
+
+use kept::read;
 
 /// Becomes `Ok` once what was filed is durable. Any number of parties may wait for it.
 pub type Durable = Shared<BoxFuture<'static, Result<(), StoreError>>>;
@@ -32,6 +39,17 @@ pub(super) enum Extent {
     Task,
     /// What it holds of its session's budgets: it ends with the process, and what it has used is charged all the same.
     Spending,
+    /// What it has used, once it has ended.
+    Entry,
+}
+
+/// What a task has used, for the ledger.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Used {
+    pub tokens: Tokens,
+    pub engine_ms: u64,
+    /// Micro-units.
+    pub cost: u64,
 }
 
 /// What a task has used in the end.
@@ -49,6 +67,7 @@ pub(super) struct Ending {
     pub progress: Progress,
     /// Of that event.
     pub last_id: u64,
+    pub used: Used,
     /// Where it counts for a session.
     pub spent: Option<Spent>,
 }
@@ -76,6 +95,8 @@ pub struct Journal {
     store: Store,
     /// The position of the next task.
     next: Arc<AtomicI64>,
+    /// The number of the next row of the ledger; `None` where there is none.
+    next_entry: Option<Arc<AtomicI64>>,
 }
 
 /// A key that a request was sent with, and what tells its body from others.
@@ -116,10 +137,19 @@ struct Facts {
     created_at_ms: u64,
     correlation_id: String,
     tenant: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    only_pools: Option<Vec<String>>,
     weight: u32,
     session_id: Option<uuid::Uuid>,
     workload: Workload,
     model_ref: String,
+    /// Of the catalog; empty of a task of an earlier version, as the price.
+    #[serde(default)]
+    model: String,
+    #[serde(default)]
+    price: ModelPrice,
     priority: Priority,
     determinism: Determinism,
     metadata: std::collections::BTreeMap<String, String>,
@@ -163,15 +193,20 @@ enum Last {
 }
 
 impl Journal {
-    /// Over what the store has, which is returned beside it in the order in which the tasks were accepted.
+    /// Over what the store has, which is returned beside it in the order in which the tasks were accepted. `ledger`: what tasks
+    /// use is entered there.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
-    pub async fn open(store: Store) -> Result<(Self, Vec<Kept>), StoreError> {
+    pub async fn open(store: Store, ledger: bool) -> Result<(Self, Vec<Kept>), StoreError> {
         let rows = store.tasks().await?;
         let next = rows.last().map_or(0, |row| row.position + 1);
-        let journal = Self { store, next: Arc::new(AtomicI64::new(next)) };
+        let next_entry = match ledger {
+            true => Some(Arc::new(AtomicI64::new(store.ledger_last().await? + 1))),
+            false => None,
+        };
+        let journal = Self { store, next: Arc::new(AtomicI64::new(next)), next_entry };
         let now = Clock::now();
         let mut kept = Vec::with_capacity(rows.len());
         for row in rows {
@@ -226,6 +261,13 @@ impl Journal {
         }
     }
 
+    /// Enters what a task has used into the ledger once it has ended, which its last event waits for.
+    pub fn enter(&self, task: &Task) {
+        if self.next_entry.is_some() {
+            self.keep(task, Extent::Entry);
+        }
+    }
+
     /// From now on hears what becomes of a task that was just filed. One that somebody has cancelled meanwhile has its end
     /// filed as well, or the next process would run it.
     fn keep(&self, task: &Task, extent: Extent) {
@@ -257,20 +299,23 @@ impl Journal {
 
     /// Files what a task of an earlier process is charged for that ended with it.
     pub fn settled(&self, id: TaskId, at_ms: u64, amounts: Amounts) {
-        self.store.hold_settled(spent_row(id, at_ms, Spent { amounts, turn: false }), |_| ());
+        self.store.hold_settled(spent_row(id, at_ms, Spent { amounts, turn: false }), None, |_| ());
     }
 
     /// Files the end of a task and what it has used, both together, so that whoever has seen the end never finds the other
     /// given back; and calls back when it may be shown.
     pub(super) fn ended(&self, task: &Task, extent: Extent, ending: &Ending, show: impl FnOnce() + Send + 'static) {
-        let Ending { progress, last_id, spent } = ending;
+        let Ending { progress, last_id, used, spent } = ending;
         let Some((at, last)) = &progress.ended else { return show() };
         let (id, ended_at_ms) = (task.spec.id, task.created.unix_ms_at(*at));
         let spent = spent.map(|spent| spent_row(id, ended_at_ms, spent));
-        if extent == Extent::Spending {
-            return match spent {
-                Some(spent) => self.store.hold_settled(spent, shown(id, show)),
-                None => show(),
+        let number = self.next_entry.as_ref().map(|next| next.fetch_add(1, Ordering::Relaxed));
+        let entry = number.map(|number| entry(number, task, progress, used, (ended_at_ms, last)));
+        if extent != Extent::Task {
+            return match (spent, entry) {
+                (Some(spent), entry) => self.store.hold_settled(spent, entry, shown(id, show)),
+                (None, Some(entry)) => self.store.ledger_entered(entry, shown(id, show)),
+                (None, None) => show(),
             };
         }
         let at_ms = |instant: Instant| task.created.unix_ms_at(instant);
@@ -292,7 +337,7 @@ impl Journal {
             pool_id: task.pool_id().to_string(),
         };
         let row = EndedRow { id: id.to_string(), ended_at_ms: signed(ended_at_ms), outcome: json(&outcome) };
-        self.store.task_ended(row, spent, shown(id, show));
+        self.store.task_ended(row, spent, entry, shown(id, show));
     }
 
     /// Deletes tasks.
@@ -303,6 +348,11 @@ impl Journal {
     /// Deletes keys that are older than `ttl`.
     pub fn forget_keys(&self, ttl: Duration) {
         self.store.keys_forgotten(signed(Clock::now().unix_ms.saturating_sub(millis(ttl))));
+    }
+
+    /// Deletes entries of the ledger of tasks that ended longer ago.
+    pub fn forget_entries(&self, retention: Duration) {
+        self.store.ledger_forgotten(signed(Clock::now().unix_ms.saturating_sub(millis(retention))));
     }
 
     /// All keys, the oldest first.
@@ -341,6 +391,39 @@ fn hold(task: &Task, session: SessionRow) -> Option<(SessionRow, HoldRow)> {
     Some((session, HoldRow { task_id, session: number, held, started_at_ms: None }))
 }
 
+fn entry(
+    number: i64,
+    task: &Task,
+    progress: &Progress,
+    Used { tokens, engine_ms, cost }: &Used,
+    (ended_ms, last): (u64, &Event),
+) -> LedgerRow {
+    let started = progress.started.as_ref().map(|(at, _)| *at);
+    let waited_until = started.or(progress.ended.as_ref().map(|(at, _)| *at));
+    let waited = waited_until.map(|until| until.saturating_duration_since(task.created.instant));
+    LedgerRow {
+        number,
+        task_id: task.spec.id.to_string(),
+        tenant: task.spec.tenant_id.to_string(),
+        api_key: task.spec.key_id.as_ref().map(KeyId::to_string).unwrap_or_default(),
+        model: task.spec.model_id.to_string(),
+        pool: task.pool_id().to_string(),
+        tokens_in: signed(tokens.input),
+        tokens_cached: signed(tokens.cached.min(tokens.input)),
+        tokens_out: signed(tokens.output),
+        queue_ms: signed(waited.map_or(0, millis)),
+        engine_ms: signed(*engine_ms),
+        cost: signed(*cost),
+        outcome: match last {
+            Event::End(end) => end.finish_reason.as_str(),
+            Event::Error(error) => error.code.as_str(),
+            _ => "",
+        }
+        .to_owned(),
+        ended_ms: signed(ended_ms),
+    }
+}
+
 fn spent_row(id: TaskId, at_ms: u64, Spent { amounts, turn }: Spent) -> SpentRow {
     SpentRow {
         task_id: id.to_string(),
@@ -359,10 +442,14 @@ fn facts(task: &Task, weight: u32) -> Facts {
         created_at_ms: task.created.unix_ms,
         correlation_id: correlation_id.to_string(),
         tenant: tenant_id.to_string(),
+        key: task.spec.key_id.as_ref().map(KeyId::to_string),
+        only_pools: task.spec.only_pools.as_deref().map(<[String]>::to_vec),
         weight,
         session_id: *session_id,
         workload: *workload,
         model_ref: model_ref.clone(),
+        model: task.spec.model_id.to_string(),
+        price: task.spec.price,
         priority: *priority,
         determinism: task.spec.determinism,
         metadata: task.spec.metadata.clone(),
@@ -375,81 +462,6 @@ fn facts(task: &Task, weight: u32) -> Facts {
         pool_id: task.pool_id().to_string(),
         memo: task.spec.memo.as_deref().map(str::to_owned),
     }
-}
-
-/// A row as a task; `None` where it is not one.
-fn read(row: TaskRow, now: Clock) -> Option<Kept> {
-    let facts: Facts = serde_json::from_str(&row.facts).ok()?;
-    let id = TaskId::parse(&row.id)?;
-    let created = Clock { instant: now.instant_at(facts.created_at_ms), unix_ms: facts.created_at_ms };
-    let start = row.started.map(|start| serde_json::from_str::<Start>(&start)).transpose().ok()?;
-    let mut replica_id = start.as_ref().map(|start| ReplicaId::from(start.event.replica_id.as_str()));
-    let mut pool_id = PoolId::from(facts.pool_id.as_str());
-    let stage = match (row.outcome, start, row.request) {
-        (Some(outcome), _, _) => {
-            let mut outcome: Outcome = serde_json::from_str(&outcome).ok()?;
-            pool_id = PoolId::from(outcome.pool_id.as_str());
-            replica_id = outcome.start.as_ref().map(|start| ReplicaId::from(start.event.replica_id.as_str()));
-            let ended_at_ms = row.ended_at_ms?.cast_unsigned();
-            let ago = Duration::from_millis(now.unix_ms.saturating_sub(ended_at_ms));
-            let outputs = std::mem::take(&mut outcome.outputs);
-            let passages = std::mem::take(&mut outcome.passages);
-            Stage::Ended { log: ended_log(outcome, ended_at_ms, now), outputs, passages, ago }
-        }
-        (None, Some(start), _) => {
-            let started = (now.instant_at(start.at_ms), Arc::new(start.event));
-            // Its `started` event, and whatever came after it, is not repeated.
-            Stage::Started(EventLog::kept(1, Progress { started: Some(started), ..Progress::default() }))
-        }
-        (None, None, Some(request)) => Stage::Waiting(Box::new(TaskRequest::parse(request.as_bytes()).ok()?)),
-        (None, None, None) => return None,
-    };
-    let weight = facts.weight;
-    Some(Kept { spec: spec(id, facts, now), created, pool_id, replica_id, weight, stage })
-}
-
-fn spec(id: TaskId, facts: Facts, now: Clock) -> TaskSpec {
-    TaskSpec {
-        id,
-        correlation_id: CorrelationId::from(facts.correlation_id),
-        tenant_id: TenantId::from(facts.tenant),
-        session_id: facts.session_id,
-        workload: facts.workload,
-        model_ref: facts.model_ref,
-        priority: facts.priority,
-        determinism: facts.determinism,
-        metadata: facts.metadata,
-        memo: facts.memo.map(Into::into),
-        limits: Limits {
-            prompt_tokens: facts.prompt_tokens,
-            max_tokens: facts.max_tokens,
-            choices: facts.choices,
-            alone: facts.alone,
-            expected_tokens: facts.expected_tokens,
-            deadline: facts
-                .deadline_at_ms
-                .map(|at| now.instant + Duration::from_millis(at.saturating_sub(now.unix_ms))),
-        },
-    }
-}
-
-/// A log whose events but the last are gone.
-fn ended_log(outcome: Outcome, ended_at_ms: u64, now: Clock) -> Arc<EventLog> {
-    let last = match outcome.last {
-        Last::End(end) => Event::End(Arc::new(end)),
-        Last::Error(error) => Event::Error(Arc::new(error)),
-    };
-    let progress = Progress {
-        started: outcome.start.map(|start| (now.instant_at(start.at_ms), Arc::new(start.event))),
-        first_token: outcome.first_token_at_ms.map(|at| now.instant_at(at)),
-        tokens: outcome.tokens,
-        ..Progress::default()
-    };
-    let log = EventLog::kept(outcome.id.saturating_sub(1), progress);
-    if let Some(seal) = log.seal() {
-        seal.end(last, now.instant_at(ended_at_ms));
-    }
-    log
 }
 
 /// None of what is filed can fail to be JSON: names and numbers only, and maps whose keys are strings.

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{
-    Determinism, End, Event, FinishReason, Metrics, PolicyLabel, Priority, Started, Workload,
+    Determinism, End, Event, FinishReason, Metrics, ModelPrice, PolicyLabel, Priority, Started, Workload,
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::journal::{Ending, Extent, Filing, Spent};
+use super::journal::{Ending, Extent, Filing, Spent, Used};
 use super::spending::{label, told};
 use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Spending, Stage, Ties};
-use crate::budgets::price::Tokens;
-use crate::budgets::{Amounts, Exceeded};
-use crate::ids::{CorrelationId, PoolId, ReplicaId, TaskId, TenantId};
+use crate::budgets::Exceeded;
+use crate::budgets::price::{Tokens, time_cost, tokens_cost};
+use crate::ids::{CorrelationId, KeyId, ModelId, PoolId, ReplicaId, TaskId, TenantId};
 
 mod endings;
 mod passages;
@@ -30,10 +30,18 @@ pub struct TaskSpec {
     pub id: TaskId,
     pub correlation_id: CorrelationId,
     pub tenant_id: TenantId,
+    /// It was asked for with this key; `None` where there were no keys.
+    pub key_id: Option<KeyId>,
+    /// The pools that it may run in, where who asked may not use all.
+    pub only_pools: Option<Arc<[String]>>,
     pub session_id: Option<uuid::Uuid>,
     pub workload: Workload,
     /// As the client named it.
     pub model_ref: String,
+    /// As the catalog has it.
+    pub model_id: ModelId,
+    /// What it costs, whatever its model costs others later.
+    pub price: ModelPrice,
     pub priority: Priority,
     pub determinism: Determinism,
     pub metadata: std::collections::BTreeMap<String, String>,
@@ -172,6 +180,8 @@ pub struct Task {
     abandoned: AtomicBool,
     /// Nobody may find it any more once it has ended.
     forgotten: AtomicBool,
+    /// It ran in an earlier process, and nobody knows for how long.
+    lost: bool,
     /// Its model is being made ready: it is in no queue yet.
     preparing: AtomicBool,
     /// Where it is kept. A plain mutex, held to copy or to replace it.
@@ -205,6 +215,7 @@ impl Task {
             replica: Mutex::default(),
             abandoned: AtomicBool::new(false),
             forgotten: AtomicBool::new(false),
+            lost: false,
             preparing: AtomicBool::new(false),
             filing: Mutex::default(),
             kept_outputs: Vec::new(),
@@ -223,14 +234,18 @@ impl Task {
         (registry, journal): (Weak<Registry>, Journal),
     ) -> Arc<Self> {
         let begun = Self::begun(kept.spec, number, home, registry, kept.created);
+        let mut lost = false;
         let (log, kept_outputs, kept_passages) = match kept.stage {
             Stage::Waiting(_) => (EventLog::new(), Vec::new(), Vec::new()),
-            Stage::Started(log) => (log, Vec::new(), Vec::new()),
+            Stage::Started(log) => {
+                lost = true;
+                (log, Vec::new(), Vec::new())
+            }
             Stage::Ended { log, outputs, passages, .. } => (log, outputs, passages),
         };
         let (replica, filing) = (Mutex::new(kept.replica_id), Mutex::new(Filing::Kept(journal, Extent::Task)));
         let (held, spending) = (Mutex::new(ties.held), ties.spending);
-        Arc::new(Self { log, kept_outputs, kept_passages, replica, filing, held, spending, ..begun })
+        Arc::new(Self { log, kept_outputs, kept_passages, replica, filing, held, spending, lost, ..begun })
     }
 
     /// From now on `journal` hears what becomes of it, or of what it holds. Returns the end that came before that.
@@ -259,9 +274,10 @@ impl Task {
         self.log.append(Event::Started(Arc::clone(&started)), now)?;
         let (id, at_ms) = (self.spec.id, self.created.unix_ms_at(now));
         let filing = self.filing().journal();
-        Ok(filing.map(|(journal, extent)| match extent {
-            Extent::Task => journal.started(id, at_ms, &started),
-            Extent::Spending => journal.spending_started(id, at_ms),
+        Ok(filing.and_then(|(journal, extent)| match extent {
+            Extent::Task => Some(journal.started(id, at_ms, &started)),
+            Extent::Spending => Some(journal.spending_started(id, at_ms)),
+            Extent::Entry => None,
         }))
     }
 
@@ -389,7 +405,11 @@ impl Task {
         progress.ended = Some((now, last.clone()));
         // Before the event, so that whoever has seen the end finds the counters settled.
         let ended = Ended { last: last.clone(), progress };
-        let charged = self.settle(&ended, now);
+        let tokens = self.used(&ended);
+        let engine_ms = self.engine_ms(&ended, now);
+        let charged = self.spending.as_ref().and_then(|spending| spending.settle(tokens, engine_ms));
+        let cost = tokens_cost(&self.spec.price, tokens).saturating_add(time_cost(&self.spec.price, engine_ms));
+        let used = Used { tokens, engine_ms, cost: charged.map_or(cost, |charged| charged.cost) };
         let turn = ended.by_itself().is_some() && self.replica_id().is_some();
         let spent = charged.map(|amounts| Spent { amounts, turn });
         self.home().observer.ended(self, &ended);
@@ -397,7 +417,7 @@ impl Task {
         held.iter().for_each(|held| held.ended(self, &ended));
         drop(held);
         let (registry, id, number) = (Weak::clone(&self.registry), self.spec.id, self.number);
-        let ending = Ending { progress: ended.progress, last_id: self.log.last_id() + 1, spent };
+        let ending = Ending { progress: ended.progress, last_id: self.log.last_id() + 1, used, spent };
         let show = move || {
             seal.end(last, now);
             if let Some(registry) = registry.upgrade() {
@@ -418,16 +438,22 @@ impl Task {
         }
     }
 
-    /// Charges its budgets for what it has used, and says how much that is. A task that never started has used nothing.
-    fn settle(&self, how: &Ended, now: Instant) -> Option<Amounts> {
-        let spending = self.spending.as_ref()?;
-        let Some((started, _)) = how.progress.started.as_ref() else { return spending.settle(Tokens::default(), 0) };
+    /// What it has used of tokens, as its engine counts them. A task that never started has used nothing.
+    pub fn used(&self, how: &Ended) -> Tokens {
+        if how.progress.started.is_none() {
+            return Tokens::default();
+        }
         let (output, cached) = match &how.last {
             Event::End(end) => (end.tokens_out, end.cached_tokens),
             _ => (self.sampled(&how.progress), 0),
         };
-        let input = u64::from(self.limits().prompt_tokens);
-        spending.settle(Tokens { input, cached, output }, millis(now.saturating_duration_since(*started)))
+        Tokens { input: u64::from(self.limits().prompt_tokens), cached, output }
+    }
+
+    /// How long an engine had it, in ms.
+    fn engine_ms(&self, how: &Ended, now: Instant) -> u64 {
+        let started = how.progress.started.as_ref().filter(|_| !self.lost);
+        started.map_or(0, |(started, _)| millis(now.saturating_duration_since(*started)))
     }
 }
 

@@ -2,16 +2,17 @@
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use sluicegate_compat::native::{KeyView, Scope, TenantView};
+use sluicegate_compat::native::{KeyView, Policy, Scope, TenantView};
 
-use super::{Denied, Identity, KeyDigest, Scopes, Secret};
+use super::{Denied, Identity, KeyDigest, Rights, Scopes, Secret};
 use crate::ids::{KeyId, TenantId};
 use crate::store::{ApiKeyRow, TenantRow, signed};
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
-    pub tenants: HashMap<TenantId, TenantRow>,
+    pub tenants: HashMap<TenantId, Known>,
     pub keys: HashMap<KeyId, Entry>,
     /// Of the last change that was taken in.
     pub version: i64,
@@ -19,12 +20,21 @@ pub(super) struct Book {
     pub closed: bool,
 }
 
+/// A tenant.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub row: TenantRow,
+    policy: Arc<Policy>,
+}
+
+/// A key.
 #[derive(Debug)]
 pub(super) struct Entry {
     digest: KeyDigest,
     scopes: Scopes,
     pub tenant: TenantId,
     pub row: ApiKeyRow,
+    policy: Arc<Policy>,
 }
 
 impl Book {
@@ -34,7 +44,8 @@ impl Book {
         if row.deleted {
             self.tenants.remove(&id);
         } else {
-            self.tenants.insert(id, row);
+            let policy = Arc::new(read(&row.policy));
+            self.tenants.insert(id, Known { row, policy });
         }
     }
 
@@ -52,7 +63,8 @@ impl Book {
         row.last_used_ms = row.last_used_ms.max(self.keys.get(&id).and_then(|known| known.row.last_used_ms));
         let scopes: Vec<_> = row.scopes.split(' ').filter_map(Scope::parse).collect();
         let tenant = TenantId::from(row.tenant_id.as_str());
-        self.keys.insert(id, Entry { digest, scopes: Scopes::of(&scopes), tenant, row });
+        let policy = Arc::new(read(&row.policy));
+        self.keys.insert(id, Entry { digest, scopes: Scopes::of(&scopes), tenant, row, policy });
     }
 
     pub fn identify(&self, sent: &str, now_ms: u64) -> Result<Identity, Denied> {
@@ -63,12 +75,13 @@ impl Book {
             return Err(Denied::Expired);
         }
         let tenant = self.tenants.get(&entry.tenant).ok_or(Denied::Unknown)?;
-        if tenant.suspended {
+        if tenant.row.suspended {
             return Err(Denied::Suspended);
         }
-        let weight = u32::try_from(tenant.weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let weight = u32::try_from(tenant.row.weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let rights = Rights { tenant: Arc::clone(&tenant.policy), key: Arc::clone(&entry.policy) };
         let (tenant, key) = (entry.tenant.clone(), Some(secret.id().clone()));
-        Ok(Identity { tenant, weight, key, scopes: entry.scopes })
+        Ok(Identity { tenant, weight, key, rights, scopes: entry.scopes })
     }
 }
 
@@ -80,18 +93,36 @@ impl Entry {
             name: self.row.name.clone(),
             scopes: self.scopes.names(),
             expires_ms: self.row.expires_ms.map(i64::cast_unsigned),
+            allowed_models: self.policy.allowed_models.clone(),
+            allowed_pools: self.policy.allowed_pools.clone(),
+            limits: self.policy.limits,
             created_ms: self.row.created_ms.cast_unsigned(),
             last_used_ms: self.row.last_used_ms.map(i64::cast_unsigned),
         }
     }
 }
 
-pub(super) fn shown(row: &TenantRow) -> TenantView {
-    TenantView {
-        id: row.id.clone(),
-        name: row.name.clone(),
-        weight: u32::try_from(row.weight).unwrap_or(1),
-        suspended: row.suspended,
-        created_ms: row.created_ms.cast_unsigned(),
+impl Known {
+    pub fn shown(&self) -> TenantView {
+        let policy = &self.policy;
+        TenantView {
+            id: self.row.id.clone(),
+            name: self.row.name.clone(),
+            weight: u32::try_from(self.row.weight).unwrap_or(1),
+            suspended: self.row.suspended,
+            priority_ceiling: policy.priority_ceiling,
+            default_priority: policy.default_priority,
+            allowed_models: policy.allowed_models.clone(),
+            limits: policy.limits,
+            created_ms: self.row.created_ms.cast_unsigned(),
+        }
     }
+}
+
+/// A policy as rows have it. One that cannot be read allows nothing: it may be from a later version, which knows what it forbids.
+pub(super) fn read(policy: &str) -> Policy {
+    serde_json::from_str(policy).unwrap_or_else(|error| {
+        tracing::error!(%error, "a policy cannot be read, and whose it is may use no model");
+        Policy { allowed_models: Some(Vec::new()), ..Policy::default() }
+    })
 }

@@ -1,5 +1,7 @@
 //! Who is let in, over a store in memory and over one that two processes have open.
 
+use sluicegate_compat::native::{KeyRequest, TenantPatch, TenantRequest};
+
 use super::*;
 use crate::lifecycle::Lifecycle;
 use crate::store::Location;
@@ -14,7 +16,7 @@ fn tenant(id: &str) -> TenantRequest {
 }
 
 fn key_of(tenant_id: &str, scopes: &[Scope]) -> KeyRequest {
-    KeyRequest { tenant_id: tenant_id.to_owned(), scopes: scopes.to_vec(), name: None, expires_ms: None }
+    KeyRequest { tenant_id: tenant_id.to_owned(), scopes: scopes.to_vec(), ..KeyRequest::default() }
 }
 
 #[tokio::test]
@@ -22,7 +24,8 @@ async fn everybody_is_let_in_until_there_is_a_key_and_never_again_after() {
     let tenants = tenants().await;
     let anybody = tenants.identify(Some("whatever it is")).unwrap();
     assert_eq!((anybody.tenant.as_str(), anybody.key.as_ref(), anybody.may(Scope::Admin)), ("default", None, true));
-    let (view, secret) = tenants.create_admin_key(Some("first".into()), None).await.unwrap();
+    let (view, secret) =
+        tenants.create_admin_key(KeyRequest { name: Some("first".into()), ..KeyRequest::default() }).await.unwrap();
     assert_eq!((view.tenant_id.as_str(), view.scopes.as_slice()), ("default", &Scope::ALL[..]));
     assert_eq!(tenants.identify(None), Err(Denied::Missing));
     assert_eq!(tenants.identify(Some("sk-sg-1")), Err(Denied::Malformed));
@@ -80,7 +83,7 @@ async fn what_one_process_changes_another_one_sees_and_a_later_one_finds() {
     let gateway = Tenants::open(Store::open(&location, &lifecycle).await.unwrap()).await.unwrap();
     let beside = Store::open_beside(&location, &lifecycle).await.unwrap();
     let command = Tenants::open(beside.clone()).await.unwrap();
-    let (view, secret) = command.create_admin_key(None, None).await.unwrap();
+    let (view, secret) = command.create_admin_key(KeyRequest::default()).await.unwrap();
     assert!(gateway.is_open());
     gateway.refresh().await.unwrap();
     assert!(gateway.identify(Some(secret.reveal())).is_ok() && gateway.identify(None).is_err());
@@ -106,7 +109,7 @@ async fn what_one_process_changes_another_one_sees_and_a_later_one_finds() {
 async fn a_change_of_what_has_changed_meanwhile_is_none() {
     let tenants = tenants().await;
     tenants.create_tenant(&tenant("a")).await.unwrap();
-    let row = tenants.read(|book| book.tenants[&TenantId::from("a")].clone());
+    let row = tenants.read(|book| book.tenants[&TenantId::from("a")].row.clone());
     tenants
         .change_tenant("a", Some(row.version), TenantPatch { weight: Some(2), ..TenantPatch::default() })
         .await
@@ -116,7 +119,7 @@ async fn a_change_of_what_has_changed_meanwhile_is_none() {
             tenants.change_tenant("a", Some(late), TenantPatch { weight: Some(9), ..TenantPatch::default() }).await;
         assert!(matches!(late, Err(ChangeError::Meanwhile)));
     }
-    let late = tenants.change(TenantChange::Tenant(TenantRow { weight: 9, ..row })).await;
+    let late = tenants.change(crate::store::TenantChange::Tenant(crate::store::TenantRow { weight: 9, ..row })).await;
     assert!(matches!(late, Err(ChangeError::Meanwhile)));
     assert_eq!(tenants.tenant("a").unwrap().weight, 2);
 }

@@ -18,7 +18,7 @@ async fn key(tenants: &Tenants, tenant: &str, scopes: &[Scope]) -> String {
         let request = TenantRequest { id: tenant.to_owned(), ..TenantRequest::default() };
         tenants.create_tenant(&request).await.unwrap();
     }
-    let request = KeyRequest { tenant_id: tenant.to_owned(), scopes: scopes.to_vec(), name: None, expires_ms: None };
+    let request = KeyRequest { tenant_id: tenant.to_owned(), scopes: scopes.to_vec(), ..KeyRequest::default() };
     tenants.create_key(&request).await.unwrap().1.reveal().to_owned()
 }
 
@@ -177,7 +177,7 @@ async fn a_gateway_that_others_can_reach_is_closed_before_there_is_a_key() {
         assert_eq!(gate.get(path).await.status, StatusCode::UNAUTHORIZED, "{path}");
     }
     assert_eq!(gate.get("/healthz").await.status, StatusCode::OK);
-    let (_, secret) = gate.app.tenants.create_admin_key(None, None).await.unwrap();
+    let (_, secret) = gate.app.tenants.create_admin_key(KeyRequest::default()).await.unwrap();
     for path in ["/v1/models", "/v2/tasks", "/metrics"] {
         assert_eq!(ask(&gate, secret.reveal(), "GET", path, &Value::Null).await.status, StatusCode::OK, "{path}");
     }

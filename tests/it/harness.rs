@@ -20,7 +20,7 @@ use sluicegate::engine::scripted::{Script, ScriptedEngine};
 use sluicegate::engine::{Engine, LoadError, Loader, Room};
 use sluicegate::lifecycle::Lifecycle;
 use sluicegate::pools::Pool;
-use sluicegate_compat::native::TenantRequest;
+use sluicegate_compat::native::{KeyRequest, TenantRequest};
 use tower::ServiceExt as _;
 
 mod watched;
@@ -186,7 +186,7 @@ impl Gate {
 
     /// Has a key that may do everything, and the tenant `acme`.
     pub async fn with_key(mut self) -> Self {
-        let (_, secret) = self.app.tenants.create_admin_key(None, None).await.unwrap();
+        let (_, secret) = self.app.tenants.create_admin_key(KeyRequest::default()).await.unwrap();
         let acme = TenantRequest { id: "acme".to_owned(), ..TenantRequest::default() };
         self.app.tenants.create_tenant(&acme).await.unwrap();
         self.key = Some(secret.reveal().to_owned());

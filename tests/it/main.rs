@@ -34,6 +34,7 @@ mod openai_tokens;
 mod openapi;
 mod outer;
 mod placing;
+mod policies;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod provisioning;
@@ -48,3 +49,4 @@ mod streaming;
 mod structured;
 mod tidy;
 mod tools;
+mod usage;

@@ -353,7 +353,8 @@ async fn a_client_that_hangs_up_cancels_its_task() {
     assert!(tokio::time::timeout(Duration::from_secs(1), waiting).await.is_err());
     assert_eq!(gate.app.pools[0].queue_depth(), 0);
     drop(body);
-    assert_eq!(gate.get(&format!("/v2/tasks/{id}")).await.json()["state"], "canceled");
+    // Its end is seen once it is in the ledger.
+    gate.until(&format!("/v2/tasks/{id}"), |task| task["state"] == "canceled").await;
     gate.finish().await;
 }
 

@@ -190,8 +190,8 @@ async fn prompts_that_never_fit_a_limit_together_name_the_field_and_the_bound() 
     assert_snapshot!(told.join("\n"), @r#"
     {"message":"`prompt`: it asks for 3 tasks, and 2 requests per minute is the limit","type":"requests","param":"prompt","code":"rate_limit_exceeded","policy_label":"rate.requests"}
     {"message":"`prompt`: it asks for 3 tasks, and 2 tasks at once is the limit","type":"requests","param":"prompt","code":"rate_limit_exceeded","policy_label":"rate.concurrency"}
-    {"message":"`max_tokens`: the request may take 33 tokens with all of its output, and 20 per minute is the limit","type":"tokens","param":"max_tokens","code":"rate_limit_exceeded","policy_label":"rate.tokens"}
-    {"message":"`prompt`: the request may take 6 tokens with all of its output, and 3 per minute is the limit","type":"tokens","param":"prompt","code":"rate_limit_exceeded","policy_label":"rate.tokens"}
+    {"message":"`max_tokens`: the request may take 33 tokens with all of its output, and 20 tokens per minute is the limit","type":"tokens","param":"max_tokens","code":"rate_limit_exceeded","policy_label":"rate.tokens"}
+    {"message":"`prompt`: the request may take 6 tokens with all of its output, and 3 tokens per minute is the limit","type":"tokens","param":"prompt","code":"rate_limit_exceeded","policy_label":"rate.tokens"}
     "#);
 }
 

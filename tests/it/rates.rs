@@ -75,12 +75,46 @@ async fn tokens_are_counted_in_the_worst_case_and_more_than_a_minutes_worth_is_n
         (beyond.header("x-should-retry"), rates(&beyond, "tokens")),
         ("false", ["20", "20", "0ms"].map(String::from))
     );
-    assert_eq!(gate.post("/v2/tasks", TASK).await.status, StatusCode::ACCEPTED);
-    assert_eq!(gate.post("/v2/tasks", TASK).await.status, StatusCode::ACCEPTED);
+    let first = gate.submit(TASK).await;
+    let second = gate.submit(TASK).await;
     let refused = gate.post("/v2/tasks", TASK).await.json();
     assert_eq!((&refused["policy_label"], &refused["retriable"]), (&"rate.tokens".into(), &true.into()));
-    tokio::time::advance(Duration::from_millis(refused["retry_after_ms"].as_u64().unwrap())).await;
+    // What they have not used is there again with their end: of 20 tokens in the worst case they were 6.
+    for task in [&first, &second] {
+        gate.events(task).await;
+    }
+    let after = gate.get("/v1/models").await;
+    assert_eq!(rates(&after, "tokens")[..2], ["20", "14"]);
     assert_eq!(gate.post("/v2/tasks", TASK).await.status, StatusCode::ACCEPTED);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_is_cancelled_before_it_starts_has_used_nothing() {
+    let script = Script { slots: 1, ..says(&["one ", "two "]) };
+    let gate = gate(script, "{ tokens_per_minute = 30, tokens_in_flight = 20 }").await;
+    let running = gate.submit(TASK).await;
+    let waiting = gate.submit(TASK).await;
+    let refused = gate.post("/v2/tasks", TASK).await.json();
+    assert_eq!(refused["message"], "20 tokens in flight is the limit");
+    assert_eq!(refused["policy_label"], "rate.tokens");
+    gate.post(&format!("/v2/tasks/{waiting}/cancel"), "").await;
+    let after = gate.get("/v1/models").await;
+    assert_eq!(rates(&after, "tokens")[..2], ["30", "20"]);
+    gate.submit(TASK).await;
+    gate.events(&running).await;
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_has_limits_of_its_own() {
+    let models = r#"[{ id = "builtin", limits = { concurrency = 1 } }]"#;
+    let gate = Gate::with(says(&["one ", "two "]), &[("SLUICEGATE_CATALOG__MODELS", models)]).await;
+    let running = gate.submit(TASK).await;
+    let refused = gate.post("/v2/tasks", TASK).await.json();
+    assert_eq!(refused["message"], "1 tasks at once is the limit");
+    gate.events(&running).await;
+    gate.submit(TASK).await;
     gate.finish().await;
 }
 
@@ -99,7 +133,9 @@ async fn so_many_tasks_at_once_and_the_next_when_one_has_ended() {
         gate.events(task).await;
     }
     let capabilities = gate.get("/v2/meta/capabilities").await.json();
-    let limits = json!({"requests_per_minute": null, "tokens_per_minute": null, "concurrency": 2});
+    let limits = json!({
+        "requests_per_minute": null, "tokens_per_minute": null, "tokens_in_flight": null, "concurrency": 2
+    });
     assert_eq!(capabilities["pools"][0]["rate_limits"], limits);
     gate.submit(TASK).await;
     gate.submit(TASK).await;

@@ -8,7 +8,7 @@ use self::body::{Body, FormatBody, OutputBody, ThinkingBody};
 use super::{MessagesContext, Thinking};
 use crate::extension::Extension;
 use crate::json::{self, Object, invalid, missing, one_of, unsupported_parameter, unsupported_value};
-use crate::native::{ErrorEnvelope, OutputMode, Priority, ReasoningEffort, TaskRequest, detail};
+use crate::native::{ErrorEnvelope, OutputMode, ReasoningEffort, TaskRequest, detail};
 
 /// Tokens that the model is given to think, at least.
 const LEAST_THINKING: u32 = 1024;
@@ -90,9 +90,8 @@ impl Body {
             // There is one tier, which both of them come to.
             one_of("service_tier", &word, &[("auto", ()), ("standard_only", ())])?;
         }
-        task.priority = Priority::Interactive;
         self.sluicegate.map_or(Ok(false), |Object(extension): Object<Extension>| extension.apply(&mut task))?;
-        context.priority = task.priority;
+        context.priority = task.priority.unwrap_or_default();
         context.stream = self.stream.unwrap_or(false);
         Ok(task)
     }

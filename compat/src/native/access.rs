@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::ErrorEnvelope;
 use super::request::{Violation, ensure};
+use super::{ErrorEnvelope, Policy, Priority, RateLimits};
+use crate::json::object;
 
 /// A tenant has at most this weight.
 const HEAVIEST: u32 = 1_000_000;
@@ -55,6 +56,17 @@ pub struct TenantRequest {
     /// Whether it is refused whatever it asks.
     #[serde(default)]
     pub suspended: Option<bool>,
+    /// No task has more.
+    #[serde(default)]
+    pub priority_ceiling: Option<Priority>,
+    /// Of tasks whose request names none.
+    #[serde(default)]
+    pub default_priority: Option<Priority>,
+    /// By any of their names; all where nothing is said.
+    #[serde(default)]
+    pub allowed_models: Option<Vec<String>>,
+    #[serde(default, deserialize_with = "object")]
+    pub limits: Option<RateLimits>,
 }
 
 /// The body of `GET /v2/admin/tenants/{id}`.
@@ -64,6 +76,10 @@ pub struct TenantView {
     pub name: Option<String>,
     pub weight: u32,
     pub suspended: bool,
+    pub priority_ceiling: Option<Priority>,
+    pub default_priority: Option<Priority>,
+    pub allowed_models: Option<Vec<String>>,
+    pub limits: RateLimits,
     pub created_ms: u64,
 }
 
@@ -83,10 +99,20 @@ pub struct TenantPatch {
     pub weight: Option<u32>,
     #[serde(default)]
     pub suspended: Option<bool>,
+    /// Null takes it away, as below.
+    #[serde(default, deserialize_with = "said")]
+    pub priority_ceiling: Option<Option<Priority>>,
+    #[serde(default, deserialize_with = "said")]
+    pub default_priority: Option<Option<Priority>>,
+    #[serde(default, deserialize_with = "said")]
+    pub allowed_models: Option<Option<Vec<String>>>,
+    /// All of them as they are to be.
+    #[serde(default, deserialize_with = "said_object")]
+    pub limits: Option<Option<RateLimits>>,
 }
 
 /// The body of `POST /v2/admin/keys`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct KeyRequest {
     pub tenant_id: String,
     pub scopes: Vec<Scope>,
@@ -95,6 +121,14 @@ pub struct KeyRequest {
     /// A Unix time in ms from which on it is good for nothing.
     #[serde(default)]
     pub expires_ms: Option<u64>,
+    /// By any of their names; all that the tenant may use where nothing is said.
+    #[serde(default)]
+    pub allowed_models: Option<Vec<String>>,
+    #[serde(default)]
+    pub allowed_pools: Option<Vec<String>>,
+    /// Beside those of the tenant.
+    #[serde(default, deserialize_with = "object")]
+    pub limits: Option<RateLimits>,
 }
 
 /// The body of `GET /v2/admin/keys/{id}`: a key without its secret.
@@ -105,6 +139,9 @@ pub struct KeyView {
     pub name: Option<String>,
     pub scopes: Vec<Scope>,
     pub expires_ms: Option<u64>,
+    pub allowed_models: Option<Vec<String>>,
+    pub allowed_pools: Option<Vec<String>>,
+    pub limits: RateLimits,
     pub created_ms: u64,
     /// To within a minute; null where it was never used.
     pub last_used_ms: Option<u64>,
@@ -135,6 +172,14 @@ pub struct KeyPatch {
     /// Null: it is good until it is revoked.
     #[serde(default, deserialize_with = "said")]
     pub expires_ms: Option<Option<u64>>,
+    /// Null takes it away, as below.
+    #[serde(default, deserialize_with = "said")]
+    pub allowed_models: Option<Option<Vec<String>>>,
+    #[serde(default, deserialize_with = "said")]
+    pub allowed_pools: Option<Option<Vec<String>>>,
+    /// All of them as they are to be.
+    #[serde(default, deserialize_with = "said_object")]
+    pub limits: Option<Option<RateLimits>>,
 }
 
 /// The body of `POST /v2/admin/keys/{id}/rotate`, where there is one.
@@ -150,6 +195,11 @@ fn said<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Opti
     Option::deserialize(field).map(Some)
 }
 
+/// As [`said`], of an object.
+fn said_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<Option<T>>, D::Error> {
+    object(field).map(Some)
+}
+
 impl TenantPatch {
     /// As [`TenantRequest::parse`].
     ///
@@ -159,8 +209,21 @@ impl TenantPatch {
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
         let patch: Self = crate::json::parse_known(body)?;
         let weight = check_weight(patch.weight);
-        check_name(patch.name.as_ref().and_then(Option::as_deref)).and(weight).map_err(refused)?;
+        let policy = patch.apply(&Policy::default()).check();
+        check_name(patch.name.as_ref().and_then(Option::as_deref)).and(weight).and(policy).map_err(refused)?;
         Ok(patch)
+    }
+
+    /// The policy of a tenant that had this one.
+    pub fn apply(&self, policy: &Policy) -> Policy {
+        let Policy { priority_ceiling, default_priority, allowed_models, allowed_pools, limits } = policy.clone();
+        Policy {
+            priority_ceiling: self.priority_ceiling.unwrap_or(priority_ceiling),
+            default_priority: self.default_priority.unwrap_or(default_priority),
+            allowed_models: self.allowed_models.clone().unwrap_or(allowed_models),
+            allowed_pools,
+            limits: self.limits.map_or(limits, Option::unwrap_or_default),
+        }
     }
 }
 
@@ -173,8 +236,21 @@ impl KeyPatch {
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
         let patch: Self = crate::json::parse_known(body)?;
         let scopes = patch.scopes.as_deref().map_or(Ok(()), check_scopes);
-        check_name(patch.name.as_ref().and_then(Option::as_deref)).and(scopes).map_err(refused)?;
+        let policy = patch.apply(&Policy::default()).check();
+        check_name(patch.name.as_ref().and_then(Option::as_deref)).and(scopes).and(policy).map_err(refused)?;
         Ok(patch)
+    }
+
+    /// The policy of a key that had this one.
+    pub fn apply(&self, policy: &Policy) -> Policy {
+        let Policy { priority_ceiling, default_priority, allowed_models, allowed_pools, limits } = policy.clone();
+        Policy {
+            priority_ceiling,
+            default_priority,
+            allowed_models: self.allowed_models.clone().unwrap_or(allowed_models),
+            allowed_pools: self.allowed_pools.clone().unwrap_or(allowed_pools),
+            limits: self.limits.map_or(limits, Option::unwrap_or_default),
+        }
     }
 }
 
@@ -201,7 +277,19 @@ impl TenantRequest {
         let is_id = (1..=64).contains(&self.id.len()) && self.id.bytes().all(letter);
         ensure(is_id, "id", "1 to 64 letters, digits, dots, underscores and hyphens")?;
         check_name(self.name.as_deref())?;
-        check_weight(self.weight)
+        check_weight(self.weight)?;
+        self.policy().check()
+    }
+
+    /// What the tenant may ask for.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            priority_ceiling: self.priority_ceiling,
+            default_priority: self.default_priority,
+            allowed_models: self.allowed_models.clone(),
+            allowed_pools: None,
+            limits: self.limits.unwrap_or_default(),
+        }
     }
 
     /// Reads a body. A field that the contract does not have is refused by name.
@@ -222,7 +310,18 @@ impl KeyRequest {
     /// The first field that is wrong.
     pub fn check(&self) -> Result<(), Violation> {
         check_scopes(&self.scopes)?;
-        check_name(self.name.as_deref())
+        check_name(self.name.as_deref())?;
+        self.policy().check()
+    }
+
+    /// What who has the key may ask for.
+    pub fn policy(&self) -> Policy {
+        Policy {
+            allowed_models: self.allowed_models.clone(),
+            allowed_pools: self.allowed_pools.clone(),
+            limits: self.limits.unwrap_or_default(),
+            ..Policy::default()
+        }
     }
 
     /// As [`TenantRequest::parse`].

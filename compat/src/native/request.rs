@@ -26,8 +26,12 @@ pub struct TaskRequest {
     /// Context wanted, in tokens; no more than the model's.
     #[serde(default)]
     pub ctx: Option<u32>,
+    /// Where none is named, that of the tenant decides, or it is interactive.
     #[serde(default)]
-    pub priority: Priority,
+    pub priority: Option<Priority>,
+    /// The pools that may run it, where who asks may not use all. No client can say that.
+    #[serde(skip)]
+    pub only_pools: Option<Vec<String>>,
     /// A text, or the model's token ids.
     #[serde(default)]
     pub prompt: Option<Input>,
@@ -134,7 +138,8 @@ impl TaskRequest {
             model_ref: model_ref.into(),
             engine: None,
             ctx: None,
-            priority: Priority::Interactive,
+            priority: None,
+            only_pools: None,
             prompt: None,
             inputs: None,
             query: None,
@@ -282,6 +287,13 @@ pub struct Violation {
     pub param: Cow<'static, str>,
     /// The range or rule it breaks.
     pub message: &'static str,
+}
+
+impl TaskRequest {
+    /// Whether who asks may use a pool.
+    pub fn may_run_in(&self, pool: &str) -> bool {
+        self.only_pools.as_ref().is_none_or(|only| only.iter().any(|only| only == pool))
+    }
 }
 
 pub(super) fn ensure(holds: bool, param: &'static str, message: &'static str) -> Result<(), Violation> {

@@ -162,7 +162,7 @@ fn a_body_says_what_is_to_be_done() {
     }));
     assert_eq!((task.temperature, task.top_p, task.top_k), (Some(0.5), Some(f32::MIN_POSITIVE), None));
     assert_eq!((task.max_tokens, task.stop, task.deadline_ms), (Some(5000), vec![".".to_owned()], Some(5)));
-    assert_eq!((task.reasoning_effort, task.priority), (Some(ReasoningEffort::Low), Priority::Batch));
+    assert_eq!((task.reasoning_effort, task.priority), (Some(ReasoningEffort::Low), Some(Priority::Batch)));
     assert_eq!((task.output_mode, task.json_schema), (OutputMode::Json, Some(json!({"type": "object"}))));
     assert_eq!(task.chat_template_kwargs.unwrap()["enable_thinking"], true);
     assert_eq!(task.metadata["user_id"], "me");

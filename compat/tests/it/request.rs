@@ -200,11 +200,11 @@ fn flex_is_batch_priority_unless_the_extension_says_otherwise() {
         let (task, context) = split(with(more));
         (task.priority, context.service_tier)
     };
-    assert_eq!(of(json!({"service_tier": "flex"})), (Priority::Batch, ServiceTier::Flex));
-    assert_eq!(of(json!({"service_tier": "auto"})), (Priority::Interactive, ServiceTier::Default));
-    assert_eq!(of(json!({"sluicegate": {"priority": "batch"}})), (Priority::Batch, ServiceTier::Default));
+    assert_eq!(of(json!({"service_tier": "flex"})), (Some(Priority::Batch), ServiceTier::Flex));
+    assert_eq!(of(json!({"service_tier": "auto"})), (None, ServiceTier::Default));
+    assert_eq!(of(json!({"sluicegate": {"priority": "batch"}})), (Some(Priority::Batch), ServiceTier::Default));
     let both = json!({"service_tier": "flex", "sluicegate": {"priority": "interactive"}});
-    assert_eq!(of(both), (Priority::Interactive, ServiceTier::Default));
+    assert_eq!(of(both), (Some(Priority::Interactive), ServiceTier::Default));
 }
 
 #[test]

@@ -28,11 +28,11 @@ pub async fn completions(
     let ((mut requests, mut context), once) = body.read_once(&api, &headers, "completions", completions::parse).await?;
     heeded(&api, &context.ignored)?;
     for request in &mut requests {
-        wishes(&headers, request)?;
+        wishes(&headers, &caller, request)?;
     }
     let client = Client::new(&api, caller, requests.first().and_then(|request| request.session_id));
     for (prompt, ids) in std::mem::take(&mut context.unread) {
-        let text = api.gateway.detokenize(&context.model, ids).await;
+        let text = api.gateway.detokenize(&context.model, ids, client.caller()).await;
         context.echo(prompt, text.map_err(|error| context.rename(Some(prompt), told_of_prompt(error)))?);
     }
     let all = client.submit_all(once.as_ref(), requests).await;

@@ -22,7 +22,7 @@ pub async fn embeddings(
 ) -> Result<Response, Failure> {
     let ((mut request, context), once) = body.read_once(&api, &headers, "embeddings", embeddings::parse).await?;
     heeded(&api, &context.ignored)?;
-    wishes(&headers, &mut request)?;
+    wishes(&headers, &caller, &mut request)?;
     let context = Arc::new(context);
     let client = Client::new(&api, caller, request.session_id);
     let owned = client.submit(once, request).await.map_err(|error| client.refused(context.rename(error)))?;
@@ -42,7 +42,7 @@ pub async fn rerank(
 ) -> Result<Response, Failure> {
     let ((mut request, context), once) = body.read_once(&api, &headers, "rerank", rerank::parse).await?;
     heeded(&api, &context.ignored)?;
-    wishes(&headers, &mut request)?;
+    wishes(&headers, &caller, &mut request)?;
     let context = Arc::new(context);
     let client = Client::new(&api, caller, request.session_id);
     let owned = client.submit(once, request).await.map_err(|error| client.refused(context.rename(error)))?;

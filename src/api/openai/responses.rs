@@ -50,7 +50,7 @@ pub async fn create(
     let bytes = body.0.len();
     let (mut asked, once) = body.read_once(&api, &headers, "responses", responses::parse).await?;
     heeded(&api, &asked.ignored)?;
-    wishes(&headers, &mut asked.task)?;
+    wishes(&headers, &caller, &mut asked.task)?;
     let (stream, background, ignored) = (asked.stream, asked.is_background(), asked.ignored.clone());
     let Whole { request, record, memo, body } = whole(&api, &caller, asked, bytes).await?;
     let client = Client::new(&api, caller, request.session_id);
@@ -79,7 +79,7 @@ pub async fn input_tokens(State(api): State<Api>, caller: Caller, body: Json) ->
     heeded(&api, &asked.ignored)?;
     let ignored = asked.ignored.clone();
     let Whole { request, .. } = whole(&api, &caller, asked, bytes).await?;
-    let counted = api.gateway.count(request).await.map_err(Record::rename)?;
+    let counted = api.gateway.count(request, &caller).await.map_err(Record::rename)?;
     let mut response = axum::Json(InputTokens::new(u64::from(counted))).into_response();
     response.headers_mut().extend(passed_over(&ignored));
     Ok(response)

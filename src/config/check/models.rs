@@ -50,6 +50,7 @@ impl Check<'_> {
         if let Some(name) = price.excess() {
             self.refuse(&key(&format!("price.{name}")), format!("a price is 0 to {}", ModelPrice::MOST));
         }
+        let limits = self.limits(&key("limits"), model.limits.as_ref().unwrap_or(&shape::Limits::default()));
         for (place, alias) in model.aliases.iter().enumerate() {
             self.name(&key(&format!("aliases.{place}")), alias);
         }
@@ -67,7 +68,7 @@ impl Check<'_> {
             .source(&key("source"), &id, model.source.as_deref(), places)
             .unwrap_or(ModelSource::Builtin(Builtin::Chat));
         let digest = digest.map(|digest: ModelRef| digest.to_string());
-        Entry { id, aliases: model.aliases.clone(), source, digest, price, guest: false }
+        Entry { id, aliases: model.aliases.clone(), source, digest, price, limits, guest: false }
     }
 
     fn name(&mut self, key: &str, name: &str) {

@@ -1,13 +1,14 @@
 //! What somebody may have meant by a key that does not exist.
 
 /// Keys that have no default, so that the document need not hold them.
-const OPTIONAL: [&str; 15] = [
+const OPTIONAL: [&str; 16] = [
     "aliases",
     "budget",
     "cert",
     "concurrency",
     "digest",
     "key",
+    "limits",
     "models",
     "price",
     "remote",
@@ -15,8 +16,8 @@ const OPTIONAL: [&str; 15] = [
     "source",
     "tls",
     "token",
+    "tokens_in_flight",
     "tokens_per_minute",
-    "limits",
 ];
 
 /// The known name that is written most like `name`, if one is close.

@@ -24,9 +24,13 @@ fn spec() -> TaskSpec {
         id: TaskId::new(),
         correlation_id: CorrelationId::from("c"),
         tenant_id: TenantId::from("default"),
+        key_id: None,
+        only_pools: None,
         session_id: None,
         workload: Workload::Completion,
         model_ref: "builtin".into(),
+        model_id: "builtin".into(),
+        price: Default::default(),
         priority: Priority::Interactive,
         determinism: Determinism::BestEffort,
         metadata: std::collections::BTreeMap::new(),
@@ -53,7 +57,7 @@ const BODY: &[u8] = br#"{"model_ref": "builtin", "prompt": "hi"}"#;
 #[tokio::test]
 async fn a_task_that_is_cancelled_before_it_is_filed_has_ended_for_the_next_process_too() {
     let store = Store::open(&Location::Memory, &Lifecycle::new()).await.unwrap();
-    let (journal, _) = Journal::open(store.clone()).await.unwrap();
+    let (journal, _) = Journal::open(store.clone(), true).await.unwrap();
     let registry = Registry::with_journal(RETENTION, journal.clone());
     let tasks: Vec<_> = (0..2).map(|_| registry.create(spec(), home(), Ties::default()).unwrap()).collect();
     tasks[0].cancel();
@@ -62,7 +66,7 @@ async fn a_task_that_is_cancelled_before_it_is_filed_has_ended_for_the_next_proc
     }
     assert!(tasks[0].is_kept());
 
-    let (_, mut kept) = Journal::open(store).await.unwrap();
+    let (_, mut kept) = Journal::open(store, true).await.unwrap();
     assert_eq!(kept.len(), 2);
     assert!(matches!(kept.pop().unwrap().stage, Stage::Waiting(_)));
     let first = kept.pop().unwrap();
@@ -75,7 +79,7 @@ async fn a_task_that_is_cancelled_before_it_is_filed_has_ended_for_the_next_proc
 #[tokio::test]
 async fn what_is_forgotten_before_its_time_is_unknown_to_the_next_process() {
     let store = Store::open(&Location::Memory, &Lifecycle::new()).await.unwrap();
-    let (journal, _) = Journal::open(store.clone()).await.unwrap();
+    let (journal, _) = Journal::open(store.clone(), true).await.unwrap();
     let registry = Registry::with_journal(RETENTION, journal.clone());
     let tasks: Vec<_> = (0..2).map(|_| registry.create(spec(), home(), Ties::default()).unwrap()).collect();
     for task in &tasks {
@@ -86,7 +90,7 @@ async fn what_is_forgotten_before_its_time_is_unknown_to_the_next_process() {
     }
     registry.remove(tasks[0].spec.id).unwrap().await.unwrap();
     assert!(registry.remove(tasks[0].spec.id).is_none());
-    let (_, kept) = Journal::open(store.clone()).await.unwrap();
+    let (_, kept) = Journal::open(store.clone(), true).await.unwrap();
     assert_eq!(kept.iter().map(|task| task.spec.id).collect::<Vec<_>>(), [tasks[1].spec.id]);
     store.close().await;
     registry.remove(tasks[1].spec.id).unwrap().await.unwrap_err();
@@ -109,7 +113,7 @@ async fn a_task_whose_end_is_just_shown_can_be_forgotten() {
 #[tokio::test]
 async fn an_output_of_an_earlier_process_takes_its_memory_once() {
     let store = Store::open(&Location::Memory, &Lifecycle::new()).await.unwrap();
-    let (journal, _) = Journal::open(store.clone()).await.unwrap();
+    let (journal, _) = Journal::open(store.clone(), true).await.unwrap();
     let registry = Registry::with_journal(RETENTION, journal.clone());
     let task = registry.create(spec(), home(), Ties::default()).unwrap();
     journal.accept(&task, BODY, 1, None, None).await.unwrap();
@@ -119,7 +123,7 @@ async fn an_output_of_an_earlier_process_takes_its_memory_once() {
         .unwrap();
     task.cancel();
     task.log.ended().await;
-    let (journal, mut kept) = Journal::open(store).await.unwrap();
+    let (journal, mut kept) = Journal::open(store, true).await.unwrap();
     let again = Registry::with_journal(RETENTION, journal).take_in(kept.pop().unwrap(), home(), Ties::default());
     let again = again.unwrap();
     assert_eq!(again.view(None).output.len(), 10_000);

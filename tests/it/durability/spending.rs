@@ -68,7 +68,7 @@ fn key() -> Key {
 impl Process {
     async fn open(folder: &Path) -> Self {
         let store = Store::open(&Location::in_folder(folder), &Lifecycle::new()).await.unwrap();
-        let (journal, kept) = Journal::open(store.clone()).await.unwrap();
+        let (journal, kept) = Journal::open(store.clone(), true).await.unwrap();
         let registry = Registry::with_journal(Retention { time: Duration::from_secs(600), bytes: 1 << 20 }, journal);
         let budgets = Budgets::new();
         let budget = Left { tokens: Some(LIMIT), ..Left::default() };
@@ -104,9 +104,13 @@ impl Process {
             id: TaskId::new(),
             correlation_id: CorrelationId::from("trial"),
             tenant_id: key().tenant,
+            key_id: None,
+            only_pools: None,
             session_id: Some(key().id.0),
             workload: Workload::Completion,
             model_ref: "builtin".into(),
+            model_id: "builtin".into(),
+            price: Default::default(),
             priority: Priority::Interactive,
             determinism: Determinism::BestEffort,
             metadata: Default::default(),

@@ -115,11 +115,11 @@ pub enum ServiceTier {
 }
 
 impl ServiceTier {
-    /// What it asks for.
-    pub const fn priority(self) -> Priority {
+    /// What it asks for; the usual tier leaves that to others.
+    pub const fn priority(self) -> Option<Priority> {
         match self {
-            Self::Default => Priority::Interactive,
-            Self::Flex => Priority::Batch,
+            Self::Default => None,
+            Self::Flex => Some(Priority::Batch),
         }
     }
 

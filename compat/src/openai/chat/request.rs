@@ -156,7 +156,7 @@ fn urgency(
     if extension.map_or(Ok(false), |Object(extension)| extension.apply(task))? {
         context.names.priority = "sluicegate.priority";
     }
-    context.service_tier = tier.served_at(task.priority);
+    context.service_tier = tier.served_at(task.priority.unwrap_or_default());
     Ok(())
 }
 

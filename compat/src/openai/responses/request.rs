@@ -73,7 +73,7 @@ impl Asked {
     pub fn into_task(self, new: Uuid, prior: &impl Prior) -> Result<(TaskRequest, Record), ErrorEnvelope> {
         let Self { mut task, mut echo, added, logprobs, .. } = self;
         let task_id = *task.task_id.get_or_insert(new);
-        echo.service_tier = echo.service_tier.served_at(task.priority);
+        echo.service_tier = echo.service_tier.served_at(task.priority.unwrap_or_default());
         let mut earlier = Earlier { prior, answers: BTreeMap::new() };
         let mut items = match &echo.previous_response_id {
             None => Vec::new(),

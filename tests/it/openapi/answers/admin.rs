@@ -27,6 +27,16 @@ pub(super) async fn see(witness: &mut Witness) {
     tenants(witness).await;
     keys(witness).await;
     refused(witness).await;
+    usage(witness).await;
+}
+
+async fn usage(witness: &mut Witness) {
+    let gate = Gate::scripted(says(&["hi"])).await.with_key().await;
+    for (query, status) in [("", 200), ("?group_by=tenant,hour", 200), ("?format=csv", 200), ("?format=xml", 400)] {
+        let answer = ask(witness, &gate, "GET", &format!("/v2/usage{query}"), Value::Null).await;
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
+    gate.finish().await;
 }
 
 async fn tenants(witness: &mut Witness) {
