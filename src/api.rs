@@ -21,9 +21,11 @@ mod auth;
 mod body;
 mod budget;
 mod catalog;
+mod client;
 mod correlation;
 mod errors;
 mod local;
+mod logins;
 mod meta;
 mod metrics;
 mod native;
@@ -37,6 +39,8 @@ mod sse;
 mod usage;
 mod workers;
 
+pub use client::{ClientAddress, Forwarding, Proxies};
+pub use logins::{FailedLoginRate, FailedLogins};
 pub use metrics::HttpMetrics;
 
 /// What the handlers share.
@@ -45,6 +49,9 @@ pub struct Api {
     pub gateway: Arc<Gateway>,
     pub tenants: Arc<Tenants>,
     pub http_metrics: HttpMetrics,
+    pub proxies: Arc<Proxies>,
+    /// `None`: refused keys are not limited.
+    pub failed_logins: Option<Arc<FailedLogins>>,
     pub settings: Settings,
 }
 
@@ -60,6 +67,8 @@ pub struct Settings {
     pub loopback: bool,
     /// Metrics are for everybody.
     pub metrics_open: bool,
+    /// The log has the addresses of clients.
+    pub log_clients: bool,
 }
 
 /// Every route, and the layers around them from the outside in.

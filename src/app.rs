@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::admission::{self, Admission, Limiter};
-use crate::api::{self, Api, Settings};
+use crate::api::{self, Api, FailedLogins, Settings};
 use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
 use crate::config::{self, Config};
@@ -41,6 +41,9 @@ const SWEEP: Duration = Duration::from_secs(1);
 
 /// Keys of requests are looked through once in so many of these times.
 const SWEEPS_OF_KEYS: u32 = 600;
+
+/// Addresses that have sent refused keys are looked through once in so many of these times.
+const SWEEPS_OF_LOGINS: u32 = 30;
 
 /// How often changes of tenants and keys by other processes are looked for.
 const LOOK_FOR_CHANGES: Duration = Duration::from_millis(500);
@@ -158,6 +161,7 @@ pub struct App {
     pub budgets: Budgets,
     pub store: Store,
     pub tenants: Arc<Tenants>,
+    failed_logins: Option<Arc<FailedLogins>>,
     pub pools: Vec<Arc<Pool>>,
     /// What waited when an earlier process ended, until the pools can take it.
     left: Mutex<Vec<Waiting>>,
@@ -253,9 +257,17 @@ impl App {
             max_body_bytes: config.server.max_body_bytes,
             loopback: config.server.listen.ip().is_loopback(),
             metrics_open: config.telemetry.metrics_open,
+            log_clients: config.telemetry.log_clients,
         };
-        let shared = (Arc::clone(&gateway), Arc::clone(&tenants));
-        let router = api::router(Api { gateway: shared.0, tenants: shared.1, http_metrics, settings });
+        let failed_logins = config.server.failed_logins.map(|rate| Arc::new(FailedLogins::new(rate)));
+        let router = api::router(Api {
+            gateway: Arc::clone(&gateway),
+            tenants: Arc::clone(&tenants),
+            http_metrics,
+            proxies: Arc::new(config.server.proxies.clone()),
+            failed_logins: failed_logins.clone(),
+            settings,
+        });
         Ok(Self {
             gateway,
             router,
@@ -266,6 +278,7 @@ impl App {
             budgets,
             store,
             tenants,
+            failed_logins,
             pools,
             left: Mutex::new(left),
             kept_pools,
@@ -283,6 +296,7 @@ impl App {
     pub async fn start(&self) -> Result<(), StartError> {
         let (tasks, sessions, limiter) =
             (Arc::clone(&self.tasks), Arc::clone(&self.sessions), Arc::clone(&self.limiter));
+        let failed_logins = self.failed_logins.clone();
         let (forced, ttl) = (self.lifecycle.forced().clone(), self.idempotency_ttl);
         let ledger_retention = self.ledger_retention;
         self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
@@ -295,6 +309,9 @@ impl App {
                 tasks.sweep(Instant::now());
                 sessions.sweep();
                 limiter.sweep();
+                if let Some(logins) = failed_logins.as_ref().filter(|_| tick.is_multiple_of(SWEEPS_OF_LOGINS)) {
+                    logins.forget();
+                }
                 if let Some(journal) = tasks.journal().filter(|_| tick.is_multiple_of(SWEEPS_OF_KEYS)) {
                     journal.forget_keys(ttl);
                     journal.forget_entries(ledger_retention);

@@ -17,6 +17,7 @@ use std::time::Duration;
 use sluicegate_compat::native::{Modality, RateLimits, Workload};
 use tracing::level_filters::LevelFilter;
 
+use crate::api::{FailedLoginRate, Proxies};
 use crate::budgets::Left;
 use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
@@ -75,6 +76,10 @@ pub struct Server {
     /// `None`: without encryption.
     pub tls: Option<Tls>,
     pub http2: Http2,
+    /// Whose word about the addresses of clients counts.
+    pub proxies: Proxies,
+    /// How many refused keys an address may send; `None`: any number.
+    pub failed_logins: Option<FailedLoginRate>,
     /// Of whole answers; never of event streams.
     pub compression: bool,
     /// What becomes of a request with a field that has no effect, in the dialects but the native one, which refuses it always.
@@ -102,6 +107,8 @@ pub struct Telemetry {
     pub log_level: LevelFilter,
     /// Whether `/metrics` needs no key.
     pub metrics_open: bool,
+    /// Whether the log has the addresses of clients.
+    pub log_clients: bool,
 }
 
 /// What holds for every task.

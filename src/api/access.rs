@@ -1,5 +1,6 @@
 //! One log line, and one observation, per request: written when its body has ended, however it ended.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
@@ -13,6 +14,7 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use super::auth::Whose;
+use super::client::ClientAddress;
 use super::errors::{Dialect, FailedWith};
 use super::{Api, correlation, rates};
 use crate::ids::{CorrelationId, TenantId};
@@ -39,7 +41,9 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     let route =
         request.extensions().get::<MatchedPath>().map_or_else(|| NO_ROUTE.to_owned(), |path| path.as_str().to_owned());
     let dialect = Dialect::of(request.uri().path());
+    let client = client(&api, &mut request);
     let mut record = Record {
+        client: client.filter(|_| api.settings.log_clients),
         api,
         began,
         correlation,
@@ -88,11 +92,22 @@ pub async fn record(State(api): State<Api>, mut request: Request, next: Next) ->
     response.map(|body| Body::new(Recorded { body, record }))
 }
 
+/// Where the request comes from, if it has come through a socket; for those below as well.
+fn client(api: &Api, request: &mut Request) -> Option<IpAddr> {
+    let ClientAddress(peer) = *request.extensions().get()?;
+    let client = api.proxies.client(peer, request.headers());
+    if client != peer {
+        request.extensions_mut().insert(ClientAddress(client));
+    }
+    Some(client)
+}
+
 /// What is known of a request; written out once, on drop.
 struct Record {
     api: Api,
     began: Instant,
     correlation: CorrelationId,
+    client: Option<IpAddr>,
     method: Method,
     route: String,
     status: u16,
@@ -113,6 +128,7 @@ impl Drop for Record {
         let outcome = if self.whole { "complete" } else { "aborted" };
         tracing::info!(
             correlation_id = %self.correlation,
+            client = self.client.map(tracing::field::display),
             method = %self.method,
             route = self.route,
             status = self.status,

@@ -9,8 +9,9 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Scope};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel, Scope};
 
+use super::client::ClientAddress;
 use super::errors::Failure;
 use super::{Api, Settings, local};
 use crate::admission::Caller;
@@ -99,7 +100,7 @@ fn identify(api: &Api, needed: Need, request: &Request) -> Result<Option<Identit
     } else if needed == Need::Nothing {
         return Ok(None);
     }
-    let identity = api.tenants.identify(credential(request.headers())).map_err(denied)?;
+    let identity = api.tenants.identify(credential(request.headers())).map_err(|why| refused(api, why, request))?;
     match needed {
         Need::One(scopes) if !scopes.iter().any(|scope| identity.may(*scope)) => {
             let names: Vec<_> = scopes.iter().map(|scope| format!("`{}`", scope.as_str())).collect();
@@ -107,6 +108,25 @@ fn identify(api: &Api, needed: Need, request: &Request) -> Result<Option<Identit
             Err(ErrorEnvelope::new(ErrorCode::Forbidden, message))
         }
         _ => Ok(Some(identity)),
+    }
+}
+
+/// What somebody is told who has sent no good key, or one too many that is none.
+fn refused(api: &Api, why: Denied, request: &Request) -> ErrorEnvelope {
+    let is_guess = matches!(why, Denied::Malformed | Denied::Unknown | Denied::Expired);
+    let address = request.extensions().get::<ClientAddress>();
+    let noted = match (&api.failed_logins, address) {
+        (Some(logins), Some(ClientAddress(address))) if is_guess => logins.note(*address),
+        _ => Ok(()),
+    };
+    api.http_metrics.login_failed(why, noted.is_err());
+    match noted {
+        Ok(()) => denied(why),
+        Err(wait) => {
+            let message = "too many API keys that are none have come from this address; a good one is let in at once";
+            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+            ErrorEnvelope::rejected(PolicyLabel::RateRequests, message).with_retry_after_ms(wait_ms)
+        }
     }
 }
 

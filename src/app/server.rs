@@ -1,5 +1,6 @@
 //! Sockets: HTTP/1.1 and HTTP/2 on one port, with or without TLS, and with limits on connections and on slow heads.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
+use crate::api::ClientAddress;
 use crate::config::{self, Http2};
 use crate::lifecycle::{Lifecycle, OnPanic};
 
@@ -114,8 +116,8 @@ impl Accept {
             // The semaphore is never closed.
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             match listener.accept().await {
-                Ok((stream, _)) => {
-                    let serve = self.serve(stream);
+                Ok((stream, peer)) => {
+                    let serve = self.serve(stream, peer.ip());
                     let tracked = self.connections.track_future(async move {
                         serve.await;
                         drop(permit);
@@ -131,13 +133,14 @@ impl Accept {
     }
 
     /// One connection, to its end.
-    fn serve(&self, stream: TcpStream) -> impl Future<Output = ()> + Send + 'static {
+    fn serve(&self, stream: TcpStream, peer: IpAddr) -> impl Future<Output = ()> + Send + 'static {
         // Without it every token waits for the acknowledgement of the one before: steps of 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let acceptor = self.tls.as_ref().map(Tls::acceptor);
         let connection = Connection {
+            peer: ClientAddress(peer.to_canonical()),
             http: Arc::clone(&self.http),
             closing: self.closing.clone(),
             deadline: self.header_timeout,
@@ -157,6 +160,7 @@ impl Accept {
 
 /// What a connection needs.
 struct Connection {
+    peer: ClientAddress,
     http: Arc<Builder<TokioExecutor>>,
     closing: CancellationToken,
     /// How long a client may take to ask for something.
@@ -167,12 +171,13 @@ struct Connection {
 impl Connection {
     /// Serves HTTP over `stream`, until one of both ends it.
     async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
-        let Self { http, closing, deadline, router } = self;
+        let Self { peer, http, closing, deadline, router } = self;
         let asked = Arc::new(AtomicBool::new(false));
         let note = {
             let asked = Arc::clone(&asked);
-            move |request: Request<Incoming>| {
+            move |mut request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
+                request.extensions_mut().insert(peer);
                 request
             }
         };

@@ -1,6 +1,6 @@
 //! From the shape to [`Config`]: ranges, what must fit together, and what this version does not serve.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tracing::level_filters::LevelFilter;
 use super::key::Key;
 use super::layers::Layers;
 use super::shape::{self, LogLevel, MediaFetch, Provision, Shape};
-use super::{Admission, Config, Ledger, Mistakes, Server, Sessions, Telemetry, Tls};
+use super::{Admission, Config, Ledger, Mistakes, Sessions, Telemetry};
 use crate::budgets::Left;
 use crate::catalog::{FileRoots, HubAccess, Policy, Token, WebAccess};
 use crate::gateway::MediaSettings;
@@ -20,6 +20,7 @@ use crate::web::{Hosts, Reach};
 mod models;
 mod pools;
 mod remote;
+mod server;
 
 /// Before a download that was cut goes on.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -163,46 +164,6 @@ impl Check<'_> {
         Location::Memory
     }
 
-    fn server(&mut self, server: &shape::Server) -> Server {
-        Server {
-            listen: self.listen(&server.listen),
-            tls: server.tls.as_ref().map(|tls| self.tls(tls)),
-            http2: server.http2,
-            compression: server.compression,
-            unknown_fields: server.unknown_fields,
-            max_body_bytes: self.count("server.max_body_bytes", server.max_body_bytes, 1024, 1 << 32),
-            max_connections: self.count("server.max_connections", server.max_connections, 1, 1 << 20),
-            header_timeout: self.ms("server.header_timeout_ms", server.header_timeout_ms, 1),
-            drain_deadline: self.ms("server.drain_deadline_ms", server.drain_deadline_ms, 0),
-        }
-    }
-
-    fn tls(&mut self, tls: &shape::Tls) -> Tls {
-        let cert =
-            self.file("server.tls.cert", tls.cert.as_deref(), "the file with the certificate, in PEM form, is needed");
-        let key =
-            self.file("server.tls.key", tls.key.as_deref(), "the file with its private key, in PEM form, is needed");
-        Tls { cert, key }
-    }
-
-    /// The path of a file that has to be named.
-    fn file(&mut self, key: &str, path: Option<&str>, missing: &str) -> PathBuf {
-        let path = Path::new(path.unwrap_or_default());
-        std::path::absolute(path).unwrap_or_else(|_| {
-            self.refuse(key, missing);
-            path.to_owned()
-        })
-    }
-
-    fn listen(&mut self, text: &str) -> SocketAddr {
-        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        let Ok(address) = text.parse::<SocketAddr>() else {
-            self.refuse("server.listen", format!("{text:?} is no socket address; write 127.0.0.1:8080 or [::1]:8080"));
-            return nowhere;
-        };
-        address
-    }
-
     fn admission(&mut self, admission: &shape::Admission) -> Admission {
         self.ensure(admission.default_max_tokens > 0, "admission.default_max_tokens", "at least 1");
         Admission {
@@ -282,5 +243,10 @@ fn telemetry(telemetry: &shape::Telemetry) -> Telemetry {
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
     };
-    Telemetry { log_format: telemetry.log_format, log_level, metrics_open: telemetry.metrics_open }
+    Telemetry {
+        log_format: telemetry.log_format,
+        log_level,
+        metrics_open: telemetry.metrics_open,
+        log_clients: telemetry.log_clients,
+    }
 }

@@ -29,6 +29,15 @@ pub(super) struct Server {
     pub drain_deadline_ms: u64,
     #[serde(default)]
     pub tls: Option<Tls>,
+    pub trusted_proxies: Vec<String>,
+    pub forwarded_header: ForwardedHeader,
+    pub failed_logins: FailedLogins,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct FailedLogins {
+    pub burst: u32,
+    pub per_minute: u32,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -49,6 +58,7 @@ pub(super) struct Telemetry {
     pub log_format: LogFormat,
     pub log_level: LogLevel,
     pub metrics_open: bool,
+    pub log_clients: bool,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -259,6 +269,12 @@ words! {
     pub enum Http2 {
         Auto = "auto",
         Off = "off",
+    }
+
+    /// Where proxies write whom they speak for.
+    pub(super) enum ForwardedHeader {
+        XForwardedFor = "x-forwarded-for",
+        Forwarded = "forwarded",
     }
 
     /// What becomes of a request with a field that has no effect.

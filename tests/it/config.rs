@@ -277,6 +277,21 @@ source = "http://host/m.gguf"
 }
 
 #[test]
+fn proxies_and_failed_logins_are_checked() {
+    let text = r#"
+[server]
+trusted_proxies = ["10.0.0.0/8", "::1", "10.0.0.0/33", "proxy.internal"]
+forwarded_header = "via"
+failed_logins = { burst = 5, per_minute = 0 }
+"#;
+    assert_snapshot!(file(text).mistakes(), @"");
+    let server =
+        file("server.trusted_proxies = [\"10.0.0.0/8\", \"::1\"]\nserver.failed_logins.burst = 0").config().server;
+    assert_eq!(server.proxies.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
+    assert_eq!(server.failed_logins, None);
+}
+
+#[test]
 fn a_certificate_has_its_key() {
     let tls = file("server.tls = { cert = \"/etc/tls.crt\", key = \"/etc/tls.key\" }").config().server.tls.unwrap();
     assert_eq!((tls.cert, tls.key), ("/etc/tls.crt".into(), "/etc/tls.key".into()));

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod access;
+mod addresses;
 mod artifacts;
 mod budgets;
 mod cancel;

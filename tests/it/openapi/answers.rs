@@ -142,6 +142,7 @@ async fn requests_that_fit_nothing(witness: &mut Witness) {
         assert_eq!(witness.get(&closed, nowhere).await.0.status, StatusCode::UNAUTHORIZED, "{nowhere}");
     }
     closed.finish().await;
+    admin::too_many_keys(witness).await;
     let task = format!("/v2/tasks/{NOBODY}");
     let unknown = [
         "/",

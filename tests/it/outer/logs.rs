@@ -47,6 +47,24 @@ async fn each_request_is_one_line_with_its_correlation_id() {
 }
 
 #[tokio::test]
+async fn the_address_of_a_client_is_in_the_log_unless_that_is_switched_off() {
+    let settings = [("SERVER__TRUSTED_PROXIES", r#"["127.0.0.1"]"#)];
+    for (more, direct, forwarded) in [
+        (&[][..], json!("127.0.0.1"), json!("203.0.113.7")),
+        (&[("TELEMETRY__LOG_CLIENTS", "false")], Value::Null, Value::Null),
+    ] {
+        let gateway = Running::scripted(&[&settings[..], more].concat());
+        let send = async |id: &str, forwarded: &str| {
+            let request = gateway.client().get(gateway.url("/healthz")).header("x-correlation-id", id);
+            in_time(id, request.header("x-forwarded-for", forwarded).send()).await.unwrap();
+            line_of(&gateway, id).await["client"].clone()
+        };
+        assert_eq!(send("nonsense-1", "nonsense").await, direct);
+        assert_eq!(send("forwarded-1", "9.9.9.9, 203.0.113.7").await, forwarded);
+    }
+}
+
+#[tokio::test]
 async fn nothing_that_clients_say_is_in_the_log() {
     let said = format!(r#"["{CANARY} "]"#);
     for (gateway, model) in [

@@ -76,6 +76,12 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         within: "src/",
+        paths: &["gcra"],
+        inside: &["src/api/logins"],
+        reason: "limits on tasks give back what is not used, and are `admission`'s; only refused keys are counted by address",
+    },
+    Fence {
+        within: "src/",
         paths: &["rustls", "tokio_rustls", "x509_cert"],
         inside: &["src/app/server/tls"],
         reason: "one file decides which TLS is spoken and holds the key; what is served over it does not know",

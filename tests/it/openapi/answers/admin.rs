@@ -3,6 +3,7 @@
 use axum::body::Body;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
+use sluicegate::api::ClientAddress;
 
 use super::super::witness::Witness;
 use crate::harness::{Answer, Gate, request, says};
@@ -141,5 +142,34 @@ async fn refused(witness: &mut Witness) {
         assert_eq!(witness.send(&gate, form).await.0.status, StatusCode::UNSUPPORTED_MEDIA_TYPE, "{method} {path}");
     }
     assert_eq!(ask(witness, &gate, "GET", &format!("{KEYS}?tenant=x"), Value::Null).await.json()["param"], "tenant");
+    gate.finish().await;
+}
+
+/// After the first key that is none, whoever sends another one is told to wait.
+pub(super) async fn too_many_keys(witness: &mut Witness) {
+    // On a loopback address metrics are for everybody.
+    let settings = [("SLUICEGATE_SERVER__FAILED_LOGINS__BURST", "1"), ("SLUICEGATE_SERVER__LISTEN", "0.0.0.0:0")];
+    let gate = Gate::with(says(&["hi"]), &settings).await.with_key().await;
+    let guess = |method: &str, path: &str| {
+        let mut guess = request(method, path, Body::empty());
+        guess.headers_mut().insert("authorization", "Bearer sk-sg-guess".parse().unwrap());
+        guess.extensions_mut().insert(ClientAddress([203, 0, 113, 7].into()));
+        guess
+    };
+    assert_eq!(witness.send(&gate, guess("GET", "/v1/models")).await.0.status, StatusCode::UNAUTHORIZED);
+    let mut requests = witness.requests();
+    requests.retain(|(_, path)| {
+        let open = ["/healthz", "/readyz", "/openapi/", "/v2/meta/version"];
+        !open.iter().any(|open| path.starts_with(open))
+    });
+    requests.extend(["/v2/nothing", "/v1/nothing", "/v1/messages/nothing"].map(|path| ("GET".into(), path.into())));
+    for (method, path) in requests {
+        let answer = witness.send(&gate, guess(&method, &path)).await.0;
+        assert_eq!(
+            (answer.status, answer.header("retry-after")),
+            (StatusCode::TOO_MANY_REQUESTS, "3"),
+            "{method} {path}"
+        );
+    }
     gate.finish().await;
 }
