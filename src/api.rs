@@ -1,6 +1,7 @@
 //! HTTP: the router and its layers, and one module per dialect. Nothing below knows HTTP, and nothing here decides.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
@@ -61,6 +62,8 @@ pub struct Settings {
     /// Compress whole answers (never streams) where the client accepts it.
     pub compression: bool,
     pub max_body_bytes: usize,
+    /// How long a body may be silent, and how much longer it may take than its size explains.
+    pub body_timeout: Duration,
     /// Refuse a request with a field that has no effect, in the dialects but the native one.
     pub refuse_unknown: bool,
     /// Nobody on another machine can reach the gateway.

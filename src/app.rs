@@ -255,6 +255,7 @@ impl App {
             refuse_unknown: config.server.unknown_fields == crate::config::UnknownFields::Refuse,
             compression: config.server.compression,
             max_body_bytes: config.server.max_body_bytes,
+            body_timeout: config.server.body_timeout,
             loopback: config.server.listen.ip().is_loopback(),
             metrics_open: config.telemetry.metrics_open,
             log_clients: config.telemetry.log_clients,

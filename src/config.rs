@@ -86,8 +86,14 @@ pub struct Server {
     pub unknown_fields: UnknownFields,
     pub max_body_bytes: usize,
     pub max_connections: usize,
+    /// Of one address, and of IPv6 of one /64; 0: no bound of its own.
+    pub max_connections_per_address: usize,
     /// How long a client may take to send a request's head.
     pub header_timeout: Duration,
+    /// How long the body of a request may be silent, and how much longer it may take than its size explains.
+    pub body_timeout: Duration,
+    /// How long a client may read nothing of what there is for it.
+    pub write_timeout: Duration,
     /// How long running tasks may take to end at shutdown.
     pub drain_deadline: Duration,
 }

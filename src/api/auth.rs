@@ -116,7 +116,7 @@ fn refused(api: &Api, why: Denied, request: &Request) -> ErrorEnvelope {
     let is_guess = matches!(why, Denied::Malformed | Denied::Unknown | Denied::Expired);
     let address = request.extensions().get::<ClientAddress>();
     let noted = match (&api.failed_logins, address) {
-        (Some(logins), Some(ClientAddress(address))) if is_guess => logins.note(*address),
+        (Some(logins), Some(address)) if is_guess => logins.note(*address),
         _ => Ok(()),
     };
     api.http_metrics.login_failed(why, noted.is_err());

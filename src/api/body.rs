@@ -2,18 +2,22 @@
 
 use std::time::Duration;
 
+use axum::RequestExt as _;
+use axum::body::Body;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
-use bytes::Bytes;
+use axum::http::{HeaderMap, HeaderValue};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt as _, LengthLimitError};
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+use tokio::time::{Instant, timeout_at};
 
 use super::Api;
 use super::errors::Failure;
 use crate::gateway::Once;
 
-/// A body that takes longer to arrive is given up.
-const BODY_DEADLINE: Duration = Duration::from_secs(60);
+/// Bytes per second that a body has to have on the whole, beside the time that any may take.
+const SLOWEST: usize = 16 * 1024;
 
 /// The bytes of a body that says it is JSON, or does not say what it is.
 pub struct Json(pub Bytes);
@@ -55,10 +59,10 @@ impl Json {
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for Json {
+impl FromRequest<Api> for Json {
     type Rejection = Failure;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
+    async fn from_request(request: Request, api: &Api) -> Result<Self, Failure> {
         if !says_json(&request) {
             let message = "send JSON, with `Content-Type: application/json`";
             return Err(ErrorEnvelope::new(ErrorCode::UnsupportedMediaType, message).into());
@@ -67,16 +71,49 @@ impl<S: Send + Sync> FromRequest<S> for Json {
             let message = "bodies are read as they are: send JSON without a `Content-Encoding`, or with `identity`";
             return Err(ErrorEnvelope::new(ErrorCode::UnsupportedMediaType, message).into());
         }
-        let bytes = tokio::time::timeout(BODY_DEADLINE, Bytes::from_request(request, state));
-        match bytes.await {
-            Ok(Ok(bytes)) => Ok(Self(bytes)),
-            Ok(Err(rejection)) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-                Err(ErrorEnvelope::new(ErrorCode::PayloadTooLarge, "the body is larger than this gateway takes").into())
+        Ok(Self(whole(request.into_limited_body(), api.settings.body_timeout).await?))
+    }
+}
+
+/// All of a body, which may be silent for so long, and take so much longer than its size explains.
+async fn whole(mut body: Body, timeout: Duration) -> Result<Bytes, ErrorEnvelope> {
+    let began = Instant::now();
+    // Most bodies are one part, and stay where they are.
+    let (mut first, mut all) = (Bytes::new(), BytesMut::new());
+    loop {
+        let explained = Duration::from_secs((first.len().max(all.len()) / SLOWEST) as u64);
+        let deadline = (began + explained).min(Instant::now()) + timeout;
+        let frame = match timeout_at(deadline, body.frame()).await {
+            Ok(Some(Ok(frame))) => frame,
+            Ok(None) => return Ok(if all.is_empty() { first } else { all.freeze() }),
+            Ok(Some(Err(error))) if is_too_large(&error) => {
+                return Err(ErrorEnvelope::new(
+                    ErrorCode::PayloadTooLarge,
+                    "the body is larger than this gateway takes",
+                ));
             }
-            Ok(Err(_)) => Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "the body was cut short").into()),
-            Err(_) => Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "the body took too long to arrive").into()),
+            Ok(Some(Err(_))) => return Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "the body was cut short")),
+            Err(_) => {
+                return Err(ErrorEnvelope::new(ErrorCode::InvalidParams, "the body took too long to arrive"));
+            }
+        };
+        match frame.into_data() {
+            Ok(data) if first.is_empty() => first = data,
+            Ok(data) => {
+                if all.is_empty() {
+                    all.extend_from_slice(&first);
+                }
+                all.extend_from_slice(&data);
+            }
+            // Trailers say nothing here.
+            Err(_) => {}
         }
     }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.into_iter().any(|cause| cause.is::<LengthLimitError>())
 }
 
 /// Whether the body is compressed, or in another way not what it stands for.

@@ -11,6 +11,8 @@ use std::time::Duration;
 use gcra::{GcraError, GcraState, RateLimit};
 use tokio::time::Instant;
 
+use super::client::ClientAddress;
+
 /// Addresses that are remembered, at most; beyond them all others share one rate until some are forgotten.
 const MOST_ADDRESSES: usize = 50_000;
 
@@ -23,29 +25,11 @@ pub struct FailedLoginRate {
     pub per_minute: u32,
 }
 
-/// Who shares a rate. A subscriber has at least a /64 of IPv6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Source {
-    V4(u32),
-    V6(u64),
-    /// Everybody for whom there is no room.
-    Others,
-}
-
-impl From<IpAddr> for Source {
-    fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
-            IpAddr::V4(address) => Self::V4(address.to_bits()),
-            IpAddr::V6(address) => Self::V6((address.to_bits() >> 64) as u64),
-        }
-    }
-}
-
 /// What was refused lately, by where it came from.
 pub struct FailedLogins {
     rate: RateLimit,
-    /// Held for one look-up.
-    sources: Mutex<HashMap<Source, GcraState>>,
+    /// By the networks of addresses; `None`: everybody for whom there is no room. Held for one look-up.
+    sources: Mutex<HashMap<Option<IpAddr>, GcraState>>,
     most: usize,
 }
 
@@ -61,11 +45,11 @@ impl FailedLogins {
     /// # Errors
     ///
     /// For how long the address has to wait, where that is one too many.
-    pub fn note(&self, address: IpAddr) -> Result<(), Duration> {
+    pub fn note(&self, address: ClientAddress) -> Result<(), Duration> {
         let now = Instant::now().into_std();
         let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
-        let source = Source::from(address);
-        let source = if sources.len() < self.most || sources.contains_key(&source) { source } else { Source::Others };
+        let source = Some(address.network());
+        let source = source.filter(|_| sources.len() < self.most || sources.contains_key(&source));
         let state = sources.entry(source).or_default();
         state.check_and_modify_at(&self.rate, now, 1).map_err(|denied| match denied {
             GcraError::DeniedUntil { next_allowed_at } => next_allowed_at.saturating_duration_since(now),
@@ -90,8 +74,8 @@ mod tests {
         FailedLogins { most, ..FailedLogins::new(FailedLoginRate { burst: 3, per_minute: 20 }) }
     }
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn address(text: &str) -> ClientAddress {
+        ClientAddress(text.parse().unwrap())
     }
 
     #[tokio::test(start_paused = true)]
@@ -124,13 +108,13 @@ mod tests {
         }
         assert!(logins.note(address("2001:db8::9")).is_err());
         assert_eq!(logins.note(address("2001:db8:0:1::1")), Ok(()));
-        assert_eq!(Source::from(address("::ffff:10.0.0.1")), Source::from(address("10.0.0.1")));
+        assert_eq!(address("::ffff:10.0.0.1").network(), address("10.0.0.1").network());
     }
 
     #[tokio::test(start_paused = true)]
     async fn memory_is_bounded_and_given_back() {
         let logins = logins(100);
-        let noted = |number: u32| logins.note(IpAddr::from(number.to_be_bytes()));
+        let noted = |number: u32| logins.note(ClientAddress(number.to_be_bytes().into()));
         let refused = (0..1000).filter(|number| noted(*number).is_err()).count();
         // A hundred have their own rate, and the burst of all others is one.
         assert_eq!(refused, 1000 - 100 - 3);

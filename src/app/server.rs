@@ -1,19 +1,21 @@
-//! Sockets: HTTP/1.1 and HTTP/2 on one port, with or without TLS, and with limits on connections and on slow heads.
+//! Sockets: HTTP/1.1 and HTTP/2 on one port, with or without TLS, and with limits on connections, on slow heads, and on
+//! clients that do not read.
 
-use std::net::IpAddr;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::Request;
+use axum::http::{Request, Version};
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
@@ -22,10 +24,14 @@ use crate::api::ClientAddress;
 use crate::config::{self, Http2};
 use crate::lifecycle::{Lifecycle, OnPanic};
 
+mod crowd;
 mod tls;
+mod unread;
 
+use crowd::Crowd;
 pub(super) use tls::Tls;
 pub use tls::TlsError;
+use unread::{Unread, Watched};
 
 /// After a failed accept (no file descriptors left, most likely).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -58,10 +64,12 @@ impl Server {
         let accept = Accept {
             closing: server.closing.clone(),
             connections: server.connections.clone(),
+            crowd: Crowd::new(config.max_connections_per_address, &config.proxies),
             permits: Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS))),
             tls,
             http: Arc::new(http(config)),
             header_timeout: config.header_timeout,
+            write_timeout: config.write_timeout,
             router,
             lifecycle: lifecycle.clone(),
         };
@@ -95,12 +103,15 @@ fn http(config: &config::Server) -> Builder<TokioExecutor> {
 struct Accept {
     closing: CancellationToken,
     connections: TaskTracker,
+    crowd: Crowd,
     /// One per connection; beyond them, clients wait in the backlog.
     permits: Arc<Semaphore>,
     tls: Option<Tls>,
     http: Arc<Builder<TokioExecutor>>,
     /// How long a client may take to ask for something.
     header_timeout: Duration,
+    /// How long it may read nothing.
+    write_timeout: Duration,
     router: Router,
     lifecycle: Lifecycle,
 }
@@ -117,10 +128,15 @@ impl Accept {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, peer)) => {
-                    let serve = self.serve(stream, peer.ip());
+                    let peer = ClientAddress(peer.ip().to_canonical());
+                    let Some(place) = self.crowd.enter(peer) else {
+                        tracing::debug!("an address has as many connections as one may have");
+                        continue;
+                    };
+                    let serve = self.serve(stream, peer);
                     let tracked = self.connections.track_future(async move {
                         serve.await;
-                        drop(permit);
+                        drop((permit, place));
                     });
                     self.lifecycle.spawn("connection", OnPanic::Continue, tracked);
                 }
@@ -133,17 +149,22 @@ impl Accept {
     }
 
     /// One connection, to its end.
-    fn serve(&self, stream: TcpStream, peer: IpAddr) -> impl Future<Output = ()> + Send + 'static {
+    fn serve(&self, stream: TcpStream, peer: ClientAddress) -> impl Future<Output = ()> + Send + 'static {
         // Without it every token waits for the acknowledgement of the one before: steps of 40 ms.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
+        // Below TLS, so that a handshake is bounded as well.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(self.write_timeout));
+        let stream = Box::pin(stream);
         let acceptor = self.tls.as_ref().map(Tls::acceptor);
         let connection = Connection {
-            peer: ClientAddress(peer.to_canonical()),
+            peer,
             http: Arc::clone(&self.http),
             closing: self.closing.clone(),
             deadline: self.header_timeout,
+            write_timeout: self.write_timeout,
             router: self.router.clone(),
         };
         async move {
@@ -165,23 +186,33 @@ struct Connection {
     closing: CancellationToken,
     /// How long a client may take to ask for something.
     deadline: Duration,
+    write_timeout: Duration,
     router: Router,
 }
 
 impl Connection {
     /// Serves HTTP over `stream`, until one of both ends it.
     async fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
-        let Self { peer, http, closing, deadline, router } = self;
+        let Self { peer, http, closing, deadline, write_timeout, router } = self;
         let asked = Arc::new(AtomicBool::new(false));
-        let note = {
-            let asked = Arc::clone(&asked);
-            move |mut request: Request<Incoming>| {
+        let unread = Unread::default();
+        let service = {
+            let (asked, unread) = (Arc::clone(&asked), unread.clone());
+            service_fn(move |mut request: Request<Incoming>| {
                 asked.store(true, Ordering::Relaxed);
                 request.extensions_mut().insert(peer);
-                request
-            }
+                // A stalled HTTP/1 client shows in its socket.
+                let watch = (request.version() == Version::HTTP_2).then(|| unread.clone());
+                let answer = router.clone().oneshot(request);
+                async move {
+                    let answer = answer.await?;
+                    Ok::<_, Infallible>(answer.map(|body| match watch {
+                        Some(unread) => unread.watch(body),
+                        None => Watched::from(body),
+                    }))
+                }
+            })
         };
-        let service = TowerToHyperService::new(router.map_request(note));
         let connection = http.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
         // hyper's own deadline for heads begins when it knows the protocol, and a client may never say.
@@ -194,6 +225,10 @@ impl Connection {
         let ended = tokio::select! {
             ended = &mut connection => ended,
             () = silent => return,
+            () = unread.longer_than(write_timeout) => {
+                tracing::debug!("a client reads nothing of a stream");
+                return;
+            }
             () = closing.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await

@@ -25,7 +25,10 @@ pub(super) struct Server {
     pub unknown_fields: UnknownFields,
     pub max_body_bytes: u64,
     pub max_connections: u64,
+    pub max_connections_per_address: u64,
     pub header_timeout_ms: u64,
+    pub body_timeout_ms: u64,
+    pub write_timeout_ms: u64,
     pub drain_deadline_ms: u64,
     #[serde(default)]
     pub tls: Option<Tls>,

@@ -1,9 +1,12 @@
 //! What holds for every route: errors in the caller's dialect, correlation ids, local callers only, compression.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use insta::assert_snapshot;
 use sluicegate::engine::scripted::Script;
+use tokio::time::Instant;
 
 use crate::harness::{Answer, Gate, read, request, says};
 
@@ -46,6 +49,39 @@ async fn bodies_that_are_not_json_or_too_large_are_refused() {
     for path in ["/v1/chat/completions", "/v2/tasks"] {
         let large = request("POST", path, Body::from(" ".repeat(2001)));
         assert_eq!(sent(&gate, large, &[]).await.status, StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    gate.finish().await;
+}
+
+/// A body of so many parts, with a pause before each.
+fn slow(parts: usize, part: &'static str, pause: Duration) -> Body {
+    let parts = futures_util::stream::unfold(0, move |number| async move {
+        tokio::time::sleep(pause).await;
+        (number < parts).then(|| (Ok::<_, std::io::Error>(part), number + 1))
+    });
+    Body::from_stream(parts)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_has_time_for_its_size_and_no_more() {
+    const SECOND: Duration = Duration::from_secs(1);
+    let gate = Gate::scripted(says(&["hi"])).await;
+    // As much as explains 16 seconds.
+    let spaces: &str = " ".repeat(256 * 1024).leak();
+    for (body, status, took) in [
+        (slow(1, CHAT, 14 * SECOND), 200, 28 * SECOND),
+        (slow(1, CHAT, 31 * SECOND), 400, 30 * SECOND),
+        (slow(1000, " ", SECOND), 400, 30 * SECOND),
+        // Slow and steady, and then no JSON.
+        (slow(5, spaces, 16 * SECOND), 400, 96 * SECOND),
+        // Of the fourth part, half a minute after the 48 seconds that three explain.
+        (slow(5, spaces, 20 * SECOND), 400, 78 * SECOND),
+    ] {
+        let began = Instant::now();
+        let answer = read(gate.send(request("POST", "/v1/chat/completions", body)).await).await;
+        assert_eq!((answer.status.as_u16(), began.elapsed().as_secs()), (status, took.as_secs()), "{}", answer.body);
+        let late = answer.body.contains("the body took too long to arrive");
+        assert_eq!(late, status == 400 && took != 96 * SECOND, "{}", answer.body);
     }
     gate.finish().await;
 }

@@ -4,6 +4,7 @@
 //! | module | asks |
 //! | --- | --- |
 //! | `protocol` | HTTP/1.1 and h2c on one port, the limits on heads, bodies and connections, compression |
+//! | `greedy` | clients that take more than their part, or read nothing |
 //! | `pace` | whether tokens reach the client one by one |
 //! | `crash` | whether a task that was answered with 202 survives `kill -9` |
 //! | `embedding` | what a gateway that nobody has configured embeds and scores |
@@ -27,6 +28,7 @@ mod commands;
 mod crash;
 mod embedding;
 mod goldens;
+mod greedy;
 mod hang_up;
 mod keys;
 mod logs;

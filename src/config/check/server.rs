@@ -22,6 +22,14 @@ impl Check<'_> {
             unknown_fields: server.unknown_fields,
             max_body_bytes: self.count("server.max_body_bytes", server.max_body_bytes, 1024, 1 << 32),
             max_connections: self.count("server.max_connections", server.max_connections, 1, 1 << 20),
+            max_connections_per_address: self.count(
+                "server.max_connections_per_address",
+                server.max_connections_per_address,
+                0,
+                1 << 20,
+            ),
+            body_timeout: self.ms("server.body_timeout_ms", server.body_timeout_ms, 1),
+            write_timeout: self.ms("server.write_timeout_ms", server.write_timeout_ms, 1),
             header_timeout: self.ms("server.header_timeout_ms", server.header_timeout_ms, 1),
             drain_deadline: self.ms("server.drain_deadline_ms", server.drain_deadline_ms, 0),
         }

@@ -1,6 +1,6 @@
 //! HTTP/1.1 by hand, for tests that have to see bytes and connections.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
@@ -46,6 +46,21 @@ impl Wire {
 
     pub fn send(&mut self, text: &str) {
         self.stream.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// As [`send`](Self::send), to a peer that may have closed.
+    pub fn try_send(&mut self, text: &str) -> bool {
+        self.stream.write_all(text.as_bytes()).is_ok()
+    }
+
+    /// Everything until the peer closes, however it does.
+    pub fn read_to_end_or_reset(&mut self) -> String {
+        let mut seen = std::mem::take(&mut self.unread);
+        match self.stream.read_to_end(&mut seen) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+        }
+        String::from_utf8_lossy(&seen).into_owned()
     }
 
     /// Says that nothing more will be sent.
