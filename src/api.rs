@@ -24,6 +24,7 @@ mod budget;
 mod catalog;
 mod client;
 mod correlation;
+mod cors;
 mod errors;
 mod local;
 mod logins;
@@ -41,6 +42,7 @@ mod usage;
 mod workers;
 
 pub use client::{ClientAddress, Forwarding, Proxies};
+pub use cors::{Cors, Origins};
 pub use logins::{FailedLoginRate, FailedLogins};
 pub use metrics::HttpMetrics;
 
@@ -53,6 +55,8 @@ pub struct Api {
     pub proxies: Arc<Proxies>,
     /// `None`: refused keys are not limited.
     pub failed_logins: Option<Arc<FailedLogins>>,
+    /// Pages of other origins that may read answers; `None`: none.
+    pub cors: Option<Arc<Cors>>,
     pub settings: Settings,
 }
 
@@ -139,7 +143,13 @@ pub fn router(api: Api) -> Router {
         // Failures become bodies here, in the caller's dialect.
         .layer(axum::middleware::from_fn(errors::render))
         // Whole answers only: event streams are left alone.
-        .layer(compress)
+        .layer(compress);
+    let routes = match &api.cors {
+        // Outside of what refuses: pages may read why, and what their browsers ask before needs no key.
+        Some(cors) => routes.layer(cors.layer()),
+        None => routes,
+    };
+    let routes = routes
         // The id that ties everything together; then the log line and the histogram when the body has ended.
         .layer(axum::middleware::from_fn_with_state(api.clone(), access::record))
         .with_state(api);

@@ -267,6 +267,7 @@ impl App {
             http_metrics,
             proxies: Arc::new(config.server.proxies.clone()),
             failed_logins: failed_logins.clone(),
+            cors: config.server.cors.clone().map(Arc::new),
             settings,
         });
         Ok(Self {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use sluicegate_compat::native::{Modality, RateLimits, Workload};
 use tracing::level_filters::LevelFilter;
 
-use crate::api::{FailedLoginRate, Proxies};
+use crate::api::{Cors, FailedLoginRate, Proxies};
 use crate::budgets::Left;
 use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
@@ -80,6 +80,8 @@ pub struct Server {
     pub proxies: Proxies,
     /// How many refused keys an address may send; `None`: any number.
     pub failed_logins: Option<FailedLoginRate>,
+    /// Pages of other origins that may read answers; `None`: none.
+    pub cors: Option<Cors>,
     /// Of whole answers; never of event streams.
     pub compression: bool,
     /// What becomes of a request with a field that has no effect, in the dialects but the native one, which refuses it always.

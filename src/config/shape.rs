@@ -35,6 +35,13 @@ pub(super) struct Server {
     pub trusted_proxies: Vec<String>,
     pub forwarded_header: ForwardedHeader,
     pub failed_logins: FailedLogins,
+    pub cors: Cors,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Cors {
+    pub origins: Vec<String>,
+    pub max_age_ms: u64,
 }
 
 #[derive(Debug, eserde::Deserialize)]

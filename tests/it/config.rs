@@ -10,6 +10,7 @@ use sluicegate::catalog::{Builtin, ModelSource};
 use sluicegate::config::{Config, Device, Effective, Engine, Http2, Mistakes, Overrides};
 
 mod pools;
+mod server;
 
 const HOME: (&str, &str) = ("HOME", "/home/op");
 
@@ -274,32 +275,6 @@ source = "http://host/m.gguf"
     :3: admission.provision: "on-demand" needs a pool with `on_demand = true` to give models to
     :7: catalog.models[0].source: http://host/m.gguf is not encrypted, and its host is not in catalog.web.trusted_hosts; write https://
     "#);
-}
-
-#[test]
-fn proxies_and_failed_logins_are_checked() {
-    let text = r#"
-[server]
-trusted_proxies = ["10.0.0.0/8", "::1", "10.0.0.0/33", "proxy.internal"]
-forwarded_header = "via"
-failed_logins = { burst = 5, per_minute = 0 }
-"#;
-    assert_snapshot!(file(text).mistakes(), @"");
-    let server =
-        file("server.trusted_proxies = [\"10.0.0.0/8\", \"::1\"]\nserver.failed_logins.burst = 0").config().server;
-    assert_eq!(server.proxies.trusted.iter().map(ToString::to_string).collect::<Vec<_>>(), ["10.0.0.0/8", "::1/128"]);
-    assert_eq!(server.failed_logins, None);
-}
-
-#[test]
-fn a_certificate_has_its_key() {
-    let tls = file("server.tls = { cert = \"/etc/tls.crt\", key = \"/etc/tls.key\" }").config().server.tls.unwrap();
-    assert_eq!((tls.cert, tls.key), ("/etc/tls.crt".into(), "/etc/tls.key".into()));
-    assert_snapshot!(file("server.tls = { cert = \"\", kay = \"/etc/tls.key\" }").mistakes(), @"
-    :1: server.tls.cert: the file with the certificate, in PEM form, is needed
-    :1: server.tls.kay: unknown key; did you mean `key`?
-    :1: server.tls.key: the file with its private key, in PEM form, is needed
-    ");
 }
 
 #[test]

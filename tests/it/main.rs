@@ -11,6 +11,7 @@ mod cancel;
 mod catalog;
 mod classes;
 mod config;
+mod cors;
 mod downloads;
 mod draining;
 mod durability;

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::super::shape::{self, ForwardedHeader};
 use super::super::{Server, Tls};
 use super::Check;
-use crate::api::{FailedLoginRate, Forwarding, Proxies};
+use crate::api::{Cors, FailedLoginRate, Forwarding, Origins, Proxies};
 
 impl Check<'_> {
     pub(super) fn server(&mut self, server: &shape::Server) -> Server {
@@ -18,6 +18,7 @@ impl Check<'_> {
             http2: server.http2,
             proxies: self.proxies(server),
             failed_logins: self.failed_logins(&server.failed_logins),
+            cors: self.cors(&server.cors),
             compression: server.compression,
             unknown_fields: server.unknown_fields,
             max_body_bytes: self.count("server.max_body_bytes", server.max_body_bytes, 1024, 1 << 32),
@@ -79,10 +80,37 @@ impl Check<'_> {
         Proxies { trusted, header }
     }
 
+    fn cors(&mut self, cors: &shape::Cors) -> Option<Cors> {
+        let max_age = self.ms("server.cors.max_age_ms", cors.max_age_ms, 0);
+        let any = cors.origins.iter().any(|origin| origin == "*");
+        self.ensure(!any || cors.origins.len() == 1, "server.cors.origins", "\"*\" is every origin, and stands alone");
+        for (index, origin) in cors.origins.iter().enumerate().filter(|(_, origin)| *origin != "*") {
+            let key = format!("server.cors.origins.{index}");
+            self.ensure(
+                is_origin(origin),
+                &key,
+                "as browsers write it, such as https://app.example or http://localhost:3000",
+            );
+        }
+        let origins = if any { Origins::Any } else { Origins::These(cors.origins.clone()) };
+        (!cors.origins.is_empty()).then_some(Cors { origins, max_age })
+    }
+
     fn failed_logins(&mut self, failed: &shape::FailedLogins) -> Option<FailedLoginRate> {
         let &shape::FailedLogins { burst, per_minute } = failed;
         self.count("server.failed_logins.burst", burst.into(), 0, 1_000_000);
         self.count("server.failed_logins.per_minute", per_minute.into(), 1, 1_000_000);
         (burst > 0).then_some(FailedLoginRate { burst, per_minute })
     }
+}
+
+/// Scheme, host, and the port where it is not the scheme's own: in lower case, and nothing after it.
+fn is_origin(text: &str) -> bool {
+    let Some((host, own_port)) = (text.strip_prefix("https://").map(|host| (host, ":443")))
+        .or_else(|| text.strip_prefix("http://").map(|host| (host, ":80")))
+    else {
+        return false;
+    };
+    let named = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-._:[]".contains(&byte);
+    !host.is_empty() && host.bytes().all(named) && !host.ends_with(own_port) && !host.starts_with(':')
 }

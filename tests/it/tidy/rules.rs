@@ -52,7 +52,17 @@ pub struct Fence {
 pub const FENCES: &[Fence] = &[
     Fence {
         within: "src/",
-        paths: &["axum", "http", "http_body", "http_body_util", "hyper", "hyper_util", "tower", "tower_http"],
+        paths: &[
+            "axum",
+            "http",
+            "http_body",
+            "http_body_util",
+            "hyper",
+            "hyper_util",
+            "tower",
+            "tower_http",
+            "tower_http_cors",
+        ],
         inside: &["src/api", "src/app"],
         reason: "nothing below `api` knows HTTP, so a second protocol is a second edge and not a second gateway",
     },
