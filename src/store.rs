@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `ownership` | one process per data folder |
 //! | `postgres` | a session with PostgreSQL, and one gateway per schema |
+//! | `reader` | a second connection, for sums that may take long |
 //! | `writer` | one connection; what is waiting is committed together |
 //! | `artifacts` | documents that are named by their content |
 //! | `catalog` | models that were added, and what is kept of all |
@@ -35,7 +36,7 @@
 //!
 //! The journal mode is WAL with `synchronous = FULL`: a commit returns when the log is on the disk, so that it also
 //! outlives a loss of power. What that costs (one `fsync`) is shared: while one batch is committed the next gathers.
-//! `secure_delete` overwrites what is deleted, and [`Scrub`] empties the log of it too.
+//! `secure_delete` overwrites what is deleted, and [`Scrub`] empties the log of it too, which waits for sums that look into it.
 //!
 //! With PostgreSQL it is the server that makes a commit durable (`synchronous_commit`), and that decides when deleted rows leave
 //! its files. A gateway whose connection is lost does not know whether its last commit was made, nor whether another gateway
@@ -63,6 +64,7 @@ mod ledger;
 mod ownership;
 mod pools;
 mod postgres;
+mod reader;
 mod sessions;
 mod sql;
 mod tenants;
@@ -78,6 +80,7 @@ use ownership::Ownership;
 pub use pools::PoolRow;
 pub use postgres::{DatabaseInUse, DatabaseUrl};
 use postgres::{Session, Unusable};
+use reader::Reader;
 pub use sessions::{HoldRow, SessionRow, SpentRow};
 use sql::Connection;
 pub use tenants::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow};
@@ -131,7 +134,10 @@ pub enum Scrub {
 
 /// A handle; cheap to clone.
 #[derive(Clone)]
-pub struct Store(Arc<Queue>);
+pub struct Store {
+    queue: Arc<Queue>,
+    reader: Reader,
+}
 
 impl Store {
     /// Opens the database, brings its tables up to date, and starts to write.
@@ -178,15 +184,15 @@ impl Store {
         };
         let panicked = |_| OpenError::Database { place, reason: "the work panicked".to_owned() };
         let (connection, ownership) = lifecycle.blocking("open the store", open).await.map_err(panicked)??;
-        let queue = Arc::new(Queue::default());
-        let run = writer::run(Arc::clone(&queue), lifecycle.clone(), connection, ownership);
+        let (queue, reader) = (Arc::new(Queue::default()), Reader::new(location.clone(), lifecycle.clone()));
+        let run = writer::run(Arc::clone(&queue), lifecycle.clone(), connection, reader.clone(), ownership);
         lifecycle.spawn("store", OnPanic::Shutdown, run);
-        Ok(Self(queue))
+        Ok(Self { queue, reader })
     }
 
     /// Writes what was handed over, closes the database, and lets go of its folder. Later operations fail.
     pub async fn close(&self) {
-        self.0.close().await;
+        self.queue.close().await;
     }
 
     /// Hands over one operation, and tells `done` once it is committed or has failed.
@@ -196,7 +202,19 @@ impl Store {
         work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<()>> + Send + Sync + 'static,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.0.push(Operation { work: Box::new(work), done: Box::new(done), scrub });
+        self.push(scrub, Work::Statements(Box::new(work)), done);
+    }
+
+    fn push(&self, scrub: Scrub, work: Work, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.queue.push(Operation { work, done: Box::new(done), scrub });
+    }
+
+    /// Looks at what is durable, without a transaction, and however long it takes nobody's commit waits for it.
+    fn read<T: Send + 'static>(
+        &self,
+        work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<T>> + Send + Sync + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        if self.reader.has_connection() { Box::pin(self.reader.clone().read(work)) } else { self.run(work) }
     }
 
     /// Hands over one operation, and waits until it is committed or has failed. It is done also when nobody waits.
@@ -208,16 +226,16 @@ impl Store {
         let found = Arc::new(Mutex::new(None));
         let (told, committed) = oneshot::channel();
         let result = Arc::clone(&found);
-        let work: Work = Box::new(move |connection| {
+        let work = Work::Statements(Box::new(move |connection| {
             let (work, found) = (work(connection), Arc::clone(&found));
             Box::pin(async move {
                 let value = work.await?;
                 *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
                 Ok(())
             })
-        });
+        }));
         // Nobody waits any more where sending fails.
-        self.0.push(Operation { work, done: Box::new(|result| _ = told.send(result)), scrub: Scrub::No });
+        self.push(Scrub::No, work, |result| _ = told.send(result));
         Box::pin(async move {
             committed.await.map_err(|_| StoreError::Closed)??;
             result.lock().unwrap_or_else(PoisonError::into_inner).take().ok_or(StoreError::Closed)
@@ -246,7 +264,7 @@ impl Location {
             Self::File(path) => writer::connect(Some(path), alone).await,
             Self::DataFolder(folder) => writer::connect(Some(&folder.join(FILE)), alone).await,
             Self::Postgres(url) => match Session::open(url, alone, lifecycle).await {
-                Ok(session) => Ok(Connection::Postgres(Box::new(session))),
+                Ok(session) => Ok(Connection::postgres(session)),
                 Err(Unusable::InUse(in_use)) => return Err(in_use.into()),
                 Err(unusable) => {
                     return Err(OpenError::Database { place: self.to_string(), reason: unusable.to_string() });

@@ -67,7 +67,7 @@ fn config(settings: &[(&str, String)]) -> Result<Config, Failure> {
     // Not the folder of a gateway that may be running.
     let store = ("SLUICEGATE_STORE__URL".to_owned(), "sqlite::memory:".to_owned());
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
-    Ok(Config::load(None, settings.chain([store]), Overrides::default())?)
+    Ok(Config::load(None, std::iter::once(store).chain(settings), Overrides::default())?)
 }
 
 async fn listen(app: App, lifecycle: &Lifecycle) -> Result<SocketAddr, Failure> {

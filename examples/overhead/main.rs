@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 mod ask;
 mod gateway;
 mod instant;
+mod ledger;
 mod relay;
 mod report;
 
@@ -47,6 +48,9 @@ struct Arguments {
     /// Puts the gateway before a server elsewhere that answers at once.
     #[arg(long, conflicts_with = "instant")]
     remote: bool,
+    /// Measures what the ledger costs: a gateway with one beside a gateway without, over engines that answer at once.
+    #[arg(long, conflicts_with_all = ["instant", "remote"])]
+    ledger: bool,
 }
 
 fn main() -> Result<(), Failure> {
@@ -57,6 +61,9 @@ fn main() -> Result<(), Failure> {
 
     if arguments.remote {
         return relay::measure(&runtime, &clients, arguments.seconds, arguments.json);
+    }
+    if arguments.ledger {
+        return ledger::measure(&runtime, &clients, arguments.seconds, arguments.json);
     }
     let slots = AT_ONCE.iter().max().map_or(1, |slots| *slots as u32);
     let engine: Arc<dyn Engine> =

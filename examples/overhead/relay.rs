@@ -140,16 +140,16 @@ async fn ask(
 }
 
 /// Has `at_once` clients ask for so long.
-async fn round(
+pub async fn round(
     at_once: usize,
     address: SocketAddr,
     path: &str,
-    shape: Shape,
+    question: Bytes,
     long: Duration,
 ) -> Result<Samples, Failure> {
     let until = Instant::now() + long;
     let mut asking: JoinSet<_> =
-        (0..at_once).map(|_| client(address, path.to_owned(), shape.question(), until)).collect();
+        (0..at_once).map(|_| client(address, path.to_owned(), question.clone(), until)).collect();
     let mut samples = Samples::default();
     while let Some(took) = asking.join_next().await {
         samples.latency_us.extend(took??.iter().map(|took| took.as_secs_f64() * 1e6));
@@ -159,25 +159,26 @@ async fn round(
 }
 
 #[derive(Default)]
-struct Samples {
+pub struct Samples {
     latency_us: Vec<f64>,
-    requests_per_s: Vec<f64>,
+    /// One of each round.
+    pub requests_per_s: Vec<f64>,
 }
 
 impl Samples {
-    fn add(&mut self, round: Self) {
+    pub fn add(&mut self, round: Self) {
         self.latency_us.extend(round.latency_us);
         self.requests_per_s.extend(round.requests_per_s);
     }
 
-    fn json(&self) -> Value {
+    pub fn json(&self) -> Value {
         json!({
             "requests_per_s": quantile(&self.requests_per_s, 0.5),
             "latency_us": {"median": quantile(&self.latency_us, 0.5), "p99": quantile(&self.latency_us, 0.99)},
         })
     }
 
-    fn line(&self) -> String {
+    pub fn line(&self) -> String {
         let latency = |part| quantile(&self.latency_us, part);
         format!("{:10.0} {:9.0} {:9.0}", quantile(&self.requests_per_s, 0.5), latency(0.5), latency(0.99))
     }
@@ -197,9 +198,16 @@ pub fn measure(runtime: &Runtime, clients: &Runtime, seconds: u32, as_json: bool
     }
     let mut measured = Vec::new();
     for (shape, at_once) in SHAPES.into_iter().flat_map(|shape| AT_ONCE.map(|at_once| (shape, at_once))) {
-        let straight =
-            || clients.block_on(round(at_once, server, &format!("/{}/v1/chat/completions", shape.name), shape, long));
-        let through = || clients.block_on(round(at_once, gateway, "/v1/chat/completions", shape, long));
+        let straight = || {
+            clients.block_on(round(
+                at_once,
+                server,
+                &format!("/{}/v1/chat/completions", shape.name),
+                shape.question(),
+                long,
+            ))
+        };
+        let through = || clients.block_on(round(at_once, gateway, "/v1/chat/completions", shape.question(), long));
         let (mut server, mut gateway) = (Samples::default(), Samples::default());
         for number in 0..ROUNDS {
             if number % 2 == 0 {

@@ -1,10 +1,37 @@
 //! The ledger: one row for each task that has ended. A row that belongs to a journaled task is written with its end, in one
 //! transaction.
+//!
+//! Rows are most of what is written, so those of one transaction go in together, just before it ends: [`insert`] only notes
+//! them. Nothing outside this module may read the table; what is here does [`flush`] first, where it reads in a transaction
+//! that others share.
+
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::sql::{self, Connection, from_row};
+use super::sql::{self, Connection, Value, from_row};
+use super::writer::Work;
 use super::{Scrub, Store, StoreError};
+
+/// How many rows a statement has places for. Few sizes, so that each is prepared once; places that are left over stay empty.
+const PLACES: [usize; 4] = [1, 8, 32, 128];
+
+const COLUMNS: [&str; 14] = [
+    "number",
+    "task_id",
+    "tenant",
+    "api_key",
+    "model",
+    "pool",
+    "tokens_in",
+    "tokens_cached",
+    "tokens_out",
+    "queue_ms",
+    "engine_ms",
+    "cost",
+    "outcome",
+    "ended_ms",
+];
 
 /// A task that has ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,10 +109,39 @@ from_row!(UsageRow {
     cost
 });
 
+/// What has been entered in a transaction and is not in the table yet.
+pub(in crate::store) struct Entries {
+    rows: Vec<LedgerRow>,
+    /// Each goes in at once, so that one that fails can be told from the others.
+    pub singly: bool,
+    /// With places for so many rows.
+    statements: [(usize, Arc<str>); PLACES.len()],
+}
+
+impl Entries {
+    /// `parameter` writes the one with this number, from 1.
+    pub fn new(parameter: impl Fn(usize) -> String) -> Self {
+        Self {
+            rows: Vec::new(),
+            singly: false,
+            statements: PLACES.map(|places| (places, statement(places, &parameter).into())),
+        }
+    }
+
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Takes back what came after the first `len`.
+    pub fn truncate(&mut self, len: usize) {
+        self.rows.truncate(len);
+    }
+}
+
 impl Store {
     /// Files a task that has ended, and calls back once that is durable.
     pub fn ledger_entered(&self, row: LedgerRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(insert(connection, row.clone())), done);
+        self.push(Scrub::No, Work::Entry(row), done);
     }
 
     /// Forgets what ended before.
@@ -100,31 +156,98 @@ impl Store {
     /// [`StoreError`].
     pub async fn ledger_last(&self) -> Result<i64, StoreError> {
         let last = "SELECT COALESCE(MAX(number), 0) FROM ledger";
-        self.run(move |connection| Box::pin(sql::query(last).fetch_one(connection))).await
+        self.run(move |connection| {
+            Box::pin(async move {
+                flush(connection).await?;
+                sql::query(last).fetch_one(connection).await
+            })
+        })
+        .await
     }
 
-    /// Adds rows up.
+    /// Adds up rows that are durable.
     pub fn usage(&self, query: UsageQuery) -> BoxFuture<'static, Result<Vec<UsageRow>, StoreError>> {
-        self.run(move |connection| Box::pin(sum(connection, query.clone())))
+        self.read(move |connection| Box::pin(sum(connection, query.clone())))
     }
 }
 
-/// Also inside a savepoint of the caller's.
+/// Enters a row, with the transaction or the savepoint that the caller is in.
 pub(super) async fn insert(connection: &mut Connection, row: LedgerRow) -> sql::Result<()> {
-    let insert = "INSERT INTO ledger (number, task_id, tenant, api_key, model, pool, tokens_in, tokens_cached, tokens_out, \
-                  queue_ms, engine_ms, cost, outcome, ended_ms) \
-                  VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
-    let query = sql::query(insert).bind(row.number).bind(row.task_id).bind(row.tenant).bind(row.api_key);
-    let query = query.bind(row.model).bind(row.pool).bind(row.tokens_in).bind(row.tokens_cached).bind(row.tokens_out);
-    let query = query.bind(row.queue_ms).bind(row.engine_ms).bind(row.cost).bind(row.outcome).bind(row.ended_ms);
-    query.execute(connection).await.map(|_| ())
+    if connection.entries.singly {
+        return insert_all(connection, &[row]).await;
+    }
+    connection.entries.rows.push(row);
+    Ok(())
+}
+
+/// Brings what was entered into the table.
+pub(super) async fn flush(connection: &mut Connection) -> sql::Result<()> {
+    let rows = std::mem::take(&mut connection.entries.rows);
+    insert_all(connection, &rows).await.map_err(|error| sql::Error::Entries(Box::new(error)))
+}
+
+/// Whether so many rows are one statement, which is a transaction by itself.
+pub(super) fn is_one_statement(rows: usize) -> bool {
+    PLACES.last().is_some_and(|most| rows <= *most)
+}
+
+async fn insert_all(connection: &mut Connection, rows: &[LedgerRow]) -> sql::Result<()> {
+    let most = PLACES.last().copied().unwrap_or(1);
+    for rows in rows.chunks(most) {
+        let fitting = connection.entries.statements.iter().find(|(places, _)| *places >= rows.len());
+        let Some((places, statement)) = fitting.cloned() else { continue };
+        let empty = std::iter::repeat_with(|| values(None)).take(places - rows.len());
+        let all = rows.iter().map(|row| values(Some(row))).chain(empty).flatten();
+        sql::query(&statement).bind_all(all).execute(connection).await?;
+    }
+    Ok(())
+}
+
+/// Inserts so many rows, but for those that have no number.
+fn statement(places: usize, parameter: impl Fn(usize) -> String) -> String {
+    let row = |place: usize| {
+        let parameters: Vec<String> = (1..=COLUMNS.len()).map(|at| parameter(place * COLUMNS.len() + at)).collect();
+        format!("({})", parameters.join(", "))
+    };
+    let rows: Vec<String> = (0..places).map(row).collect();
+    let columns: Vec<String> = (1..=COLUMNS.len()).map(|at| format!("column{at}")).collect();
+    format!(
+        "INSERT INTO ledger ({}) SELECT {} FROM (VALUES {}) AS entered WHERE column1 IS NOT NULL",
+        COLUMNS.join(", "),
+        columns.join(", "),
+        rows.join(", ")
+    )
+}
+
+/// As [`COLUMNS`] has them; of no row: nothing.
+fn values(row: Option<&LedgerRow>) -> [Value<'_>; COLUMNS.len()] {
+    let integer = |of: fn(&LedgerRow) -> i64| Value::from(row.map(of));
+    let text = |of: fn(&LedgerRow) -> &String| Value::from(row.map(|row| of(row).as_str()));
+    [
+        integer(|row| row.number),
+        text(|row| &row.task_id),
+        text(|row| &row.tenant),
+        text(|row| &row.api_key),
+        text(|row| &row.model),
+        text(|row| &row.pool),
+        integer(|row| row.tokens_in),
+        integer(|row| row.tokens_cached),
+        integer(|row| row.tokens_out),
+        integer(|row| row.queue_ms),
+        integer(|row| row.engine_ms),
+        integer(|row| row.cost),
+        text(|row| &row.outcome),
+        integer(|row| row.ended_ms),
+    ]
 }
 
 async fn delete(connection: &mut Connection, before_ms: i64) -> sql::Result<()> {
+    flush(connection).await?;
     sql::query("DELETE FROM ledger WHERE ended_ms < $1").bind(before_ms).execute(connection).await.map(|_| ())
 }
 
 async fn sum(connection: &mut Connection, query: UsageQuery) -> sql::Result<Vec<UsageRow>> {
+    flush(connection).await?;
     let sums = "SELECT CASE WHEN $7 <> 0 THEN tenant ELSE '' END AS tenant, \
                 CASE WHEN $8 <> 0 THEN api_key ELSE '' END AS api_key, \
                 CASE WHEN $9 <> 0 THEN model ELSE '' END AS model, \

@@ -13,6 +13,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
+use super::reader::LONGEST;
 use super::sql::{Error, Result, Value};
 use crate::lifecycle::{Lifecycle, OnPanic};
 
@@ -131,7 +132,7 @@ impl From<tokio_postgres::Error> for Unusable {
 /// A session.
 pub(in crate::store) struct Session {
     client: Client,
-    statements: HashMap<&'static str, Statement>,
+    statements: HashMap<String, Statement>,
     /// Of the shared transaction, and of the savepoints inside.
     depth: usize,
     /// From here on everything is to be taken back before the next statement.
@@ -147,15 +148,13 @@ impl Session {
         alone: bool,
         lifecycle: &Lifecycle,
     ) -> std::result::Result<Self, Unusable> {
-        let (client, connection) = url.0.connect(NoTls).await?;
         let (place, watched) = (url.to_string(), lifecycle.clone());
-        lifecycle.spawn("database", OnPanic::Shutdown, async move {
-            if let Err(error) = connection.await {
-                // Whether the schema is still ours is not known any more. The next process goes on where this one ends.
-                tracing::error!(error = %Error::from(error), "the connection to the {place} is lost; shutting down");
-                watched.fail();
-            }
-        });
+        let client = connect(url, lifecycle, move |error| {
+            // Whether the schema is still ours is not known any more. The next process goes on where this one ends.
+            tracing::error!(%error, "the connection to the {place} is lost; shutting down");
+            watched.fail();
+        })
+        .await?;
         client.batch_execute(&format!("SET lock_timeout = '{LOCKED}'; SET synchronous_commit = on")).await?;
         fits(&client).await?;
         let row = client
@@ -165,10 +164,25 @@ impl Session {
         if alone {
             own(&client, url, schema, name).await?;
         }
-        let mut session =
-            Self { client, statements: HashMap::new(), depth: 0, abandoned: None, schema, given_up: false };
+        let mut session = Self::over(client, schema);
         session.migrate().await?;
         Ok(session)
+    }
+
+    /// Opens a session beside that of the gateway, which changes nothing.
+    pub(super) async fn open_to_read(url: &DatabaseUrl, lifecycle: &Lifecycle) -> Result<Self> {
+        let place = url.to_string();
+        let lost = move |error| tracing::warn!(%error, "the connection to the {place} that reads is lost");
+        let client = connect(url, lifecycle, lost).await?;
+        let limit = LONGEST.as_millis();
+        client
+            .batch_execute(&format!("SET default_transaction_read_only = on; SET statement_timeout = {limit}"))
+            .await?;
+        Ok(Self::over(client, 0))
+    }
+
+    fn over(client: Client, schema: i64) -> Self {
+        Self { client, statements: HashMap::new(), depth: 0, abandoned: None, schema, given_up: false }
     }
 
     /// Applies the table files that have not been applied, all or none.
@@ -268,19 +282,19 @@ impl Session {
         Ok(())
     }
 
-    pub(super) async fn execute(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<u64> {
+    pub(super) async fn execute(&mut self, sql: &str, values: &[Value<'_>]) -> Result<u64> {
         let statement = self.prepare(sql, values).await?;
         let values = parameters(values);
         Ok(self.client.execute(&statement, &borrowed(&values)).await?)
     }
 
-    pub(super) async fn fetch(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<Vec<Row>> {
+    pub(super) async fn fetch(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Vec<Row>> {
         let statement = self.prepare(sql, values).await?;
         let values = parameters(values);
         Ok(self.client.query(&statement, &borrowed(&values)).await?)
     }
 
-    async fn prepare(&mut self, sql: &'static str, values: &[Value<'_>]) -> Result<Statement> {
+    async fn prepare(&mut self, sql: &str, values: &[Value<'_>]) -> Result<Statement> {
         self.settle().await?;
         if let Some(statement) = self.statements.get(sql) {
             return Ok(statement.clone());
@@ -293,7 +307,7 @@ impl Session {
             })
             .collect();
         let statement = self.client.prepare_typed(sql, &types).await?;
-        self.statements.insert(sql, statement.clone());
+        self.statements.insert(sql.to_owned(), statement.clone());
         Ok(statement)
     }
 }
@@ -310,6 +324,21 @@ fn parameters<'q>(values: &'q [Value<'_>]) -> Vec<Parameter<'q>> {
 
 fn borrowed<'p>(parameters: &'p [Parameter<'_>]) -> Vec<&'p (dyn ToSql + Sync)> {
     parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect()
+}
+
+/// `lost` is called where the connection ends by itself.
+async fn connect(
+    url: &DatabaseUrl,
+    lifecycle: &Lifecycle,
+    lost: impl FnOnce(Error) + Send + 'static,
+) -> std::result::Result<Client, tokio_postgres::Error> {
+    let (client, connection) = url.0.connect(NoTls).await?;
+    lifecycle.spawn("database", OnPanic::Shutdown, async move {
+        if let Err(error) = connection.await {
+            lost(error.into());
+        }
+    });
+    Ok(client)
 }
 
 /// Whether the server is one that the tables can be in.

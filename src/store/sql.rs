@@ -3,17 +3,31 @@
 
 use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, TransactionManager};
 
+use super::ledger::Entries;
 use super::postgres::Session;
 
 type SqliteTransactions = <Sqlite as sqlx::Database>::TransactionManager;
 
+/// Instructions of SQLite between two looks at the clock: some ms.
+const STEPS: i32 = 100_000;
+
+/// How much later than it should a server's answer may come.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// What a statement is said to.
-pub(in crate::store) enum Connection {
+pub(in crate::store) struct Connection {
+    link: Link,
+    /// Of the shared transaction; what takes that back, or a part of it, takes them back too.
+    pub entries: Entries,
+}
+
+enum Link {
     Sqlite(SqliteConnection),
     Postgres(Box<Session>),
 }
@@ -30,6 +44,9 @@ pub(in crate::store) enum Error {
     /// A row that must be there is not.
     #[error("no row was found where one was expected")]
     NoRow,
+    /// Rows that were to go into the ledger together.
+    #[error(transparent)]
+    Entries(Box<Error>),
 }
 
 pub(in crate::store) type Result<T> = std::result::Result<T, Error>;
@@ -64,12 +81,12 @@ pub(in crate::store) trait FromRow: Sized {
 
 /// A statement, with `$1` for its first parameter.
 pub(in crate::store) struct Query<'q> {
-    sql: &'static str,
+    sql: &'q str,
     values: Vec<Value<'q>>,
 }
 
 /// A statement without its parameters yet.
-pub(in crate::store) fn query<'q>(sql: &'static str) -> Query<'q> {
+pub(in crate::store) fn query(sql: &str) -> Query<'_> {
     Query { sql, values: Vec::new() }
 }
 
@@ -80,22 +97,28 @@ impl<'q> Query<'q> {
         self
     }
 
+    /// The next parameters.
+    pub fn bind_all(mut self, values: impl IntoIterator<Item = Value<'q>>) -> Self {
+        self.values.extend(values);
+        self
+    }
+
     /// Does it, and says how many rows it has changed.
     pub async fn execute(self, connection: &mut Connection) -> Result<u64> {
-        match connection {
-            Connection::Sqlite(sqlite) => Ok(self.for_sqlite().execute(sqlite).await?.rows_affected()),
-            Connection::Postgres(session) => session.execute(self.sql, &self.values).await,
+        match &mut connection.link {
+            Link::Sqlite(sqlite) => Ok(self.for_sqlite().execute(sqlite).await?.rows_affected()),
+            Link::Postgres(session) => session.execute(self.sql, &self.values).await,
         }
     }
 
     /// All rows.
     pub async fn fetch_all<T: FromRow>(self, connection: &mut Connection) -> Result<Vec<T>> {
-        match connection {
-            Connection::Sqlite(sqlite) => {
+        match &mut connection.link {
+            Link::Sqlite(sqlite) => {
                 let rows = self.for_sqlite().fetch_all(sqlite).await?;
                 rows.into_iter().map(|row| T::from_row(&Row::Sqlite(row))).collect()
             }
-            Connection::Postgres(session) => {
+            Link::Postgres(session) => {
                 let rows = session.fetch(self.sql, &self.values).await?;
                 rows.into_iter().map(|row| T::from_row(&Row::Postgres(row))).collect()
             }
@@ -104,12 +127,12 @@ impl<'q> Query<'q> {
 
     /// The one row, where there is one.
     pub async fn fetch_optional<T: FromRow>(self, connection: &mut Connection) -> Result<Option<T>> {
-        match connection {
-            Connection::Sqlite(sqlite) => {
+        match &mut connection.link {
+            Link::Sqlite(sqlite) => {
                 let row = self.for_sqlite().fetch_optional(sqlite).await?;
                 row.map(|row| T::from_row(&Row::Sqlite(row))).transpose()
             }
-            Connection::Postgres(session) => {
+            Link::Postgres(session) => {
                 let row = session.fetch(self.sql, &self.values).await?.into_iter().next();
                 row.map(|row| T::from_row(&Row::Postgres(row))).transpose()
             }
@@ -133,71 +156,102 @@ impl<'q> Query<'q> {
 pub(in crate::store) struct Transaction<'c> {
     connection: &'c mut Connection,
     open: bool,
+    /// How many rows had been entered before.
+    entered: usize,
 }
 
 impl Connection {
+    pub fn sqlite(sqlite: SqliteConnection) -> Self {
+        Self { link: Link::Sqlite(sqlite), entries: Entries::new(|_| "?".to_owned()) }
+    }
+
+    pub fn postgres(session: Session) -> Self {
+        Self { link: Link::Postgres(Box::new(session)), entries: Entries::new(|number| format!("${number}")) }
+    }
+
     /// Says goodbye.
     pub async fn close(self) -> Result<()> {
-        match self {
-            Self::Sqlite(sqlite) => Ok(sqlite.close().await?),
-            Self::Postgres(session) => session.close().await,
+        match self.link {
+            Link::Sqlite(sqlite) => Ok(sqlite.close().await?),
+            Link::Postgres(session) => session.close().await,
         }
+    }
+
+    /// Does something that must not take longer.
+    pub async fn within<T>(
+        &mut self,
+        limit: Duration,
+        work: impl for<'c> FnOnce(&'c mut Self) -> BoxFuture<'c, Result<T>>,
+    ) -> Result<T> {
+        if let Link::Sqlite(sqlite) = &mut self.link {
+            let until = Instant::now() + limit;
+            sqlite.lock_handle().await?.set_progress_handler(STEPS, move || Instant::now() < until);
+        }
+        // What a server has not answered in its own time has been left behind by it.
+        let worked = tokio::time::timeout(limit + GRACE, work(self)).await;
+        worked.unwrap_or_else(|_| {
+            self.give_up();
+            Err(Error::NoAnswer(limit))
+        })
     }
 
     /// Whether the database cannot be reached any more over this connection.
     pub fn is_lost(&self) -> bool {
-        match self {
-            Self::Sqlite(_) => false,
-            Self::Postgres(session) => session.is_lost(),
+        match &self.link {
+            Link::Sqlite(_) => false,
+            Link::Postgres(session) => session.is_lost(),
         }
     }
 
     /// Takes the connection for lost: what was asked over it is not waited for any more.
     pub fn give_up(&mut self) {
-        if let Self::Postgres(session) = self {
+        if let Link::Postgres(session) = &mut self.link {
             session.give_up();
         }
     }
 
     /// Whether a statement that fails takes those before it in its transaction with it.
     pub fn fails_together(&self) -> bool {
-        matches!(self, Self::Postgres(_))
+        matches!(self.link, Link::Postgres(_))
     }
 
     /// Begins what is done or undone together.
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
-        match self {
-            Self::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, None).await?,
-            Self::Postgres(session) => session.begin().await?,
+        match &mut self.link {
+            Link::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, None).await?,
+            Link::Postgres(session) => session.begin().await?,
         }
-        Ok(Transaction { connection: self, open: true })
+        let entered = self.entries.len();
+        Ok(Transaction { connection: self, open: true, entered })
     }
 
     /// Begins the transaction that others share. It is for writing from its first statement on: what begins by reading cannot
     /// wait for another process that writes.
     pub async fn begin_shared(&mut self) -> Result<Transaction<'_>> {
-        match self {
-            Self::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, Some("BEGIN IMMEDIATE".into())).await?,
-            Self::Postgres(session) => session.begin_shared().await?,
+        match &mut self.link {
+            Link::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, Some("BEGIN IMMEDIATE".into())).await?,
+            Link::Postgres(session) => session.begin_shared().await?,
         }
-        Ok(Transaction { connection: self, open: true })
+        let entered = self.entries.len();
+        Ok(Transaction { connection: self, open: true, entered })
     }
 }
 
 impl Transaction<'_> {
     pub async fn commit(mut self) -> Result<()> {
-        match &mut *self.connection {
-            Connection::Sqlite(sqlite) => SqliteTransactions::commit(sqlite).await?,
-            Connection::Postgres(session) => session.commit().await?,
+        match &mut self.connection.link {
+            Link::Sqlite(sqlite) => SqliteTransactions::commit(sqlite).await?,
+            Link::Postgres(session) => session.commit().await?,
         }
         self.open = false;
         Ok(())
     }
 
     pub async fn rollback(mut self) -> Result<()> {
-        match &mut *self.connection {
-            Connection::Sqlite(sqlite) => SqliteTransactions::rollback(sqlite).await?,
-            Connection::Postgres(session) => {
+        self.connection.entries.truncate(self.entered);
+        match &mut self.connection.link {
+            Link::Sqlite(sqlite) => SqliteTransactions::rollback(sqlite).await?,
+            Link::Postgres(session) => {
                 session.abandon();
                 // From here on it has been taken back, as far as the caller is concerned.
                 self.open = false;
@@ -213,9 +267,10 @@ impl Drop for Transaction<'_> {
     /// Takes back, before the next statement, what was not committed.
     fn drop(&mut self) {
         if self.open {
-            match &mut *self.connection {
-                Connection::Sqlite(sqlite) => SqliteTransactions::start_rollback(sqlite),
-                Connection::Postgres(session) => session.abandon(),
+            self.connection.entries.truncate(self.entered);
+            match &mut self.connection.link {
+                Link::Sqlite(sqlite) => SqliteTransactions::start_rollback(sqlite),
+                Link::Postgres(session) => session.abandon(),
             }
         }
     }
@@ -244,6 +299,12 @@ impl<'q> From<&'q str> for Value<'q> {
 impl<'q> From<&'q String> for Value<'q> {
     fn from(text: &'q String) -> Self {
         Self::Text(Some(text.into()))
+    }
+}
+
+impl<'q> From<Option<&'q str>> for Value<'q> {
+    fn from(text: Option<&'q str>) -> Self {
+        Self::Text(text.map(Cow::Borrowed))
     }
 }
 

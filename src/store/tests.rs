@@ -7,7 +7,13 @@ use super::*;
 
 #[path = "../../tests/support/postgres.rs"]
 mod cluster;
+mod ledger;
 mod postgres;
+
+use ledger::{
+    a_long_sum_holds_up_no_commit, a_row_that_cannot_go_in_does_not_take_others_with_it,
+    rows_of_the_ledger_go_in_together_whatever_their_number,
+};
 
 /// Where a test has its database.
 struct Place {
@@ -54,6 +60,9 @@ macro_rules! on_both {
 on_both!(
     the_first_end_of_a_task_is_in_the_ledger_and_no_other,
     the_ledger_is_added_up_and_forgotten_by_time,
+    rows_of_the_ledger_go_in_together_whatever_their_number,
+    a_row_that_cannot_go_in_does_not_take_others_with_it,
+    a_long_sum_holds_up_no_commit,
     what_was_committed_is_there_after_the_store_is_opened_again,
     one_operation_that_fails_does_not_take_others_with_it,
     what_comes_after_the_end_is_told_so_at_once,
@@ -223,7 +232,9 @@ async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
     (1..=20).for_each(|number| store.task_ended(ended(number), None, None, |_| ()));
     assert_eq!(store.tasks().await.expect("tasks").len(), 20);
     assert!(holds(folder.path(), "canary-in-an-output"));
-    store.tasks_forgotten((1..=20).map(|number| format!("task-{number}")).collect(), |_| ());
+    let (done, deleted) = told();
+    store.tasks_forgotten((1..=20).map(|number| format!("task-{number}")).collect(), done);
+    assert_eq!(deleted.await, Ok(Ok(())));
     assert_eq!(store.tasks().await.expect("tasks"), []);
     assert!(!holds(folder.path(), "canary"), "while it is open");
     store.close().await;
@@ -460,5 +471,6 @@ async fn the_ledger_is_added_up_and_forgotten_by_time(place: Place) {
     assert_eq!(sums(odd).await, [(String::new(), 0, 3, 90)]);
     assert_eq!(sums(UsageQuery { pool: Some("q".into()), ..all.clone() }).await, []);
     store.ledger_forgotten(4000);
+    assert_eq!(store.ledger_last().await, Ok(6));
     assert_eq!(sums(all).await, [(String::new(), 0, 3, 150)]);
 }
