@@ -33,7 +33,7 @@ mod translate;
 
 pub use again::{Reserved, Unprepared, interrupted, not_kept};
 use grant::grant;
-pub use limits::{Charge, Limiter, ScopeId, Scopes, Standing};
+pub use limits::{AtOnce, Charge, Limiter, NoRoom, ScopeId, Scopes, Standing};
 use order::{Choice, Look, by_start, in_time, submit};
 pub use recipe::check_shown;
 use recipe::{Asked, Counted, check_engine};

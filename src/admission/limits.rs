@@ -23,7 +23,7 @@ mod scope;
 
 use rate::Moment;
 pub use rate::Standing;
-pub(super) use room::NoRoom;
+pub use room::NoRoom;
 pub use scope::ScopeId;
 use scope::{Load, Marks, Scope};
 
@@ -63,7 +63,7 @@ pub struct Charge {
 
 /// One of the tasks at once, until it has ended.
 #[derive(Debug)]
-pub(super) struct AtOnce(Arc<Taken>);
+pub struct AtOnce(Arc<Taken>);
 
 impl Default for Limiter {
     fn default() -> Self {
@@ -100,7 +100,7 @@ impl Limiter {
     /// # Errors
     ///
     /// The limit that leaves no room, for the longest time where there are several.
-    pub(super) fn admit(
+    pub fn admit(
         self: &Arc<Self>,
         scopes: &Scopes,
         tokens: &[u64],

@@ -6,7 +6,7 @@ use super::rate::Short;
 
 /// What a client is told whose tasks a limit leaves no room for.
 #[derive(Debug, PartialEq, Eq)]
-pub(in super::super) enum NoRoom {
+pub enum NoRoom {
     /// They may come again.
     Now { label: PolicyLabel, message: String, retry_after_ms: u64 },
     /// They never fit: so many of these are asked for, and that is the bound.
