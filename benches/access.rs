@@ -11,7 +11,7 @@ use sluicegate::admission::{Caller, Limiter};
 use sluicegate::ids::CorrelationId;
 use sluicegate::lifecycle::Lifecycle;
 use sluicegate::store::{Location, Store};
-use sluicegate::tenants::Tenants;
+use sluicegate::tenants::{ChangeError, Tenants};
 use sluicegate_compat::native::{KeyRequest, RateLimits, Scope, TaskRequest, TenantRequest};
 use tokio::runtime::Runtime;
 
@@ -39,9 +39,12 @@ fn models() -> Option<Vec<String>> {
     Some(["a-model", "another", "builtin"].map(str::to_owned).to_vec())
 }
 
+fn fail<T>(error: ChangeError) -> T {
+    panic!("{error}")
+}
+
 /// Makes all tenants with their keys, and returns the keys as their owners have them.
 async fn fill(tenants: &Tenants) -> Vec<String> {
-    let fail = |error| panic!("{error}");
     let tenant = |number: usize| TenantRequest {
         id: format!("tenant-{number}"),
         allowed_models: models(),
