@@ -1,18 +1,21 @@
 //! What it costs to know who asks and what he may, with 100,000 keys of 10,000 tenants: the key by its hash, the policies of key
-//! and tenant, and the limits of both, counted and given back. Each request is of another key than the last, so that little of
+//! and tenant, and the limits and budgets of both, counted, reserved and settled. Each request is of another key than the last, so that little of
 //! it is in the processor's caches. On one thread, so that the time is the processor's.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use sluicegate::admission::{Caller, Limiter};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use sluicegate::admission::{Accounts, Caller, Limiter};
+use sluicegate::budgets::{Amounts, Budgets, Holders};
 use sluicegate::ids::CorrelationId;
 use sluicegate::lifecycle::Lifecycle;
 use sluicegate::store::{Location, Store};
 use sluicegate::tenants::{ChangeError, Tenants};
-use sluicegate_compat::native::{KeyRequest, RateLimits, Scope, TaskRequest, TenantRequest};
+use sluicegate_compat::native::{
+    Budget, BudgetKind, BudgetPeriod, KeyRequest, RateLimits, Scope, TaskRequest, TenantRequest,
+};
 use tokio::runtime::Runtime;
 
 const TENANTS: usize = 10_000;
@@ -35,6 +38,12 @@ fn limits() -> RateLimits {
     }
 }
 
+fn budgets() -> Option<Vec<Budget>> {
+    let budget = |kind, period| Budget { kind, limit: 1 << 50, period, timezone: None, soft_limit: Some(1 << 49) };
+    let (daily, monthly) = (BudgetPeriod::Daily, BudgetPeriod::Monthly);
+    Some(vec![budget(BudgetKind::Tokens, daily), budget(BudgetKind::Cost, monthly)])
+}
+
 fn models() -> Option<Vec<String>> {
     Some(["a-model", "another", "builtin"].map(str::to_owned).to_vec())
 }
@@ -49,6 +58,7 @@ async fn fill(tenants: &Tenants) -> Vec<String> {
         id: format!("tenant-{number}"),
         allowed_models: models(),
         limits: Some(limits()),
+        budgets: budgets(),
         ..TenantRequest::default()
     };
     let make = |number| async move { tenants.create_tenant(&tenant(number)).await.map(drop) };
@@ -59,6 +69,7 @@ async fn fill(tenants: &Tenants) -> Vec<String> {
         scopes: vec![Scope::Infer],
         allowed_models: models(),
         limits: Some(limits()),
+        budgets: budgets(),
         ..KeyRequest::default()
     };
     let make = |number| async move { Ok(tenants.create_key(&key(number)).await?.1.reveal().to_owned()) };
@@ -69,11 +80,19 @@ async fn fill(tenants: &Tenants) -> Vec<String> {
 
 fn access(criterion: &mut Criterion) {
     let runtime = Runtime::new().unwrap_or_else(|error| panic!("{error}"));
-    let (tenants, keys) = runtime.block_on(async {
+    let budgets = Budgets::new();
+    let (tenants, keys, accounts) = runtime.block_on(async {
         let store = Store::open(&Location::Memory, &Lifecycle::new()).await.unwrap_or_else(|error| panic!("{error}"));
-        let tenants = Tenants::open(store).await.unwrap_or_else(|error| panic!("{error}"));
+        let tenants = Tenants::open(store.clone()).await.unwrap_or_else(|error| panic!("{error}"));
         let keys = fill(&tenants).await;
-        (tenants, keys)
+        let accounts = Accounts::new(budgets.clone(), store);
+        for key in &keys {
+            let identity = tenants.identify(Some(key)).unwrap_or_else(|denied| panic!("{denied}"));
+            let caller = Caller::new(CorrelationId::from("bench"), &identity);
+            let owned: Vec<_> = caller.owned().collect();
+            accounts.ready(&owned).await.unwrap_or_else(|error| panic!("{}", error.message));
+        }
+        (tenants, keys, accounts)
     });
     let limiter = Arc::new(Limiter::default());
     let correlation = CorrelationId::from("bench");
@@ -99,7 +118,23 @@ fn access(criterion: &mut Criterion) {
             caller.grade(&mut request);
             let scopes = caller.scopes(RateLimits::default(), None);
             let admitted = limiter.admit(&scopes, &[TASK_TOKENS], || 0);
-            // Reserving what budgets have belongs here.
+            black_box(admitted.is_ok_and(|taken| taken.len() == 1))
+        });
+    });
+    group.bench_function("authentication, policy, limits, budgets", |bencher| {
+        let mut request = TaskRequest::new("builtin");
+        let reserved = Amounts { tokens: TASK_TOKENS, time_ms: 1000, cost: 10 };
+        bencher.iter(|| {
+            let caller = permitted(next());
+            caller.grade(&mut request);
+            let ready = accounts.ready(&caller.owned().collect::<Vec<_>>()).now_or_never();
+            assert!(matches!(ready, Some(Ok(()))));
+            let holders = Holders { accounts: Vec::new(), owners: caller.owners() };
+            let (reservation, ()) =
+                budgets.reserve(holders, |_| Ok((reserved, ()))).unwrap_or_else(|_| panic!("used up"));
+            let scopes = caller.scopes(RateLimits::default(), None);
+            let admitted = limiter.admit(&scopes, &[TASK_TOKENS], || 0);
+            reservation.settle(Amounts { tokens: 1, time_ms: 1, cost: 1 }, 0);
             black_box(admitted.is_ok_and(|taken| taken.len() == 1))
         });
     });

@@ -7,13 +7,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluicegate_compat::native::{
-    AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, ModelPrice, PolicyLabel, Preparation,
-    RateLimits, Scope, Streams, TaskRequest, Workload,
+    AdmissionResponse, Budget, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, ModelPrice, PolicyLabel,
+    Preparation, RateLimits, Scope, Streams, TaskRequest, Workload,
 };
+use smallvec::SmallVec;
 
-use crate::budgets::{Budgets, Exceeded, Left};
+use crate::budgets::{Budgets, Exceeded, Holders, Left, Owner, Owners, owners};
 use crate::engine::Engine;
-use crate::ids::{CorrelationId, KeyId, ModelId, PoolId, ReplicaId, SessionId, TaskId};
+use crate::ids::{CorrelationId, KeyId, ModelId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
 use crate::pools::{Fitted, Place, Pool, PoolMetrics, Share, prepare};
@@ -21,6 +22,7 @@ use crate::sessions::{Good, Key as SessionKey, Sessions};
 use crate::tasks::{Durable, Home, Key, Limits, Registry, Task, Ties};
 use crate::tenants::{Identity, Rights};
 
+mod accounts;
 mod again;
 mod batch;
 mod grant;
@@ -31,6 +33,7 @@ mod refusal;
 mod together;
 mod translate;
 
+pub use accounts::Accounts;
 pub use again::{Reserved, Unprepared, interrupted, not_kept};
 use grant::grant;
 pub use limits::{AtOnce, Charge, Limiter, NoRoom, ScopeId, Scopes, Standing};
@@ -69,6 +72,17 @@ impl Caller {
         request.only_pools = self.rights.pools().map(<[String]>::to_vec);
     }
 
+    /// Whose budgets the caller's tasks count for.
+    pub fn owners(&self) -> Owners {
+        owners(&self.share.tenant, self.key.as_ref())
+    }
+
+    /// The same, with the budgets that they are to have.
+    pub fn owned(&self) -> impl Iterator<Item = (Owner, &[Budget])> {
+        let Rights { tenant, key } = &self.rights;
+        self.owners().into_iter().zip([tenant.budgets.as_slice(), key.budgets.as_slice()])
+    }
+
     /// The limits that the caller's tasks count for, where nobody says otherwise those of `default`; and those of their model.
     pub fn scopes(&self, default: RateLimits, model: Option<(&ModelId, RateLimits)>) -> Scopes {
         let Rights { tenant, key } = &self.rights;
@@ -85,6 +99,7 @@ pub struct Admission {
     pub registry: Arc<Registry>,
     pub sessions: Arc<Sessions>,
     pub budgets: Budgets,
+    pub accounts: Accounts,
     pub limiter: Arc<Limiter>,
     /// Of a tenant, where neither it nor the key says otherwise.
     pub default_limits: RateLimits,
@@ -219,20 +234,15 @@ impl Admission {
         Ok(task)
     }
 
-    /// Files a task that outlives the process; of one that does not, what it has reserved in its session, and what it has used in
-    /// the end.
+    /// Files a task that outlives the process; of one that does not, what it has reserved, and what it has used in the end.
     fn file(&self, task: &Task, caller: &Caller, life: Life) -> Option<Durable> {
         let journal = self.registry.journal()?;
         self.sessions.filing(task, |session| match (life.kept, session) {
             (Some(Lasting { body, key }), session) => {
                 Some(journal.accept(task, &body, caller.share.weight.get(), key, session))
             }
-            (None, Some(session)) => {
-                journal.reserve(task, session);
-                None
-            }
-            (None, None) => {
-                journal.enter(task);
+            (None, session) => {
+                journal.enter(task, session);
                 None
             }
         })
@@ -317,6 +327,28 @@ impl Admission {
         Ok(Checked { asked, fitted, limits, near, order })
     }
 
+    /// What budgets leave to a task of a tenant, a session and these owners.
+    pub fn left(&self, tenant: &TenantId, session: Option<SessionId>, owners: Owners) -> Left {
+        let (holders, first) = self.holders(tenant, session, owners);
+        self.budgets.left(holders).least(first)
+    }
+
+    /// What such a task counts for, and what the session will begin with where it is not there yet.
+    fn holders(&self, tenant: &TenantId, session: Option<SessionId>, owners: Owners) -> (Holders, Left) {
+        let of = |id| self.sessions.accounts(&SessionKey { tenant: tenant.clone(), id });
+        let (accounts, first) = session.map(of).unwrap_or_default();
+        (Holders { accounts, owners }, first)
+    }
+
+    /// Sees to it that the budgets of a caller are as they are to be, with what was spent of them before.
+    ///
+    /// # Errors
+    ///
+    /// What the client is told where the store does not say that.
+    pub async fn ready(&self, caller: &Caller) -> Result<(), ErrorEnvelope> {
+        self.accounts.ready(&caller.owned().collect::<SmallVec<[_; 2]>>()).await
+    }
+
     /// What a task may use with what its budgets leave now; nothing is reserved.
     fn affordable(
         &self,
@@ -325,9 +357,14 @@ impl Admission {
         limits: Limits,
         price: ModelPrice,
     ) -> Result<Limits, ErrorEnvelope> {
-        let left = session_of(&asked.request, caller).map_or_else(Left::default, |key| self.sessions.left(&key));
+        let session = asked.request.session_id.map(SessionId);
+        let left = self.left(&caller.share.tenant, session, caller.owners());
         let granted = grant(&limits, asked.request.max_tokens.is_some(), &left, price);
-        let granted = granted.map_err(|Exceeded(unit)| over_budget(unit, &[(asked, limits)], &left))?;
+        let granted = granted.map_err(|Exceeded(unit)| {
+            let tight =
+                self.budgets.tightest(&self.holders(&caller.share.tenant, session, caller.owners()).0, unit, true);
+            over_budget(unit, &[(asked, limits)], (&left, tight))
+        })?;
         Ok(Limits { max_tokens: granted.max_tokens, ..limits })
     }
 

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use sluicegate_compat::native::KeyRequest;
+use sluicegate_compat::native::{ErrorEnvelope, KeyRequest};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::admission::{self, Admission, Limiter};
+use crate::admission::{self, Accounts, Admission, Limiter};
 use crate::api::{self, Api, FailedLogins, Settings};
 use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
@@ -32,6 +33,7 @@ mod greeting;
 mod load;
 mod metrics;
 mod server;
+mod webhooks;
 
 pub use metrics::MetricsError;
 pub use server::TlsError;
@@ -50,6 +52,9 @@ const LOOK_FOR_CHANGES: Duration = Duration::from_millis(500);
 
 /// When keys were used last is filed once in so many of these times.
 const LOOKS_PER_FILING: u32 = 60;
+
+/// Events of budgets that wait to be told at most.
+const MOST_NOTICES: usize = 1024;
 
 /// Sessions that nothing uses at most.
 const MOST_IDLE_SESSIONS: usize = 100_000;
@@ -89,6 +94,8 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("cannot read what is stored: {0}")]
     Stored(#[from] StoreError),
+    #[error("{}", .0.message)]
+    Budgets(ErrorEnvelope),
     #[error("cannot make the first API key: {0}")]
     FirstKey(ChangeError),
     #[error("{0}")]
@@ -199,6 +206,7 @@ impl App {
             sessions: session_metrics,
             provision: provision_metrics,
             http: http_metrics,
+            budgets: budget_metrics,
         } = metrics::register()?;
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
         let store = Store::open(&config.store, lifecycle).await?;
@@ -211,13 +219,26 @@ impl App {
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
         };
         let tasks = Registry::with_journal(retention, journal);
-        let budgets = Budgets::new();
+        let (notices, notices_to_tell) = mpsc::channel(MOST_NOTICES);
+        let (webhook, ended) = (config.webhook.clone(), lifecycle.forced().clone());
+        let telling = webhooks::tell(notices_to_tell, budget_metrics, webhook, ended);
+        lifecycle.spawn("budget events", OnPanic::Continue, telling);
+        let budgets = Budgets::telling(notices);
+        let accounts = Accounts::new(budgets.clone(), store.clone());
         let sessions = sessions::Settings {
             ttl: config.sessions.ttl,
             most_idle: MOST_IDLE_SESSIONS,
             budget: config.sessions.budget,
         };
         let (sessions, holds) = Sessions::open(sessions, budgets.clone(), session_metrics, store.clone()).await?;
+        // What tasks had reserved of the budgets of their tenants and keys is reserved there again.
+        for holder in holds.holders() {
+            let owners = holder.owners();
+            let rights = tenants.rights(&owners);
+            let policies = [rights.tenant.budgets.as_slice(), rights.key.budgets.as_slice()];
+            let owned: Vec<_> = owners.into_iter().zip(policies).collect();
+            accounts.ready(&owned).await.map_err(StartError::Budgets)?;
+        }
         let left = take_in(&tasks, &sessions, kept, holds);
         let configured: Vec<_> = config.pools.iter().map(configured).collect();
         let kept_pools = take_in_pools(&configured, &store).await?;
@@ -228,6 +249,7 @@ impl App {
             registry: Arc::clone(&tasks),
             sessions: Arc::clone(&sessions),
             budgets: budgets.clone(),
+            accounts,
             limiter: Arc::clone(&limiter),
             default_limits: config.limits,
             lifecycle: lifecycle.clone(),
@@ -298,7 +320,7 @@ impl App {
     pub async fn start(&self) -> Result<(), StartError> {
         let (tasks, sessions, limiter) =
             (Arc::clone(&self.tasks), Arc::clone(&self.sessions), Arc::clone(&self.limiter));
-        let failed_logins = self.failed_logins.clone();
+        let (budgets, failed_logins) = (self.budgets.clone(), self.failed_logins.clone());
         let (forced, ttl) = (self.lifecycle.forced().clone(), self.idempotency_ttl);
         let ledger_retention = self.ledger_retention;
         self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
@@ -311,6 +333,10 @@ impl App {
                 tasks.sweep(Instant::now());
                 sessions.sweep();
                 limiter.sweep();
+                budgets.sweep();
+                if let Some(journal) = tasks.journal() {
+                    journal.sum_up(&budgets);
+                }
                 if let Some(logins) = failed_logins.as_ref().filter(|_| tick.is_multiple_of(SWEEPS_OF_LOGINS)) {
                     logins.forget();
                 }

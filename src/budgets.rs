@@ -3,69 +3,129 @@
 //! A task reserves the worst case before it is let in, and settles with what it used at its end. Between the two the
 //! difference belongs to nobody else, so tasks that run at once can never overspend together.
 //!
-//! [`Ledger`] is the machine: pure, with no clock, no I/O and no lock. [`Budgets`] is one mutex around it, and
-//! [`Reservation`] a value that gives back on drop. A reservation is held by a list of accounts together (a session, its
-//! key, its tenant), all or nothing.
+//! [`Ledger`] is the machine: pure, with no clock, no I/O and no lock; `owned` has the budgets of tenants and keys, whose
+//! accounts begin anew in each of their periods. [`Budgets`] is one mutex around both, and [`Reservation`] a value that gives
+//! back on drop. A reservation is held by a list of accounts together (a session, its key, its tenant), all or nothing.
+//!
+//! What a tenant has spent is what the store's ledger says of it. So that each row counts once, an end settles and hands its
+//! row over [at one moment](Budgets::ending), and who opens accounts asks for the sum [between such
+//! moments](Budgets::between_ends).
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+use sluicegate_compat::native::{Budget, BudgetView};
+use tokio::sync::mpsc;
+
+use crate::clock::unix_ms;
 
 mod ledger;
+mod metrics;
+mod owned;
+mod period;
 pub mod price;
 #[cfg(test)]
 mod tests;
 
 pub use ledger::{AccountId, Amounts, Exceeded, Ledger, Left, Unit};
+pub use metrics::{BudgetMetrics, Delivery};
+use owned::Owned;
+pub use owned::{Notice, Owner, Owners, Reached, Sought, Tight, owners};
+pub use period::{NoSuchZone, Periods, Span};
 
 /// All accounts. One mutex: every operation under it is a few look-ups, and a list of accounts is changed at one moment.
 #[derive(Debug, Clone, Default)]
-pub struct Budgets(Arc<Mutex<Ledger>>);
+pub struct Budgets(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// Read while a task settles and its row is handed over; never while `state` is locked.
+    ends: RwLock<()>,
+    /// Who tells owners; `None` where nobody does.
+    notices: Option<mpsc::Sender<Notice>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    ledger: Ledger,
+    owned: Owned,
+}
+
+impl State {
+    /// The open accounts of who holds a reservation, in the period of this moment.
+    fn accounts(&mut self, holders: &Holders, now_ms: u64) -> Vec<AccountId> {
+        let owned = self.owned.accounts(&holders.owners);
+        let accounts: Vec<_> = holders.accounts.iter().copied().chain(owned).collect();
+        self.ledger.advance(&accounts, now_ms);
+        accounts
+    }
+}
+
+/// The accounts that a task counts for.
+#[derive(Debug, Clone, Default)]
+pub struct Holders {
+    pub accounts: Vec<AccountId>,
+    /// With those of their accounts that are open.
+    pub owners: Owners,
+}
+
+impl From<Vec<AccountId>> for Holders {
+    fn from(accounts: Vec<AccountId>) -> Self {
+        Self { accounts, owners: Owners::new() }
+    }
+}
 
 impl Budgets {
     pub fn new() -> Self {
         Self::default()
     }
 
+    /// As [`new`](Self::new); what owners are to be told goes to `notices`, and is lost where that is full.
+    pub fn telling(notices: mpsc::Sender<Notice>) -> Self {
+        Self(Arc::new(Shared { notices: Some(notices), ..Shared::default() }))
+    }
+
     /// A new account that may use so much in all, of which so much is spent.
     pub fn open(&self, limits: Left, spent: Amounts) -> AccountId {
-        self.lock().open(limits, spent)
+        self.lock().ledger.open(limits, spent)
     }
 
     /// Forgets an account. What is still reserved there goes with it.
     pub fn close(&self, account: AccountId) {
-        self.lock().close(account);
+        self.lock().ledger.close(account);
     }
 
     /// Changes what an account may use in all, what is spent included. Running tasks keep what they have reserved.
     pub fn limit(&self, account: AccountId, limits: Left) {
-        self.lock().limit(account, limits);
+        self.lock().ledger.limit(account, limits);
     }
 
     /// What is spent of an account; nothing where it is closed.
     pub fn spent(&self, account: AccountId) -> Amounts {
-        self.lock().used(account).unwrap_or_default().0
+        self.lock().ledger.used(account).unwrap_or_default().0
     }
 
-    /// What all of `accounts` leave: of each unit the least.
-    pub fn left(&self, accounts: &[AccountId]) -> Left {
-        self.lock().left(accounts)
+    /// What all of the accounts leave: of each unit the least.
+    pub fn left(&self, holders: impl Into<Holders>) -> Left {
+        let mut state = self.lock();
+        let accounts = state.accounts(&holders.into(), unix_ms());
+        state.ledger.left(&accounts)
     }
 
-    /// Reserves in all of `accounts` what `plan` makes of what they leave; what else it says comes back. Nobody else
-    /// reserves in between.
+    /// Reserves what `plan` makes of what all of the accounts leave; what else it says comes back. Nobody else reserves in
+    /// between.
     ///
     /// # Errors
     ///
     /// What `plan` refuses with, or the unit of which too little is left. Nothing is reserved then.
     pub fn reserve<T>(
         &self,
-        accounts: Vec<AccountId>,
+        holders: impl Into<Holders>,
         plan: impl FnOnce(&Left) -> Result<(Amounts, T), Exceeded>,
     ) -> Result<(Reservation, T), Exceeded> {
-        let mut ledger = self.lock();
-        let (held, said) = plan(&ledger.left(&accounts))?;
-        ledger.reserve(&accounts, held)?;
-        drop(ledger);
-        Ok((Reservation { budgets: self.clone(), accounts, held }, said))
+        let mut reserved = self.reserve_each([(holders.into(), plan)])?;
+        // There is one for each plan.
+        reserved.pop().ok_or(Exceeded(Unit::Tokens))
     }
 
     /// As [`reserve`](Self::reserve), once for each of `plans` with its accounts, all of them or none: each has what those before
@@ -76,50 +136,154 @@ impl Budgets {
     /// As there, of the first that is not covered. Nothing is reserved then.
     pub fn reserve_each<T, P>(
         &self,
-        plans: impl IntoIterator<Item = (Vec<AccountId>, P)>,
+        plans: impl IntoIterator<Item = (Holders, P)>,
     ) -> Result<Vec<(Reservation, T)>, Exceeded>
     where
         P: FnOnce(&Left) -> Result<(Amounts, T), Exceeded>,
     {
-        let mut ledger = self.lock();
-        let mut reserved = Vec::new();
-        for (accounts, plan) in plans {
-            let covered = plan(&ledger.left(&accounts)).and_then(|(held, said)| {
-                ledger.reserve(&accounts, held)?;
-                Ok((accounts, held, said))
+        let now_ms = unix_ms();
+        let mut state = self.lock();
+        let mut reserved: Vec<(Vec<AccountId>, Owners, Amounts, T)> = Vec::new();
+        for (holders, plan) in plans {
+            let accounts = state.accounts(&holders, now_ms);
+            let covered = plan(&state.ledger.left(&accounts)).and_then(|(held, said)| {
+                state.ledger.reserve(&accounts, held)?;
+                Ok((held, said))
             });
             match covered {
-                Ok(covered) => reserved.push(covered),
+                Ok((held, said)) => reserved.push((accounts, holders.owners, held, said)),
                 Err(exceeded) => {
-                    for (accounts, held, _) in reserved {
-                        ledger.settle(&accounts, held, Amounts::default());
+                    for (accounts, _, held, _) in reserved {
+                        state.ledger.settle(&accounts, held, Amounts::default(), now_ms);
                     }
                     return Err(exceeded);
                 }
             }
         }
-        drop(ledger);
-        let reservation = |(accounts, held, said)| (Reservation { budgets: self.clone(), accounts, held }, said);
+        drop(state);
+        let reservation =
+            |(accounts, owners, held, said)| (Reservation { budgets: self.clone(), accounts, owners, held }, said);
         Ok(reserved.into_iter().map(reservation).collect())
     }
 
-    /// Reserves what `plan` makes of what `accounts` leave, whether or not that covers it: for a task that had reserved it
+    /// Reserves what `plan` makes of what the accounts leave, whether or not that covers it: for a task that had reserved it
     /// before an earlier process ended.
-    pub fn reserve_again(&self, accounts: Vec<AccountId>, plan: impl FnOnce(&Left) -> Amounts) -> Reservation {
-        let mut ledger = self.lock();
-        let held = plan(&ledger.left(&accounts));
-        ledger.reserve_again(&accounts, held);
-        drop(ledger);
-        Reservation { budgets: self.clone(), accounts, held }
+    pub fn reserve_again(&self, holders: impl Into<Holders>, plan: impl FnOnce(&Left) -> Amounts) -> Reservation {
+        let holders = holders.into();
+        let mut state = self.lock();
+        let accounts = state.accounts(&holders, unix_ms());
+        let held = plan(&state.ledger.left(&accounts));
+        state.ledger.reserve_again(&accounts, held);
+        drop(state);
+        Reservation { budgets: self.clone(), accounts, owners: holders.owners, held }
+    }
+
+    /// Of a task that has reserved nothing, because there was no budget for it when it was let in.
+    pub fn unreserved(&self, owners: Owners) -> Reservation {
+        Reservation { budgets: self.clone(), accounts: Vec::new(), owners, held: Amounts::default() }
+    }
+
+    /// These owners have used so much, of which nothing was reserved.
+    pub fn charge(&self, owners: &[Owner], used: Amounts, at_ms: u64) {
+        self.settle(owners, &[], Amounts::default(), (used, at_ms));
+    }
+
+    /// Held from before a task settles until its row is handed to the store.
+    pub fn ending(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.ends.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something while no task settles: each has handed its row over, or has not been charged yet.
+    pub fn between_ends<T>(&self, act: impl FnOnce() -> T) -> T {
+        let _no_end = self.0.ends.write().unwrap_or_else(PoisonError::into_inner);
+        act()
+    }
+
+    /// Whether an owner has just these budgets, and what was spent of them before is known.
+    pub fn is_ready(&self, owner: &Owner, budgets: &[Budget]) -> bool {
+        self.lock().owned.is_ready(owner, budgets, unix_ms())
+    }
+
+    /// Gives an owner just these budgets; to be called [between ends](Self::between_ends). The accounts that are returned are
+    /// [opened](Self::opened) once it is known what was spent before.
+    ///
+    /// # Errors
+    ///
+    /// Where one has no time zone that there is; the owner has no budgets then.
+    pub fn adopt(&self, owner: &Owner, budgets: &[Budget]) -> Result<Vec<Sought>, NoSuchZone> {
+        let mut state = self.lock();
+        let State { ledger, owned } = &mut *state;
+        owned.adopt(ledger, owner, budgets, unix_ms())
+    }
+
+    /// So much was spent before of an account that was sought.
+    pub fn opened(&self, sought: &Sought, spent: Amounts) {
+        let mut state = self.lock();
+        let State { ledger, owned } = &mut *state;
+        owned.opened(ledger, sought, spent);
+    }
+
+    /// How the budgets of an owner stand.
+    pub fn standing(&self, owner: &Owner) -> Vec<BudgetView> {
+        let holders = Holders { accounts: Vec::new(), owners: [owner.clone()].into_iter().collect() };
+        let mut state = self.lock();
+        state.accounts(&holders, unix_ms());
+        state.owned.standing(&state.ledger, owner)
+    }
+
+    /// The budgets of these owners whose soft limit is reached.
+    pub fn soft_limits(&self, owners: &[Owner]) -> Vec<(Owner, Budget)> {
+        let state = self.lock();
+        let soft = state.owned.soft(&state.ledger, owners);
+        soft.map(|(owner, budget)| (owner.clone(), budget.clone())).collect()
+    }
+
+    /// The budget of an owner that leaves these holders least of a unit, where it is one of an owner. Where a task was
+    /// `refused` for it, the owner is told.
+    pub fn tightest(&self, holders: &Holders, unit: Unit, refused: bool) -> Option<Tight> {
+        let mut state = self.lock();
+        let accounts = state.accounts(holders, unix_ms());
+        let left = state.ledger.left(&accounts).get(unit);
+        let State { ledger, owned } = &mut *state;
+        let (tight, notice) = owned.tightest(ledger, &holders.owners, (unit, left), refused);
+        drop(state);
+        self.tell(notice);
+        tight
+    }
+
+    /// Forgets budgets that nobody has asked for in a while. Called now and then.
+    pub fn sweep(&self) {
+        let mut state = self.lock();
+        let State { ledger, owned } = &mut *state;
+        owned.sweep(ledger, unix_ms());
     }
 
     /// Whether nothing is reserved in any account: so it is whenever no task is left that has not ended.
     pub fn is_settled(&self) -> bool {
-        self.lock().is_settled()
+        self.lock().ledger.is_settled()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Ledger> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A reservation of `held` has ended.
+    fn settle(&self, owners: &[Owner], accounts: &[AccountId], held: Amounts, (used, at_ms): (Amounts, u64)) {
+        let mut state = self.lock();
+        let State { ledger, owned } = &mut *state;
+        ledger.settle(accounts, held, used, at_ms);
+        let notices =
+            if used == Amounts::default() { Vec::new() } else { owned.ended(ledger, owners, accounts, (used, at_ms)) };
+        drop(state);
+        self.tell(notices);
+    }
+
+    fn tell(&self, notices: impl IntoIterator<Item = Notice>) {
+        for notice in notices {
+            if self.0.notices.as_ref().is_some_and(|to| to.try_send(notice).is_err()) {
+                tracing::warn!("somebody is not told of a budget: too much is to be told");
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -128,6 +292,8 @@ impl Budgets {
 pub struct Reservation {
     budgets: Budgets,
     accounts: Vec<AccountId>,
+    /// Whose budgets it counts for, also those that have come since.
+    owners: Owners,
     held: Amounts,
 }
 
@@ -137,9 +303,19 @@ impl Reservation {
         self.held
     }
 
+    /// Whether there is any account that it is held in.
+    pub fn is_counted(&self) -> bool {
+        !self.accounts.is_empty()
+    }
+
+    /// Whether a budget of an owner is among them, or is there by now.
+    pub fn is_owned(&self) -> bool {
+        self.budgets.lock().owned.accounts(&self.owners).next().is_some()
+    }
+
     /// What the accounts leave to others.
     pub fn left(&self) -> Left {
-        self.budgets.left(&self.accounts)
+        self.budgets.left(self.accounts.clone())
     }
 
     /// Reserves more: what `plan` makes of what the accounts leave.
@@ -148,18 +324,22 @@ impl Reservation {
     ///
     /// What `plan` refuses with, or the unit of which too little is left. What is held stays as it is.
     pub fn renew(&mut self, plan: impl FnOnce(&Left) -> Result<Amounts, Exceeded>) -> Result<(), Exceeded> {
-        let mut ledger = self.budgets.lock();
-        let more = plan(&ledger.left(&self.accounts))?;
-        ledger.reserve(&self.accounts, more)?;
-        drop(ledger);
+        let mut state = self.budgets.lock();
+        state.ledger.advance(&self.accounts, unix_ms());
+        let more = plan(&state.ledger.left(&self.accounts))?;
+        state.ledger.reserve(&self.accounts, more)?;
+        drop(state);
         self.held = self.held.plus(more);
         Ok(())
     }
 
-    /// Charges what was used, at most what is held, and gives back the rest; returns what it has charged.
-    pub fn settle(mut self, used: Amounts) -> Amounts {
+    /// Charges what was used until this moment, at most what is held where it is held in an account, and gives back the rest;
+    /// returns what it has charged.
+    pub fn settle(mut self, used: Amounts, at_ms: u64) -> Amounts {
         let held = std::mem::take(&mut self.held);
-        self.budgets.lock().settle(&self.accounts, held, used)
+        let charged = if self.is_counted() { used.least(held) } else { used };
+        self.budgets.settle(&self.owners, &self.accounts, held, (charged, at_ms));
+        charged
     }
 }
 
@@ -167,7 +347,7 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         let held = std::mem::take(&mut self.held);
         if held != Amounts::default() {
-            self.budgets.lock().settle(&self.accounts, held, Amounts::default());
+            self.budgets.settle(&self.owners, &self.accounts, held, (Amounts::default(), unix_ms()));
         }
     }
 }

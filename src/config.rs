@@ -23,6 +23,7 @@ use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
 use crate::gateway::MediaSettings;
 use crate::store;
+use crate::web::Webhook;
 
 mod check;
 mod key;
@@ -57,6 +58,8 @@ pub struct Config {
     pub media: MediaSettings,
     pub limits: RateLimits,
     pub ledger: Ledger,
+    /// Who is told of budgets; `None`: nobody.
+    pub webhook: Option<Webhook>,
 }
 
 /// What tasks have used that have ended.

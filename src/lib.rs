@@ -30,12 +30,13 @@
 //! | --- | --- | --- |
 //! | contract | `sluicegate_compat` | wire types of all dialects and the translation between them; pure |
 //! | 0 | [`causes`] | errors in words |
+//! | 0 | [`clock`] | the time of day |
 //! | 0 | [`ids`] | names, each its own type |
 //! | 0 | [`lifecycle`] | the only place that spawns; signals, drain, force |
 //! | 0 | [`store`] | what survives a restart, in an embedded SQLite database or in PostgreSQL; the only place that knows SQL |
 //! | 0 | [`media`] | images and recordings: what they are by their bytes |
 //! | 0 | [`web`] | getting what is at an address that somebody has named, and from nowhere else |
-//! | 0 | [`budgets`] | what may still be used: reserved before, settled after, never overspent; pure |
+//! | 0 | [`budgets`] | what may still be used, by a session, a tenant, a key, in a day, a month or ever: reserved before, settled after, never overspent |
 //! | 1 | [`tasks`] | a task, its event log, the ways it can end, the registry and its retention |
 //! | 1 | [`engine`] | `trait Engine`; `mistral` (the only place that knows mistralrs), `remote` (any OpenAI-compatible server), `scripted`, and the text machinery |
 //! | 1 | [`catalog`] | model references and entries; files from the binary, the disk, a hub or a web server, with digests; state, trust and verification |
@@ -65,6 +66,7 @@ pub mod budgets;
 pub mod catalog;
 pub mod causes;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod engine;
 pub mod gateway;

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::budgets::{AccountId, Budgets, Left};
 use crate::ids::SessionId;
 use crate::store::{SessionRow, Store, StoreError};
-use crate::tasks::{Clock, Ended, Observer, Task};
+use crate::tasks::{Clock, Ended, Observer, Spending, Task};
 
 mod book;
 mod earlier;
@@ -63,9 +63,9 @@ impl Sessions {
         filed
     }
 
-    /// What a task of the session could use of its budgets now.
-    pub fn left(&self, key: &Key) -> Left {
-        self.book().left(key, Instant::now())
+    /// The accounts that a task of the session counts for; of one that is not there yet, what it will begin with.
+    pub fn accounts(&self, key: &Key) -> (Vec<AccountId>, Left) {
+        self.book().accounts(key, Instant::now())
     }
 
     /// Makes a session, or changes what is named: its time to live, which starts anew, and its budgets.
@@ -91,10 +91,11 @@ impl Sessions {
 
     /// Has a task filed that was let in, with its session as it is now where it has one that has not gone meanwhile.
     pub fn filing<T>(&self, task: &Task, hand_over: impl FnOnce(Option<SessionRow>) -> T) -> T {
-        let Some((id, spending)) = task.spec.session_id.zip(task.spending.as_ref()) else { return hand_over(None) };
+        let number = task.spending.as_ref().and_then(Spending::session);
+        let Some((id, number)) = task.spec.session_id.zip(number) else { return hand_over(None) };
         let key = Key { tenant: task.spec.tenant_id.clone(), id: SessionId(id) };
         let mut book = self.book();
-        hand_over(book.row(&key, spending.session(), Clock::now()))
+        hand_over(book.row(&key, number, Clock::now()))
     }
 
     fn file(&self, book: &mut Book, key: &Key, number: u64) -> Option<Filed> {

@@ -11,7 +11,8 @@
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `ledger` | what tasks have used that have ended |
 //! | `pools` | what operators did to pools |
-//! | `sessions` | sessions, and what their tasks have reserved |
+//! | `sessions` | sessions, and what tasks have reserved |
+//! | `sums` | what the ledger's rows come to, for budgets |
 //! | `sql` | statements, rows and savepoints, whichever database it is |
 //! | `tenants` | tenants and their API keys |
 //! | `workers` | servers that have registered with a pool |
@@ -67,6 +68,7 @@ mod postgres;
 mod reader;
 mod sessions;
 mod sql;
+mod sums;
 mod tenants;
 mod workers;
 mod writer;
@@ -81,8 +83,9 @@ pub use pools::PoolRow;
 pub use postgres::{DatabaseInUse, DatabaseUrl};
 use postgres::{Session, Unusable};
 use reader::Reader;
-pub use sessions::{HoldRow, SessionRow, SpentRow};
+pub use sessions::{HeldRows, HoldRow, SessionRow, SpentRow};
 use sql::Connection;
+pub use sums::SpentSums;
 pub use tenants::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow};
 pub use workers::WorkerRow;
 use writer::{Operation, Queue, Work};

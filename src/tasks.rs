@@ -17,5 +17,5 @@ pub use journal::{Durable, Journal, Kept, Key, Stage};
 pub use log::{EventLog, Read, Reader, Seal, Sealed};
 pub use progress::Progress;
 pub use registry::{Conflict, Registry, Retention};
-pub use spending::{Hold, SLICE_MS, Spending, Terms, Ties, label, slice};
+pub use spending::{Hold, Holder, SLICE_MS, Settled, Spending, Terms, Ties, label, slice};
 pub use task::{Clock, Ended, Home, Limits, Observer, Owner, Passage, Reason, Task, TaskSpec, Usage, millis};

@@ -10,10 +10,11 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, KeyView, Policy, RateLimits, Scope, TenantView, detail};
 
+use crate::budgets::{NoSuchZone, Owner, Periods};
+use crate::clock::unix_ms;
 use crate::ids::{KeyId, TenantId};
 use crate::store::{DEFAULT_TENANT, Store, StoreError, signed};
 
@@ -108,6 +109,8 @@ pub enum ChangeError {
     /// It is not, or is no longer, as whoever changes it has seen it.
     #[error("somebody else has changed it meanwhile; look at it again")]
     Meanwhile,
+    #[error("`budgets`: {0}")]
+    Zone(#[from] NoSuchZone),
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -145,6 +148,7 @@ impl From<ChangeError> for ErrorEnvelope {
         let message = error.to_string();
         match error {
             ChangeError::NoSuchTenant(_) | ChangeError::NoSuchKey(_) => Self::new(ErrorCode::NotFound, message),
+            ChangeError::Zone(_) => Self::invalid("budgets", message),
             ChangeError::Exists(_) | ChangeError::Expired => Self::new(ErrorCode::Conflict, message),
             ChangeError::Meanwhile => Self::new(ErrorCode::Conflict, message).with_detail(detail::PRECONDITION_FAILED),
             ChangeError::Store(_) | ChangeError::Random(_) => {
@@ -230,6 +234,20 @@ impl Tenants {
         Ok(identity)
     }
 
+    /// What the owners of budgets may ask for; everything, where they are not known.
+    pub fn rights(&self, owners: &[Owner]) -> Rights {
+        self.read(|book| {
+            let mut rights = Rights::default();
+            for owner in owners {
+                match owner {
+                    Owner::Tenant(id) => rights.tenant = policy(book.tenants.get(id).map(|known| &known.policy)),
+                    Owner::Key(_, id) => rights.key = policy(book.keys.get(id).map(|entry| &entry.policy)),
+                }
+            }
+            rights
+        })
+    }
+
     /// Files when keys were used last. Called now and then.
     pub fn file_use(&self) {
         let used = std::mem::take(&mut *self.used());
@@ -292,9 +310,8 @@ impl Tenants {
     }
 }
 
-fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+fn policy(known: Option<&Arc<Policy>>) -> Arc<Policy> {
+    known.map(Arc::clone).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,13 +1,15 @@
-//! Getting what is at an address that a caller or an operator has named, from wherever that may be.
+//! Getting what is at an address that a caller or an operator has named, from wherever that may be; and telling a server of events.
 //!
 //! The gateway must not be made to call services that only it can reach: see [`Hosts`].
 
 mod client;
 mod guard;
+mod webhook;
 
 pub use client::{Client, Reach};
 pub use guard::Hosts;
 pub use reqwest::Url;
+pub use webhook::{Courier, Untold, Webhook};
 
 /// Why nothing is got from an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

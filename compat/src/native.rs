@@ -11,6 +11,7 @@ pub mod media;
 mod policy;
 mod pool;
 mod preparation;
+mod quota;
 mod request;
 mod schema;
 mod session;
@@ -45,6 +46,7 @@ pub use pool::{
     WhenDrained,
 };
 pub use preparation::{Preparation, PreparationStep, StepKind, StepProgress, StepStatus, StepsProgress};
+pub use quota::{Budget, BudgetKind, BudgetPeriod, BudgetView};
 pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
     Violation,

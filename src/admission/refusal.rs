@@ -4,7 +4,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel, Violation
 
 use super::recipe::Asked;
 use super::worst_case;
-use crate::budgets::{Left, Unit};
+use crate::budgets::{Left, Tight, Unit};
 use crate::placement::NoPlace;
 use crate::pools::{Pool, Refused};
 use crate::tasks::{Limits, label};
@@ -18,25 +18,38 @@ pub(super) fn field(wanted: &[(&Asked, Limits)], label: PolicyLabel, bound: u64)
 }
 
 /// What the client is told whose tasks its budgets do not cover, which leave so much.
-pub(super) fn over_budget(unit: Unit, wanted: &[(&Asked, Limits)], left: &Left) -> ErrorEnvelope {
+pub(super) fn over_budget(
+    unit: Unit,
+    wanted: &[(&Asked, Limits)],
+    (left, tight): (&Left, Option<Tight>),
+) -> ErrorEnvelope {
     let bound = if unit == Unit::Tokens { left.tokens.unwrap_or(0) } else { u64::MAX };
     let field = field(wanted, label(unit), bound);
+    let whose = tight.map_or_else(|| "the budget".to_owned(), |tight| named(&tight));
     let message = match unit {
         Unit::Tokens => {
             let tokens: u64 = wanted.iter().map(|(_, limits)| worst_case(limits)).sum();
             format!(
-                "`{field}`: the request may take {tokens} tokens with all of its output, and the budget leaves {bound}"
+                "`{field}`: the request may take {tokens} tokens with all of its output, and {whose} leaves {bound}"
             )
         }
         Unit::Cost => {
             let cost = left.cost.unwrap_or(0);
             format!(
-                "`{field}`: the request may cost more with all of its output than the {cost} micro-units that the budget leaves"
+                "`{field}`: the request may cost more with all of its output than the {cost} micro-units that {whose} leaves"
             )
         }
-        Unit::Time => return ErrorEnvelope::rejected(label(unit), "the budget does not leave any engine time"),
+        Unit::Time => return ErrorEnvelope::rejected(label(unit), format!("{whose} does not leave any engine time")),
     };
     ErrorEnvelope { param: Some(field.to_owned()), ..ErrorEnvelope::rejected(label(unit), message) }
+}
+
+/// A budget of a tenant or a key in words, with when it begins anew.
+fn named(Tight { owner, budget, resets_ms }: &Tight) -> String {
+    let (owner, period) = (owner.kind(), budget.period.as_str());
+    let resets = resets_ms.and_then(|ms| jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok());
+    let resets = resets.map_or_else(String::new, |at| format!(" (until {at})"));
+    format!("the {period} budget of the {owner}{resets}")
 }
 
 pub(super) fn nowhere(reason: NoPlace) -> ErrorEnvelope {

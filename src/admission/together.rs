@@ -13,10 +13,11 @@ use super::{
     Admission, Admitted, Caller, Checked, Choice, Life, Look, Pools, Scopes, allowed, field, nowhere, over_budget,
     reason, session_of, submit, worst_case,
 };
-use crate::budgets::{Exceeded, Left};
+use crate::budgets::{Exceeded, Holders, Left};
 use crate::placement::NoPlace;
 use crate::pools::{Fitted, Job, Pool};
-use crate::tasks::{Limits, Spending, Task, Ties};
+use crate::sessions::Turn;
+use crate::tasks::{Limits, Observer, Spending, Task, Ties};
 
 /// Why the tasks of a request are not let in.
 #[derive(Debug, Clone, PartialEq)]
@@ -139,32 +140,41 @@ impl Admission {
         Ok(reserved.into_iter().zip(charges).map(take).collect())
     }
 
-    /// Enters the session of tasks, once for each, and reserves what they may use of its budgets; what one may use is less
-    /// where they leave less and the client has not said how much it wants.
+    /// Enters the session of tasks, once for each, where they have one, and reserves what they may use of its budgets and of those
+    /// of their tenant and key; what one may use is less where they leave less and the client has not said how much it wants.
     fn reserve(
         &self,
         wanted: &[(&Asked, Limits)],
         caller: &Caller,
         price: ModelPrice,
     ) -> Result<Vec<(Limits, Ties)>, ErrorEnvelope> {
-        let Some(key) = wanted.first().and_then(|(asked, _)| session_of(&asked.request, caller)) else {
-            return Ok(wanted.iter().map(|(_, limits)| (*limits, Ties::default())).collect());
+        let key = wanted.first().and_then(|(asked, _)| session_of(&asked.request, caller));
+        let enter = |_| key.clone().map(|key| self.sessions.enter(key));
+        let turns: Vec<_> = wanted.iter().map(enter).collect();
+        let owners = caller.owners();
+        let holders = |turn: &Option<Turn>| {
+            let accounts = turn.as_ref().map(Turn::account).into_iter().collect();
+            Holders { accounts, owners: owners.clone() }
         };
-        let turns: Vec<_> = wanted.iter().map(|_| self.sessions.enter(key.clone())).collect();
         let plans = wanted.iter().zip(&turns).map(|((asked, limits), turn)| {
             let plan = move |left: &Left| {
                 let granted = grant(limits, asked.request.max_tokens.is_some(), left, price)?;
                 Ok((granted.amounts, granted))
             };
-            (vec![turn.account()], plan)
+            (holders(turn), plan)
         });
-        let reserved = self.budgets.reserve_each(plans);
-        let reserved = reserved.map_err(|Exceeded(unit)| over_budget(unit, wanted, &self.sessions.left(&key)))?;
+        let reserved = self.budgets.reserve_each(plans).map_err(|Exceeded(unit)| {
+            let holders = turns.first().map(holders).unwrap_or_default();
+            let tight = self.budgets.tightest(&holders, unit, true);
+            over_budget(unit, wanted, (&self.budgets.left(holders), tight))
+        })?;
         let mut all = Vec::with_capacity(wanted.len());
         for (((_, limits), turn), (reservation, grant)) in wanted.iter().zip(turns).zip(reserved) {
             let Grant { max_tokens, terms, .. } = grant;
-            let spending = Some(Spending::new(reservation, terms, turn.session()));
-            all.push((Limits { max_tokens, ..*limits }, Ties { held: vec![Box::new(turn)], spending }));
+            let session = turn.as_ref().map(Turn::session);
+            let spending = Some(Spending::new(&self.budgets, reservation, terms, session));
+            let held = turn.into_iter().map(|turn| Box::new(turn) as Box<dyn Observer>).collect();
+            all.push((Limits { max_tokens, ..*limits }, Ties { held, spending }));
         }
         Ok(all)
     }

@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use sluicegate_compat::native::{
-    ErrorEnvelope, KeyList, KeyPatch, KeyRequest, KeyView, NewKey, RotateRequest, TenantList, TenantPatch,
+    BudgetView, ErrorEnvelope, KeyList, KeyPatch, KeyRequest, KeyView, NewKey, RotateRequest, TenantList, TenantPatch,
     TenantRequest,
 };
 
@@ -17,25 +17,31 @@ use super::body::Json;
 use super::errors::Failure;
 use super::native::{Parameters, pairs};
 use super::path::Parameter;
+use crate::budgets::Owner;
+use crate::ids::{KeyId, TenantId};
 use crate::tenants::{ChangeError, Secret, Versioned};
 
 /// `GET /v2/admin/tenants`.
-pub async fn tenants(State(api): State<Api>) -> Response {
-    axum::Json(TenantList { tenants: api.tenants.tenants() }).into_response()
+pub async fn tenants(State(api): State<Api>) -> Result<Response, Failure> {
+    let mut tenants = api.tenants.tenants();
+    for tenant in &mut tenants {
+        stand(&api, tenant_owner(&tenant.id), &mut tenant.budgets).await?;
+    }
+    Ok(axum::Json(TenantList { tenants }).into_response())
 }
 
 /// `POST /v2/admin/tenants`: 201 with the tenant.
 pub async fn create_tenant(State(api): State<Api>, Json(body): Json) -> Result<Response, Failure> {
     let request = TenantRequest::parse(&body)?;
     api.tenants.create_tenant(&request).await.map_err(failure)?;
-    let mut response = shown(api.tenants.versioned_tenant(&request.id).ok_or_else(|| no_tenant(&request.id)))?;
+    let mut response = show_tenant(&api, &request.id).await?;
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
 }
 
 /// `GET /v2/admin/tenants/{id}`.
 pub async fn tenant(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    shown(api.tenants.versioned_tenant(&id).ok_or_else(|| no_tenant(&id)))
+    show_tenant(&api, &id).await
 }
 
 /// `PATCH /v2/admin/tenants/{id}`: 200 with the tenant.
@@ -47,7 +53,7 @@ pub async fn change_tenant(
 ) -> Result<Response, Failure> {
     let (patch, expected) = (TenantPatch::parse(&body)?, expected(&headers)?);
     api.tenants.change_tenant(&id, expected, patch).await.map_err(failure)?;
-    shown(api.tenants.versioned_tenant(&id).ok_or_else(|| no_tenant(&id)))
+    show_tenant(&api, &id).await
 }
 
 /// `DELETE /v2/admin/tenants/{id}`: 204, and its keys are gone with it.
@@ -73,7 +79,11 @@ pub async fn keys(State(api): State<Api>, query: Parameters) -> Result<Response,
             }
         }
     }
-    Ok(axum::Json(KeyList { keys: api.tenants.keys(tenant.as_deref()) }).into_response())
+    let mut keys = api.tenants.keys(tenant.as_deref());
+    for key in &mut keys {
+        stand(&api, key_owner(key), &mut key.budgets).await?;
+    }
+    Ok(axum::Json(KeyList { keys }).into_response())
 }
 
 /// `POST /v2/admin/keys`: 201 with the key, which is shown this once.
@@ -84,12 +94,12 @@ pub async fn create_key(State(api): State<Api>, Json(body): Json) -> Result<Resp
         ChangeError::NoSuchTenant(_) => Failure::from(ErrorEnvelope::invalid("tenant_id", error.to_string())),
         other => failure(other),
     })?;
-    made_key(made)
+    made_key(&api, made).await
 }
 
 /// `GET /v2/admin/keys/{id}`.
 pub async fn key(State(api): State<Api>, Parameter(id): Parameter) -> Result<Response, Failure> {
-    shown(api.tenants.versioned_key(&id).ok_or_else(|| no_key(&id)))
+    show_key(&api, &id).await
 }
 
 /// `PATCH /v2/admin/keys/{id}`: 200 with the key.
@@ -101,7 +111,7 @@ pub async fn change_key(
 ) -> Result<Response, Failure> {
     let (patch, expected) = (KeyPatch::parse(&body)?, expected(&headers)?);
     api.tenants.change_key(&id, expected, patch).await.map_err(failure)?;
-    shown(api.tenants.versioned_key(&id).ok_or_else(|| no_key(&id)))
+    show_key(&api, &id).await
 }
 
 /// `DELETE /v2/admin/keys/{id}`: 204, and it is good for nothing.
@@ -123,10 +133,11 @@ pub async fn rotate_key(
 ) -> Result<Response, Failure> {
     let (request, expected) = (RotateRequest::parse(&body)?, expected(&headers)?);
     let made = api.tenants.rotate_key(&id, expected, request.overlap_ms.unwrap_or(0)).await;
-    made_key(made.map_err(failure)?)
+    made_key(&api, made.map_err(failure)?).await
 }
 
-fn made_key((view, secret): (KeyView, Secret)) -> Result<Response, Failure> {
+async fn made_key(api: &Api, (mut view, secret): (KeyView, Secret)) -> Result<Response, Failure> {
+    stand(api, key_owner(&view), &mut view.budgets).await?;
     let shown = axum::Json(NewKey { view, key: secret.reveal().to_owned() });
     let mut response = (StatusCode::CREATED, shown).into_response();
     // Nobody on the way keeps it.
@@ -134,13 +145,41 @@ fn made_key((view, secret): (KeyView, Secret)) -> Result<Response, Failure> {
     Ok(response)
 }
 
-fn shown<T: Serialize>(found: Result<Versioned<T>, Failure>) -> Result<Response, Failure> {
-    let Versioned { what, version } = found?;
+async fn show_tenant(api: &Api, id: &str) -> Result<Response, Failure> {
+    let mut tenant = api.tenants.versioned_tenant(id).ok_or_else(|| no_tenant(id))?;
+    stand(api, tenant_owner(id), &mut tenant.what.budgets).await?;
+    Ok(shown(tenant))
+}
+
+async fn show_key(api: &Api, id: &str) -> Result<Response, Failure> {
+    let mut key = api.tenants.versioned_key(id).ok_or_else(|| no_key(id))?;
+    stand(api, key_owner(&key.what), &mut key.what.budgets).await?;
+    Ok(shown(key))
+}
+
+/// Fills in how budgets stand.
+async fn stand(api: &Api, owner: Owner, budgets: &mut Vec<BudgetView>) -> Result<(), Failure> {
+    if !budgets.is_empty() {
+        let wanted: Vec<_> = budgets.iter().map(|view| view.budget.clone()).collect();
+        *budgets = api.gateway.budgets(owner, &wanted).await?;
+    }
+    Ok(())
+}
+
+fn tenant_owner(id: &str) -> Owner {
+    Owner::Tenant(TenantId::from(id))
+}
+
+fn key_owner(key: &KeyView) -> Owner {
+    Owner::Key(TenantId::from(key.tenant_id.as_str()), KeyId::from(key.id.as_str()))
+}
+
+fn shown<T: Serialize>(Versioned { what, version }: Versioned<T>) -> Response {
     let mut response = axum::Json(what).into_response();
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
         response.headers_mut().insert(ETAG, tag);
     }
-    Ok(response)
+    response
 }
 
 /// The version that a change is to be made to; `None`: whatever it is.

@@ -34,7 +34,7 @@ impl<'a> Client<'a> {
     }
 
     fn budget(&self) -> HeaderMap {
-        budget::headers(&self.api.gateway.budget_left(&self.caller.share.tenant, self.session))
+        budget::headers(self.api, &self.caller.share.tenant, self.session, self.caller.owners())
     }
 
     /// A refusal in the words of the client, with what is left where a budget was the reason.

@@ -28,13 +28,14 @@ pub enum Origins {
 const EXPOSED: [HeaderName; 4] = [ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE];
 
 /// As [`EXPOSED`], our own and those of the dialects.
-const EXPOSED_OWN: [&str; 21] = [
+const EXPOSED_OWN: [&str; 22] = [
     "openai-processing-ms",
     "openai-version",
     "request-id",
     "retry-after-ms",
     "x-backoff-ms",
     "x-budget-cost-remaining",
+    "x-budget-soft-limit-reached",
     "x-budget-time-remaining-ms",
     "x-budget-tokens-remaining",
     "x-correlation-id",

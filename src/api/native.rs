@@ -36,7 +36,7 @@ pub async fn submit(
     let (request, once) = body.read_once(&api, &headers, "tasks", TaskRequest::parse).await?;
     let session = request.session_id;
     let accepted = api.gateway.submit_once(once, request, text, &caller).await;
-    let budget = || budget::headers(&api.gateway.budget_left(&caller.share.tenant, session));
+    let budget = || budget::headers(&api, &caller.share.tenant, session, caller.owners());
     let accepted = accepted.map_err(|error| Failure::from(error).with_budget(budget))?;
     let id = accepted.id;
     let mut response = (StatusCode::ACCEPTED, axum::Json(accepted.response())).into_response();
@@ -81,8 +81,8 @@ pub async fn events(
     let depth = api.gateway.queue_depth(&task);
     let mut response = event_stream(EventStream::new(reader, Native { verbose }));
     response.headers_mut().insert("x-queue-depth", HeaderValue::from(depth));
-    let left = api.gateway.budget_left(&task.spec.tenant_id, task.spec.session_id);
-    response.headers_mut().extend(budget::headers(&left));
+    let spec = &task.spec;
+    response.headers_mut().extend(budget::headers(&api, &spec.tenant_id, spec.session_id, spec.owners()));
     response.extensions_mut().insert(About(task.spec.id));
     Ok(response)
 }

@@ -3,6 +3,7 @@
 use prometheus::Registry;
 
 use crate::api::HttpMetrics;
+use crate::budgets::BudgetMetrics;
 use crate::catalog::CatalogMetrics;
 use crate::gateway::ProvisionMetrics;
 use crate::pools::PoolMetrics;
@@ -20,6 +21,7 @@ pub(super) struct All {
     pub sessions: SessionMetrics,
     pub provision: ProvisionMetrics,
     pub http: HttpMetrics,
+    pub budgets: BudgetMetrics,
 }
 
 /// Makes all series.
@@ -31,6 +33,7 @@ pub(super) fn register() -> Result<All, MetricsError> {
         sessions: SessionMetrics::register(&registry)?,
         provision: ProvisionMetrics::register(&registry)?,
         http: HttpMetrics::register(&registry)?,
+        budgets: BudgetMetrics::register(&registry)?,
     })
 }
 

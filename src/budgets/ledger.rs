@@ -1,10 +1,13 @@
 //! The machine behind budgets: accounts, what is spent and what is reserved in each.
 //!
-//! The law: in no account is more spent and reserved together than its limit, unless the limit was lowered afterwards.
+//! The law: in no account is more spent and reserved together than its limit, unless the limit was lowered afterwards. What a
+//! task uses is spent in the period in which it ends; what it has reserved counts until then, in whichever period that is.
 
 use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
+
+use super::period::{Periods, Span};
 
 /// An account. Its number is never used twice, so what comes late for one that is closed cannot meet another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -35,6 +38,15 @@ impl Amounts {
         self.each(other, u64::saturating_add)
     }
 
+    /// Of one unit.
+    pub fn get(&self, unit: Unit) -> u64 {
+        match unit {
+            Unit::Tokens => self.tokens,
+            Unit::Time => self.time_ms,
+            Unit::Cost => self.cost,
+        }
+    }
+
     /// Of each unit the smaller amount.
     #[must_use]
     pub fn least(self, other: Self) -> Self {
@@ -47,7 +59,8 @@ impl Amounts {
         self.each(other, u64::max)
     }
 
-    fn minus(self, other: Self) -> Self {
+    #[must_use]
+    pub fn minus(self, other: Self) -> Self {
         self.each(other, u64::saturating_sub)
     }
 
@@ -89,6 +102,21 @@ impl Left {
         Err(Exceeded(unit))
     }
 
+    /// So much of one unit at most.
+    pub fn of(unit: Unit, limit: u64) -> Self {
+        let limit = |of: Unit| (unit == of).then_some(limit);
+        Self { tokens: limit(Unit::Tokens), time_ms: limit(Unit::Time), cost: limit(Unit::Cost) }
+    }
+
+    /// What is left of one unit; `None`: without limit.
+    pub fn get(&self, unit: Unit) -> Option<u64> {
+        match unit {
+            Unit::Tokens => self.tokens,
+            Unit::Time => self.time_ms,
+            Unit::Cost => self.cost,
+        }
+    }
+
     /// Of each unit what is left, and all there can be of one without limit.
     pub fn whole(&self) -> Amounts {
         let whole = |left: Option<u64>| left.unwrap_or(u64::MAX);
@@ -116,7 +144,9 @@ impl Left {
         }
     }
 
-    fn least(self, other: Self) -> Self {
+    /// Of each unit the less that either leaves.
+    #[must_use]
+    pub fn least(self, other: Self) -> Self {
         let least = |one: Option<u64>, other: Option<u64>| one.into_iter().chain(other).min();
         Self {
             tokens: least(self.tokens, other.tokens),
@@ -134,13 +164,33 @@ pub struct Exceeded(pub Unit);
 #[derive(Debug)]
 struct Account {
     limits: Left,
+    /// In `span`.
     spent: Amounts,
     reserved: Amounts,
+    /// `None` where it is for ever.
+    periods: Option<Periods>,
+    span: Span,
 }
 
 impl Account {
     fn left(&self) -> Left {
         self.limits.less(self.spent.plus(self.reserved))
+    }
+
+    /// Begins the period of a moment, unless that is an earlier one.
+    fn advance(&mut self, now_ms: u64) {
+        if let Some(periods) = self.periods.as_ref().filter(|_| self.span.is_over(now_ms)) {
+            self.span = periods.at(now_ms);
+            self.spent = Amounts::default();
+        }
+    }
+
+    /// What ended in an earlier period was spent in that.
+    fn spend(&mut self, used: Amounts, at_ms: u64) {
+        self.advance(at_ms);
+        if at_ms >= self.span.began_ms {
+            self.spent = self.spent.plus(used);
+        }
     }
 }
 
@@ -154,9 +204,20 @@ pub struct Ledger {
 impl Ledger {
     /// A new account that may use so much in all, of which so much is spent.
     pub fn open(&mut self, limits: Left, spent: Amounts) -> AccountId {
+        self.insert(Account { limits, spent, reserved: Amounts::default(), periods: None, span: Span::ALL })
+    }
+
+    /// A new account that may use so much in each of these periods.
+    pub fn open_for(&mut self, limits: Left, periods: Periods, now_ms: u64) -> AccountId {
+        let span = periods.at(now_ms);
+        let (spent, reserved) = (Amounts::default(), Amounts::default());
+        self.insert(Account { limits, spent, reserved, periods: Some(periods), span })
+    }
+
+    fn insert(&mut self, account: Account) -> AccountId {
         let id = AccountId(self.next);
         self.next += 1;
-        self.accounts.insert(id, Account { limits, spent, reserved: Amounts::default() });
+        self.accounts.insert(id, account);
         id
     }
 
@@ -177,10 +238,20 @@ impl Ledger {
         self.accounts.get(&account).map(|account| (account.spent, account.reserved))
     }
 
+    /// The period that an account is in.
+    pub fn span(&self, account: AccountId) -> Span {
+        self.accounts.get(&account).map_or(Span::ALL, |account| account.span)
+    }
+
     /// What all of `accounts` leave: of each unit the least.
     pub fn left(&self, accounts: &[AccountId]) -> Left {
         let each = accounts.iter().filter_map(|id| self.accounts.get(id));
         each.map(Account::left).fold(Left::default(), Left::least)
+    }
+
+    /// Begins the periods of a moment.
+    pub fn advance(&mut self, accounts: &[AccountId], now_ms: u64) {
+        self.each(accounts, |account| account.advance(now_ms));
     }
 
     /// Reserves so much in each of `accounts`.
@@ -199,14 +270,17 @@ impl Ledger {
         self.each(accounts, |account| account.reserved = account.reserved.plus(held));
     }
 
-    /// Ends a reservation of `held` in each of `accounts`: what was used is spent, at most what was held; returns that.
-    pub fn settle(&mut self, accounts: &[AccountId], held: Amounts, used: Amounts) -> Amounts {
-        let charged = used.least(held);
+    /// Ends a reservation of `held` in each of `accounts` at this moment: what was used is spent.
+    pub fn settle(&mut self, accounts: &[AccountId], held: Amounts, used: Amounts, at_ms: u64) {
         self.each(accounts, |account| {
             account.reserved = account.reserved.minus(held);
-            account.spent = account.spent.plus(charged);
+            account.spend(used, at_ms);
         });
-        charged
+    }
+
+    /// So much was used at this moment that nobody had reserved.
+    pub fn spend(&mut self, account: AccountId, used: Amounts, at_ms: u64) {
+        self.each(&[account], |account| account.spend(used, at_ms));
     }
 
     /// Whether nothing is reserved.

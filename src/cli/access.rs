@@ -63,7 +63,7 @@ enum TenantCommand {
     },
     /// List the tenants
     List,
-    /// Change what is given; models and limits are replaced all together
+    /// Change what is given; models, limits and budgets are replaced all together
     Change {
         /// The id of the tenant
         id: String,
@@ -210,8 +210,9 @@ async fn tenant_command(tenants: &Tenants, json: bool, command: TenantCommand) -
         TenantCommand::Change { id, name, weight, priorities, policy } => {
             let request = tenant_request(id.clone(), name, weight, &priorities, &policy);
             request.check().map_err(|wrong| refused(&wrong))?;
-            let TenantRequest { name, weight, priority_ceiling, default_priority, allowed_models, limits, .. } =
-                request;
+            let TenantRequest {
+                name, weight, priority_ceiling, default_priority, allowed_models, limits, budgets, ..
+            } = request;
             let patch = TenantPatch {
                 name: name.map(Some),
                 weight,
@@ -220,6 +221,7 @@ async fn tenant_command(tenants: &Tenants, json: bool, command: TenantCommand) -
                 default_priority: default_priority.map(Some),
                 allowed_models: allowed_models.map(Some),
                 limits: limits.map(Some),
+                budgets: budgets.map(Some),
             };
             if patch == TenantPatch::default() {
                 return Err(
@@ -254,6 +256,7 @@ fn tenant_request(
         default_priority: priorities.default_priority.map(Priority::from),
         allowed_models: policy.models(),
         limits: policy.limits(),
+        budgets: policy.budgets(),
     }
 }
 
@@ -293,6 +296,7 @@ async fn key_command(tenants: &Tenants, json: bool, command: KeyCommand) -> Resu
                 allowed_models: policy.models(),
                 allowed_pools: (!pools.is_empty()).then_some(pools),
                 limits: policy.limits(),
+                budgets: policy.budgets(),
             };
             request.check().map_err(|wrong| refused(&wrong))?;
             let made = match tenant {

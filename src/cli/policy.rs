@@ -1,9 +1,10 @@
 //! What tenants and keys may ask for, as the commands that make and change them take it.
 
 use clap::{Args, ValueEnum};
-use sluicegate_compat::native::{Priority, RateLimits};
+use serde_json::Value;
+use sluicegate_compat::native::{Budget, Priority, RateLimits};
 
-/// What both take. For a change, what is not given stays as it is, but limits, which are given all together.
+/// What both take. For a change, what is not given stays as it is, but limits and budgets, which are given all together.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct PolicyArguments {
     /// A model that may be asked, by any of its names; may be given several times; without it, every model
@@ -21,9 +22,39 @@ pub(super) struct PolicyArguments {
     /// Tasks that have not ended
     #[arg(long, value_name = "N")]
     concurrency: Option<u64>,
+    /// A budget, as `kind=tokens,limit=1000000,period=daily`; the kind is tokens, cost (micro-units) or engine_ms, the period
+    /// total, daily or monthly; with `timezone=Europe/Berlin` its days are those of that zone, with `soft_limit=800000` whoever
+    /// uses as much is told; may be given several times
+    #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
+    budgets: Vec<Budget>,
+}
+
+/// A budget, as the command line has it.
+fn budget(text: &str) -> Result<Budget, String> {
+    let mut fields = serde_json::Map::new();
+    for part in text.split(',') {
+        let (name, value) = part.split_once('=').ok_or_else(|| format!("{part:?} is no `name=value`"))?;
+        let value = match name {
+            "limit" | "soft_limit" => {
+                let number = value.replace('_', "").parse::<u64>();
+                Value::from(number.map_err(|_| format!("{name} is a whole number"))?)
+            }
+            "kind" | "period" | "timezone" => Value::from(value),
+            _ => return Err(format!("{name:?} is none of kind, limit, period, timezone, soft_limit")),
+        };
+        if fields.insert(name.to_owned(), value).is_some() {
+            return Err(format!("{name} is there twice"));
+        }
+    }
+    serde_json::from_value(Value::Object(fields)).map_err(|error| error.to_string())
 }
 
 impl PolicyArguments {
+    /// `None` where none is given.
+    pub fn budgets(&self) -> Option<Vec<Budget>> {
+        (!self.budgets.is_empty()).then(|| self.budgets.clone())
+    }
+
     pub fn models(&self) -> Option<Vec<String>> {
         (!self.models.is_empty()).then(|| self.models.clone())
     }
@@ -65,5 +96,25 @@ impl From<PriorityArgument> for Priority {
             PriorityArgument::Interactive => Self::Interactive,
             PriorityArgument::Batch => Self::Batch,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sluicegate_compat::native::{BudgetKind, BudgetPeriod};
+
+    use super::*;
+
+    #[test]
+    fn a_budget_is_written_in_one_word() {
+        let all = budget("kind=cost,limit=1_000_000,period=monthly,timezone=Asia/Tokyo,soft_limit=9").unwrap();
+        assert_eq!((all.kind, all.limit, all.period), (BudgetKind::Cost, 1_000_000, BudgetPeriod::Monthly));
+        assert_eq!((all.timezone.as_deref(), all.soft_limit), (Some("Asia/Tokyo"), Some(9)));
+        let wrong = |text: &str| budget(text).unwrap_err();
+        assert_eq!(wrong("kind=tokens,limit=many,period=daily"), "limit is a whole number");
+        assert_eq!(wrong("kind=tokens,kind=cost"), "kind is there twice");
+        assert_eq!(wrong("tokens"), "\"tokens\" is no `name=value`");
+        assert_eq!(wrong("kind=tokens,limit=1"), "missing field `period`");
+        assert!(wrong("kind=words,limit=1,period=daily").contains("unknown variant `words`"));
     }
 }

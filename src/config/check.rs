@@ -21,6 +21,7 @@ mod models;
 mod pools;
 mod remote;
 mod server;
+mod webhook;
 
 /// Before a download that was cut goes on.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -51,6 +52,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         enabled: shape.ledger.enabled,
         retention: check.ms("ledger.retention_ms", shape.ledger.retention_ms, 1),
     };
+    let webhook = check.webhook(&shape.budgets);
     let catalog = check.models(&shape.catalog, &web.hosts);
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
     let catalog_policy =
@@ -72,6 +74,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         media,
         limits,
         ledger,
+        webhook,
     })
 }
 

@@ -15,6 +15,8 @@ pub(super) struct Shape {
     pub media: Media,
     pub limits: Limits,
     pub ledger: Ledger,
+    #[serde(default)]
+    pub budgets: Budgets,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -237,6 +239,14 @@ pub(super) struct Media {
 pub(super) struct Ledger {
     pub enabled: bool,
     pub retention_ms: u64,
+}
+
+#[derive(Debug, Default, eserde::Deserialize)]
+pub(super) struct Budgets {
+    #[serde(default)]
+    pub webhook_url: Option<String>,
+    #[serde(default)]
+    pub webhook_secret_env: Option<String>,
 }
 
 #[derive(Debug, Default, eserde::Deserialize)]

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, SessionBudget, SessionRequest, SessionView};
+use sluicegate_compat::native::{
+    Budget, BudgetView, ErrorCode, ErrorEnvelope, SessionBudget, SessionRequest, SessionView,
+};
 use uuid::Uuid;
 
 use super::{Gateway, stored};
-use crate::budgets::Left;
+use crate::budgets::{Left, Owner, Owners};
 use crate::ids::{SessionId, TenantId};
 use crate::sessions::Key;
 use crate::tasks::millis;
@@ -32,10 +34,23 @@ impl Gateway {
         })
     }
 
-    /// What is left of the budgets that a task of a session counts for.
-    pub fn budget_left(&self, tenant: &TenantId, session: Option<Uuid>) -> Left {
-        let key = |id| Key { tenant: tenant.clone(), id: SessionId(id) };
-        session.map_or_else(Left::default, |id| self.sessions.left(&key(id)))
+    /// What is left of the budgets that a task of a session, and of these owners, counts for.
+    pub fn budget_left(&self, tenant: &TenantId, session: Option<Uuid>, owners: Owners) -> Left {
+        self.admission.left(tenant, session.map(SessionId), owners)
+    }
+
+    /// The budgets of these owners whose soft limit is reached.
+    pub fn soft_limits(&self, owners: &[Owner]) -> Vec<(Owner, Budget)> {
+        self.admission.budgets.soft_limits(owners)
+    }
+
+    /// How the budgets of a tenant or a key stand, which are these.
+    ///
+    /// # Errors
+    ///
+    /// POOL_UNREADY where the store does not say what was spent.
+    pub async fn budgets(&self, owner: Owner, budgets: &[Budget]) -> Result<Vec<BudgetView>, ErrorEnvelope> {
+        self.admission.accounts.standing(owner, budgets).await
     }
 
     /// Starts the time to live of a session anew, and returns once that is durable.

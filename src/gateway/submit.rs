@@ -50,6 +50,7 @@ impl Gateway {
         let reference = requests.first().map(|(request, _)| request.model_ref.clone()).unwrap_or_default();
         requests.iter_mut().for_each(|(request, _)| caller.grade(request));
         self.check_model(&caller.rights, &reference).inspect_err(rejected)?;
+        self.admission.ready(caller).await.inspect_err(rejected)?;
         let serving = match self.serving(&reference) {
             Ok(serving) => serving,
             Err(error) => {
@@ -278,6 +279,7 @@ impl Gateway {
         caller.grade(&mut request);
         let foreseen = match self.serving(&request.model_ref) {
             _ if let Err(error) = self.check_model(&caller.rights, &request.model_ref) => Err(error),
+            _ if let Err(error) = admission.ready(caller).await => Err(error),
             Ok(serving) => match self.show(&mut request, &serving.pools).await {
                 Ok(_) => {
                     let foreseen = admission.preview(request, &serving.pools(&known), caller).await;

@@ -205,7 +205,7 @@ impl Book {
             ttl_remaining,
             turns: session.turns,
             last: session.last.clone(),
-            left: self.budgets.left(&[session.account]),
+            left: self.budgets.left(vec![session.account]),
         };
         // What is to go at the next sweep has gone.
         (!ttl_remaining.is_zero()).then_some(look)
@@ -217,9 +217,10 @@ impl Book {
         Some(self.with(key, now, |session| session.number))
     }
 
-    /// What a task of the session could use; of one that is not there yet, what it will begin with.
-    pub fn left(&self, key: &Key, now: Instant) -> Left {
-        self.look(key, now).map_or(self.settings.budget, |look| look.left)
+    /// What a task of the session counts for; of one that is not there yet, what it will begin with.
+    pub fn accounts(&self, key: &Key, now: Instant) -> (Vec<AccountId>, Left) {
+        let there = self.sessions.get(key).filter(|_| self.look(key, now).is_some());
+        there.map_or((Vec::new(), self.settings.budget), |session| (vec![session.account], Left::default()))
     }
 
     /// Makes or changes a session, in what is named; its number. Budgets are what it may use in all, what is spent included.
@@ -379,12 +380,12 @@ mod tests {
         book.put(&key(1), None, left(Some(100), Some(50)), now);
         let (_, account) = book.enter(&key(1), now);
         let spent = Amounts { tokens: 30, ..Amounts::default() };
-        book.budgets.reserve(vec![account], |_| Ok((spent, ()))).unwrap().0.settle(spent);
-        assert_eq!(book.left(&key(1), now), left(Some(70), Some(50)));
+        book.budgets.reserve(vec![account], |_| Ok((spent, ()))).unwrap().0.settle(spent, 0);
+        assert_eq!(book.look(&key(1), now).unwrap().left, left(Some(70), Some(50)));
         book.put(&key(1), None, left(Some(200), None), now);
-        assert_eq!(book.left(&key(1), now), left(Some(170), Some(50)));
+        assert_eq!(book.look(&key(1), now).unwrap().left, left(Some(170), Some(50)));
         book.evict(&key(1), now);
-        assert_eq!(book.left(&key(1), now), Left::default());
+        assert_eq!(book.accounts(&key(1), now), (Vec::new(), Left::default()));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The sessions of an earlier process, and what its tasks had reserved in them when it ended.
+//! The sessions of an earlier process, and what its tasks had reserved in them, and of the budgets of tenants and keys, when it
+//! ended.
 //!
 //! | the task | then |
 //! | --- | --- |
@@ -17,21 +18,27 @@ use std::sync::{Arc, Mutex};
 
 use super::{Book, Key, SessionMetrics, Sessions, Settings, Turn};
 use crate::budgets::price::{Tokens, time_cost};
-use crate::budgets::{Amounts, Budgets, Left};
+use crate::budgets::{Amounts, Budgets, Holders, Left, Owners};
 use crate::ids::TaskId;
 use crate::store::{HoldRow, Store, StoreError};
-use crate::tasks::{Clock, Hold, Journal, Kept, Spending, Stage, Ties, millis};
+use crate::tasks::{Clock, Hold, Holder, Journal, Kept, Observer, Spending, Stage, TaskSpec, Ties, millis};
 
 /// What the tasks of an earlier process had reserved.
 pub struct Holds(HashMap<TaskId, Held>);
 
 struct Held {
-    session: Key,
-    /// Of the session.
-    number: u64,
+    /// The session, where it is still there, and its number.
+    session: Option<(Key, u64)>,
     hold: Hold,
     /// Of a task that ended with its process.
     started_at_ms: Option<u64>,
+}
+
+impl Holds {
+    /// Whose budgets they are of.
+    pub fn holders(&self) -> impl Iterator<Item = &Holder> {
+        self.0.values().filter_map(|held| held.hold.holder.as_ref())
+    }
 }
 
 impl Sessions {
@@ -47,7 +54,7 @@ impl Sessions {
         store: Store,
     ) -> Result<(Arc<Self>, Holds), StoreError> {
         let (rows, holds) = (store.sessions().await?, store.holds().await?);
-        let used: HashSet<_> = holds.iter().map(|hold| hold.session).collect();
+        let used: HashSet<_> = holds.iter().filter_map(|hold| hold.session).collect();
         let (mut book, now) = (Book::new(settings, budgets.clone()), Clock::now());
         let (mut there, mut over) = (HashMap::new(), Vec::new());
         for row in rows {
@@ -59,70 +66,96 @@ impl Sessions {
         let sessions = Arc::new(Self { metrics, budgets, store, book: Mutex::new(book) });
         let _over = sessions.forget(over);
         let ((), _gone) = sessions.change_book(|_, _| ());
-        let held = |row: HoldRow| Some((TaskId::parse(&row.task_id)?, Held::read(&row, there.get(&row.session)?)?));
+        let held = |row: HoldRow| {
+            let session = row.session.and_then(|number| Some((there.get(&number)?.clone(), number.cast_unsigned())));
+            Some((TaskId::parse(&row.task_id)?, Held::read(&row, session)?))
+        };
         Ok((sessions, Holds(holds.into_iter().filter_map(held).collect())))
     }
 
-    /// What those of the tasks that are `kept` hold again which have not ended. What others held is charged or given back.
+    /// What those of the tasks that are `kept` hold again which have not ended. What others held is charged or given back. The
+    /// budgets of their [holders](Holds::holders) are ready.
     pub fn resume(self: &Arc<Self>, holds: Holds, kept: &[Kept], journal: &Journal) -> HashMap<TaskId, Ties> {
         let (Holds(mut holds), now) = (holds, Clock::now());
         let mut ties = HashMap::new();
         // What waits had its reservation before what ran is charged for its time.
         for task in kept.iter().filter(|task| matches!(task.stage, Stage::Waiting(_))) {
-            let again = holds.remove(&task.spec.id).and_then(|held| self.hold_again(held));
-            ties.extend(again.map(|ties| (task.spec.id, ties)));
+            let again = match holds.remove(&task.spec.id) {
+                Some(held) => self.hold_again(held, task.spec.owners()),
+                None => self.unreserved(&task.spec),
+            };
+            ties.insert(task.spec.id, again);
         }
         for task in kept {
             let Stage::Started(log) = &task.stage else { continue };
-            let Some(held) = holds.remove(&task.spec.id) else { continue };
             let started = log.progress().started.map_or(now.instant, |(at, _)| at);
             let ran_ms = millis(now.instant.saturating_duration_since(started));
-            ties.extend(self.hold_lost(held, ran_ms).map(|ties| (task.spec.id, ties)));
+            let again = match holds.remove(&task.spec.id) {
+                Some(held) => self.hold_lost(held, task.spec.owners(), ran_ms),
+                None => self.unreserved(&task.spec),
+            };
+            ties.insert(task.spec.id, again);
         }
         for (id, held) in holds {
-            let charged = held.started_at_ms.map(|started_at_ms| now.unix_ms.saturating_sub(started_at_ms));
-            let charged =
-                charged.and_then(|ran_ms| self.hold_lost(held, ran_ms)?.spending?.settle(Tokens::default(), 0));
-            journal.settled(id, now.unix_ms, charged.unwrap_or_default());
+            let (hold, started_ms) = (held.hold.clone(), held.started_at_ms);
+            let charged = started_ms.and_then(|started_ms| {
+                let owners = hold.holder.as_ref().map(Holder::owners).unwrap_or_default();
+                let lost = self.hold_lost(held, owners, now.unix_ms.saturating_sub(started_ms)).spending?;
+                Some(lost.settle(Tokens::default(), 0, now.unix_ms)?.charged)
+            });
+            journal.settled(id, now.unix_ms, charged.unwrap_or_default(), (&hold, started_ms));
         }
         ties
     }
 
-    /// The turn of a task in its session, unless that has given way to another.
-    fn enter_again(self: &Arc<Self>, session: Key, number: u64) -> Option<Turn> {
-        Some(self.enter(session)).filter(|turn| turn.session() == number)
+    /// The turn of a task in its session, where that is still there and has not given way to another.
+    fn enter_again(self: &Arc<Self>, session: Option<(Key, u64)>) -> Option<Turn> {
+        let (key, number) = session?;
+        Some(self.enter(key)).filter(|turn| turn.session() == number)
     }
 
-    fn hold_again(self: &Arc<Self>, held: Held) -> Option<Ties> {
-        let Held { session, number, hold: Hold { amounts, terms }, .. } = held;
-        let turn = self.enter_again(session, number)?;
-        let reservation = self.budgets.reserve_again(vec![turn.account()], |_| amounts);
-        Some(Ties { held: vec![Box::new(turn)], spending: Some(Spending::new(reservation, terms, number)) })
+    fn hold_again(self: &Arc<Self>, held: Held, owners: Owners) -> Ties {
+        let Hold { amounts, terms, .. } = held.hold;
+        let turn = self.enter_again(held.session);
+        let reservation = self.budgets.reserve_again(holders(turn.as_ref(), owners), |_| amounts);
+        let spending = Spending::new(&self.budgets, reservation, terms, turn.as_ref().map(Turn::session));
+        tied(turn, spending)
     }
 
     /// Of a task that ran for no longer than this.
-    fn hold_lost(self: &Arc<Self>, held: Held, ran_ms: u64) -> Option<Ties> {
-        let Held { session, number, hold: Hold { amounts, terms }, .. } = held;
-        let turn = self.enter_again(session, number)?;
+    fn hold_lost(self: &Arc<Self>, held: Held, owners: Owners, ran_ms: u64) -> Ties {
+        let Hold { amounts, terms, .. } = held.hold;
+        let turn = self.enter_again(held.session);
         let cost = terms.tokens_cost.saturating_add(time_cost(&terms.price, ran_ms));
         let most = Amounts { tokens: amounts.tokens, time_ms: ran_ms, cost };
         // What was reserved at first was covered, also where the limit was lowered since.
         let plan = |left: &Left| most.least(left.whole().most(amounts));
-        let reservation = self.budgets.reserve_again(vec![turn.account()], plan);
-        Some(Ties { held: vec![Box::new(turn)], spending: Some(Spending::lost(reservation, terms, number)) })
+        let reservation = self.budgets.reserve_again(holders(turn.as_ref(), owners), plan);
+        let spending = Spending::lost(&self.budgets, reservation, terms, turn.as_ref().map(Turn::session));
+        tied(turn, spending)
     }
+
+    /// Of a task that had reserved nothing.
+    fn unreserved(&self, spec: &TaskSpec) -> Ties {
+        tied(None, Spending::unreserved(&self.budgets, spec.owners(), spec.price))
+    }
+}
+
+/// What a task counts for.
+fn holders(turn: Option<&Turn>, owners: Owners) -> Holders {
+    Holders { accounts: turn.map(Turn::account).into_iter().collect(), owners }
+}
+
+fn tied(turn: Option<Turn>, spending: Spending) -> Ties {
+    let held = turn.into_iter().map(|turn| Box::new(turn) as Box<dyn Observer>).collect();
+    Ties { held, spending: Some(spending) }
 }
 
 impl Held {
     /// `None` where it is nothing that can be read.
-    fn read(row: &HoldRow, session: &Key) -> Option<Self> {
+    fn read(row: &HoldRow, session: Option<(Key, u64)>) -> Option<Self> {
         let hold = serde_json::from_str(&row.held);
         let hold = hold.inspect_err(|error| tracing::error!(task_id = row.task_id, %error, "a reservation is lost"));
-        Some(Self {
-            session: session.clone(),
-            number: row.session.cast_unsigned(),
-            hold: hold.ok()?,
-            started_at_ms: row.started_at_ms.map(i64::cast_unsigned),
-        })
+        Some(Self { session, hold: hold.ok()?, started_at_ms: row.started_at_ms.map(i64::cast_unsigned) })
     }
 }

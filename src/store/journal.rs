@@ -1,7 +1,7 @@
 //! Accepted tasks and what became of them, and the keys of requests.
 
 use super::ledger::{self, LedgerRow};
-use super::sessions::{self, HoldRow, SessionRow, SpentRow};
+use super::sessions::{self, HeldRows, SpentRow};
 use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
 
@@ -53,12 +53,12 @@ impl Store {
         &self,
         row: TaskRow,
         key: Option<KeyRow>,
-        session: Option<(SessionRow, HoldRow)>,
+        held: HeldRows,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         self.enqueue(
             Scrub::No,
-            move |connection| Box::pin(insert_task(connection, row.clone(), key.clone(), session.clone())),
+            move |connection| Box::pin(insert_task(connection, row.clone(), key.clone(), held.clone())),
             done,
         );
     }
@@ -135,7 +135,7 @@ async fn insert_task(
     connection: &mut Connection,
     row: TaskRow,
     key: Option<KeyRow>,
-    session: Option<(SessionRow, HoldRow)>,
+    held: HeldRows,
 ) -> sql::Result<()> {
     let mut all_or_none = connection.begin().await?;
     let insert = "INSERT INTO tasks (position, id, facts, request) VALUES ($1, $2, $3, $4)";
@@ -144,9 +144,7 @@ async fn insert_task(
     if let Some(key) = key {
         insert_key(&mut all_or_none, key).await?;
     }
-    if let Some((session, hold)) = session {
-        sessions::insert(&mut all_or_none, session, hold).await?;
-    }
+    sessions::insert(&mut all_or_none, held).await?;
     all_or_none.commit().await
 }
 
@@ -160,7 +158,7 @@ async fn withdraw(connection: &mut Connection, id: String) -> sql::Result<()> {
     for delete in [
         "DELETE FROM tasks WHERE id = $1",
         "DELETE FROM idempotency_keys WHERE task_id = $1",
-        "DELETE FROM session_holds WHERE task_id = $1",
+        "DELETE FROM holds WHERE task_id = $1",
     ] {
         sql::query(delete).bind(&id).execute(&mut all_or_none).await?;
     }

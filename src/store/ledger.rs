@@ -2,8 +2,8 @@
 //! transaction.
 //!
 //! Rows are most of what is written, so those of one transaction go in together, just before it ends: [`insert`] only notes
-//! them. Nothing outside this module may read the table; what is here does [`flush`] first, where it reads in a transaction
-//! that others share.
+//! them. Nothing outside this module and `sums` may read the table; what is there does [`flush`] first, where it reads in a
+//! transaction that others share.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 
 use super::sql::{self, Connection, Value, from_row};
 use super::writer::Work;
-use super::{Scrub, Store, StoreError};
+use super::{Scrub, Store, StoreError, sums};
 
 /// How many rows a statement has places for. Few sizes, so that each is prepared once; places that are left over stay empty.
 const PLACES: [usize; 4] = [1, 8, 32, 128];
@@ -144,18 +144,19 @@ impl Store {
         self.push(Scrub::No, Work::Entry(row), done);
     }
 
-    /// Forgets what ended before.
-    pub fn ledger_forgotten(&self, before_ms: i64) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(delete(connection, before_ms)), |_| ());
+    /// Forgets what ended before, where it is added up by `now_ms`. Unix times in ms.
+    pub fn ledger_forgotten(&self, before_ms: i64, now_ms: i64) {
+        self.enqueue(Scrub::No, move |connection| Box::pin(delete(connection, before_ms, now_ms)), |_| ());
     }
 
-    /// The number of the last row; 0 where there is none.
+    /// The number of the last row, also of one that is forgotten; 0 where there was none.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
     pub async fn ledger_last(&self) -> Result<i64, StoreError> {
-        let last = "SELECT COALESCE(MAX(number), 0) FROM ledger";
+        let last = "SELECT MAX(number) FROM (SELECT COALESCE(MAX(number), 0) AS number FROM ledger \
+                    UNION ALL SELECT number FROM ledger_summed) AS each_last";
         self.run(move |connection| {
             Box::pin(async move {
                 flush(connection).await?;
@@ -241,9 +242,11 @@ fn values(row: Option<&LedgerRow>) -> [Value<'_>; COLUMNS.len()] {
     ]
 }
 
-async fn delete(connection: &mut Connection, before_ms: i64) -> sql::Result<()> {
+async fn delete(connection: &mut Connection, before_ms: i64, now_ms: i64) -> sql::Result<()> {
     flush(connection).await?;
-    sql::query("DELETE FROM ledger WHERE ended_ms < $1").bind(before_ms).execute(connection).await.map(|_| ())
+    let delete = "DELETE FROM ledger WHERE ended_ms < $1 AND number <= (SELECT MAX(number) FROM ledger_summed)";
+    sql::query(delete).bind(before_ms).execute(&mut *connection).await?;
+    sums::gather(connection, now_ms).await
 }
 
 async fn sum(connection: &mut Connection, query: UsageQuery) -> sql::Result<Vec<UsageRow>> {

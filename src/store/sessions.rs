@@ -1,4 +1,4 @@
-//! Sessions, and what their tasks have reserved.
+//! Sessions, and what tasks have reserved, in sessions or otherwise.
 
 use futures_util::future::BoxFuture;
 
@@ -43,8 +43,8 @@ from_row!(SessionRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HoldRow {
     pub task_id: String,
-    /// The number of its session.
-    pub session: i64,
+    /// The number of its session, where it has one.
+    pub session: Option<i64>,
     /// JSON.
     pub held: String,
     /// Of a task that ends with the process.
@@ -53,7 +53,14 @@ pub struct HoldRow {
 
 from_row!(HoldRow { task_id, session, held, started_at_ms });
 
-/// What a task has used of its session's budgets in the end.
+/// What is filed of budgets with a task: its session as it is, where it has one, and what it has reserved, where that is anything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HeldRows {
+    pub session: Option<SessionRow>,
+    pub hold: Option<HoldRow>,
+}
+
+/// What a task has used of what it had reserved in the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpentRow {
     pub task_id: String,
@@ -77,9 +84,10 @@ impl Store {
         self.run(move |connection| Box::pin(forget(connection, numbers.clone())))
     }
 
-    /// Files what a task has reserved that ends with the process, with its session.
-    pub fn hold_taken(&self, session: SessionRow, hold: HoldRow) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(take(connection, session.clone(), hold.clone())), |_| ());
+    /// Files what a task has reserved that ends with the process, with its session where it has one.
+    pub fn hold_taken(&self, session: Option<SessionRow>, hold: HoldRow) {
+        let held = HeldRows { session, hold: Some(hold) };
+        self.enqueue(Scrub::No, move |connection| Box::pin(take(connection, held.clone())), |_| ());
     }
 
     /// Notes that an engine gets such a task, and calls back once that is durable.
@@ -120,7 +128,7 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn holds(&self) -> Result<Vec<HoldRow>, StoreError> {
-        let all = "SELECT task_id, session, held, started_at_ms FROM session_holds";
+        let all = "SELECT task_id, session, held, started_at_ms FROM holds";
         self.run(move |connection| Box::pin(sql::query(all).fetch_all(connection))).await
     }
 }
@@ -142,7 +150,7 @@ async fn put(connection: &mut Connection, row: SessionRow) -> sql::Result<()> {
 async fn forget(connection: &mut Connection, numbers: Vec<i64>) -> sql::Result<()> {
     let mut all_or_none = connection.begin().await?;
     for number in numbers {
-        for delete in ["DELETE FROM sessions WHERE number = $1", "DELETE FROM session_holds WHERE session = $1"] {
+        for delete in ["DELETE FROM sessions WHERE number = $1", "DELETE FROM holds WHERE session = $1"] {
             sql::query(delete).bind(number).execute(&mut all_or_none).await?;
         }
     }
@@ -150,32 +158,42 @@ async fn forget(connection: &mut Connection, numbers: Vec<i64>) -> sql::Result<(
 }
 
 /// Inside a savepoint of the caller's.
-pub(super) async fn insert(connection: &mut Connection, session: SessionRow, hold: HoldRow) -> sql::Result<()> {
-    put(connection, session).await?;
-    let insert = "INSERT INTO session_holds (task_id, session, held, started_at_ms) VALUES ($1, $2, $3, $4)";
+pub(super) async fn insert(connection: &mut Connection, HeldRows { session, hold }: HeldRows) -> sql::Result<()> {
+    if let Some(session) = session {
+        put(connection, session).await?;
+    }
+    let Some(hold) = hold else { return Ok(()) };
+    let insert = "INSERT INTO holds (task_id, session, held, started_at_ms) VALUES ($1, $2, $3, $4)";
     let query = sql::query(insert).bind(hold.task_id).bind(hold.session).bind(hold.held).bind(hold.started_at_ms);
     query.execute(connection).await.map(|_| ())
 }
 
-async fn take(connection: &mut Connection, session: SessionRow, hold: HoldRow) -> sql::Result<()> {
+async fn take(connection: &mut Connection, held: HeldRows) -> sql::Result<()> {
     let mut both_or_none = connection.begin().await?;
-    insert(&mut both_or_none, session, hold).await?;
+    insert(&mut both_or_none, held).await?;
     both_or_none.commit().await
 }
 
 async fn start(connection: &mut Connection, task_id: String, at_ms: i64) -> sql::Result<()> {
-    let update = "UPDATE session_holds SET started_at_ms = $2 WHERE task_id = $1";
+    let update = "UPDATE holds SET started_at_ms = $2 WHERE task_id = $1";
     sql::query(update).bind(task_id).bind(at_ms).execute(connection).await.map(|_| ())
 }
 
-/// Inside a savepoint of the caller's. What the task holds is what gives it the right to be charged, so that it is charged
-/// once, and not at all where its session has gone.
+/// Inside a savepoint of the caller's. What the task holds is what gives it the right to charge its session, so that it does so
+/// once, and not at all where that has gone.
 pub(super) async fn settle(connection: &mut Connection, row: SpentRow) -> sql::Result<()> {
     let session = "SELECT number, tenant, id, ttl_ms, expires_at_ms, turns, limit_tokens, limit_time_ms, limit_cost, \
                    spent_tokens, spent_time_ms, spent_cost FROM sessions \
-                   WHERE number = (SELECT session FROM session_holds WHERE task_id = $1)";
+                   WHERE number = (SELECT session FROM holds WHERE task_id = $1)";
     let session: Option<SessionRow> = sql::query(session).bind(&row.task_id).fetch_optional(&mut *connection).await?;
-    let Some(session) = session else { return Ok(()) };
+    if let Some(session) = session {
+        charge(connection, session, &row).await?;
+    }
+    let delete = "DELETE FROM holds WHERE task_id = $1";
+    sql::query(delete).bind(row.task_id).execute(connection).await.map(|_| ())
+}
+
+async fn charge(connection: &mut Connection, session: SessionRow, row: &SpentRow) -> sql::Result<()> {
     let update = "UPDATE sessions SET spent_tokens = $2, spent_time_ms = $3, spent_cost = $4, turns = $5, \
                   expires_at_ms = $6 WHERE number = $1";
     let query = sql::query(update).bind(session.number);
@@ -184,9 +202,7 @@ pub(super) async fn settle(connection: &mut Connection, row: SpentRow) -> sql::R
     let query = query.bind(session.spent_cost.saturating_add(row.cost));
     let query = query.bind(session.turns + i64::from(row.turn));
     let query = query.bind(row.ended_at_ms.saturating_add(session.ttl_ms).max(session.expires_at_ms));
-    query.execute(&mut *connection).await?;
-    let delete = "DELETE FROM session_holds WHERE task_id = $1";
-    sql::query(delete).bind(row.task_id).execute(connection).await.map(|_| ())
+    query.execute(connection).await.map(|_| ())
 }
 
 async fn settle_alone(connection: &mut Connection, row: SpentRow, entry: Option<LedgerRow>) -> sql::Result<()> {

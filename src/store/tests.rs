@@ -13,6 +13,7 @@ mod postgres;
 use ledger::{
     a_long_sum_holds_up_no_commit, a_row_that_cannot_go_in_does_not_take_others_with_it,
     rows_of_the_ledger_go_in_together_whatever_their_number,
+    what_somebody_has_spent_is_the_same_however_it_is_added_up,
 };
 
 /// Where a test has its database.
@@ -61,6 +62,7 @@ on_both!(
     the_first_end_of_a_task_is_in_the_ledger_and_no_other,
     the_ledger_is_added_up_and_forgotten_by_time,
     rows_of_the_ledger_go_in_together_whatever_their_number,
+    what_somebody_has_spent_is_the_same_however_it_is_added_up,
     a_row_that_cannot_go_in_does_not_take_others_with_it,
     a_long_sum_holds_up_no_commit,
     what_was_committed_is_there_after_the_store_is_opened_again,
@@ -134,7 +136,7 @@ async fn what_was_committed_is_there_after_the_store_is_opened_again(place: Plac
     let store = place.open().await;
     for number in 1..=3 {
         let (done, durable) = told();
-        store.task_accepted(task(number), None, None, done);
+        store.task_accepted(task(number), None, HeldRows::default(), done);
         assert_eq!(durable.await, Ok(Ok(())));
     }
     store.task_started("task-1".into(), "{}".into(), |_| ());
@@ -226,7 +228,7 @@ async fn a_file_that_is_no_database_is_refused_and_left_alone() {
 async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = opened(folder.path()).await;
-    (1..=20).for_each(|number| store.task_accepted(task(number), None, None, |_| ()));
+    (1..=20).for_each(|number| store.task_accepted(task(number), None, HeldRows::default(), |_| ()));
     assert_eq!(store.tasks().await.expect("tasks").len(), 20);
     assert!(holds(folder.path(), "canary-in-a-prompt"));
     (1..=20).for_each(|number| store.task_ended(ended(number), None, None, |_| ()));
@@ -244,9 +246,9 @@ async fn what_is_forgotten_cannot_be_read_from_the_files_any_more() {
 async fn one_operation_that_fails_does_not_take_others_with_it(place: Place) {
     let store = place.open().await;
     let ((first, one), (second, two), (third, three)) = (told(), told(), told());
-    store.task_accepted(task(1), None, None, first);
-    store.task_accepted(task(1), None, None, second);
-    store.task_accepted(task(2), None, None, third);
+    store.task_accepted(task(1), None, HeldRows::default(), first);
+    store.task_accepted(task(1), None, HeldRows::default(), second);
+    store.task_accepted(task(2), None, HeldRows::default(), third);
     assert_eq!(one.await, Ok(Ok(())));
     assert!(matches!(two.await, Ok(Err(StoreError::Failed(_)))));
     assert_eq!(three.await, Ok(Ok(())));
@@ -257,7 +259,7 @@ async fn what_comes_after_the_end_is_told_so_at_once(place: Place) {
     let store = place.open().await;
     store.close().await;
     let (done, durable) = told();
-    store.task_accepted(task(1), None, None, done);
+    store.task_accepted(task(1), None, HeldRows::default(), done);
     assert_eq!(durable.await, Ok(Err(StoreError::Closed)));
     assert_eq!(store.tasks().await, Err(StoreError::Closed));
 }
@@ -269,7 +271,7 @@ async fn paused_time_stands_still_while_a_commit_is_waited_for() {
     let began = tokio::time::Instant::now();
     for number in 1..=20 {
         let (done, durable) = told();
-        store.task_accepted(task(number), None, None, done);
+        store.task_accepted(task(number), None, HeldRows::default(), done);
         let told = tokio::time::timeout(Duration::from_millis(1), durable).await;
         assert_eq!(told.expect("in time"), Ok(Ok(())));
     }
@@ -287,7 +289,7 @@ async fn keys_are_forgotten_by_their_age_and_used_again_afterwards(place: Place)
         created_at_ms: number * 10,
     };
     for (name, number) in [("a", 1), ("b", 2), ("a", 3), ("c", 4)] {
-        store.task_accepted(task(number), Some(key(name, number)), None, |_| ());
+        store.task_accepted(task(number), Some(key(name, number)), HeldRows::default(), |_| ());
     }
     store.task_answered("task-3".into(), "{}".into());
     store.task_withdrawn("task-4".into());
@@ -303,7 +305,7 @@ async fn many_that_wait_share_a_commit(place: Place) {
     let committed = Arc::new(AtomicUsize::new(0));
     for number in 0..2000 {
         let committed = Arc::clone(&committed);
-        store.task_accepted(task(number), None, None, move |result| {
+        store.task_accepted(task(number), None, HeldRows::default(), move |result| {
             assert_eq!(result, Ok(()));
             committed.fetch_add(1, Ordering::SeqCst);
         });
@@ -393,8 +395,9 @@ async fn a_session_is_charged_once_for_a_task(place: Place) {
         spent_time_ms: 0,
         spent_cost: 0,
     };
-    let hold = HoldRow { task_id: "task-1".into(), session: 1, held: "{}".into(), started_at_ms: None };
-    store.task_accepted(task(1), None, Some((session.clone(), hold.clone())), |_| ());
+    let hold = HoldRow { task_id: "task-1".into(), session: Some(1), held: "{}".into(), started_at_ms: None };
+    let held = HeldRows { session: Some(session.clone()), hold: Some(hold.clone()) };
+    store.task_accepted(task(1), None, held, |_| ());
     assert_eq!(store.holds().await, Ok(vec![hold]));
     let spent =
         SpentRow { task_id: "task-1".into(), tokens: 5, time_ms: 6, cost: i64::MAX, turn: true, ended_at_ms: 7 };
@@ -445,7 +448,7 @@ async fn a_command_beside_the_gateway_is_heard_of(place: Place) {
 
 async fn the_first_end_of_a_task_is_in_the_ledger_and_no_other(place: Place) {
     let store = place.open().await;
-    store.task_accepted(task(1), None, None, |_| ());
+    store.task_accepted(task(1), None, HeldRows::default(), |_| ());
     store.task_ended(ended(1), None, Some(entry(1)), |_| ());
     store.task_ended(ended(1), None, Some(entry(2)), |_| ());
     assert_eq!(store.ledger_last().await, Ok(1));
@@ -470,7 +473,11 @@ async fn the_ledger_is_added_up_and_forgotten_by_time(place: Place) {
     let odd = UsageQuery { tenant: Some("odd".into()), model: Some("m".into()), ..all.clone() };
     assert_eq!(sums(odd).await, [(String::new(), 0, 3, 90)]);
     assert_eq!(sums(UsageQuery { pool: Some("q".into()), ..all.clone() }).await, []);
-    store.ledger_forgotten(4000);
+    store.ledger_forgotten(4000, 4000);
+    assert_eq!(store.ledger_last().await, Ok(6));
+    assert_eq!(sums(all.clone()).await, [(String::new(), 0, 6, 210)], "what is not added up stays");
+    store.ledger_sum_up(6);
+    store.ledger_forgotten(4000, 4000);
     assert_eq!(store.ledger_last().await, Ok(6));
     assert_eq!(sums(all).await, [(String::new(), 0, 3, 150)]);
 }

@@ -19,15 +19,18 @@ use tokio::time::Instant;
 
 use super::log::EventLog;
 use super::task::millis;
-use super::{Clock, Passage, Progress, Task, TaskSpec};
-use crate::budgets::Amounts;
+use super::{Clock, Hold, Passage, Progress, Task, TaskSpec};
 use crate::budgets::price::Tokens;
-use crate::ids::{KeyId, PoolId, ReplicaId, TaskId};
-use crate::store::{EndedRow, HoldRow, KeyRow, LedgerRow, SessionRow, SpentRow, Store, StoreError, TaskRow, signed};
+use crate::budgets::{Amounts, Budgets};
+use crate::clock::unix_ms;
+use crate::ids::{PoolId, ReplicaId, TaskId};
+use crate::store::{EndedRow, HeldRows, HoldRow, KeyRow, SessionRow, Store, StoreError, TaskRow, signed};
 
 mod kept;
+mod rows;
 
 use kept::read;
+use rows::{entry, facts, holder, json, lost_entry, spent_row};
 
 /// Becomes `Ok` once what was filed is durable. Any number of parties may wait for it.
 pub type Durable = Shared<BoxFuture<'static, Result<(), StoreError>>>;
@@ -37,7 +40,7 @@ pub type Durable = Shared<BoxFuture<'static, Result<(), StoreError>>>;
 pub(super) enum Extent {
     /// Everything: it outlives the process.
     Task,
-    /// What it holds of its session's budgets: it ends with the process, and what it has used is charged all the same.
+    /// What it holds of budgets: it ends with the process, and what it has used is charged all the same.
     Spending,
     /// What it has used, once it has ended.
     Entry,
@@ -50,6 +53,8 @@ pub(super) struct Used {
     pub engine_ms: u64,
     /// Micro-units.
     pub cost: u64,
+    /// Whether it counts for a budget of its tenant or its key, which is counted from the ledger.
+    pub owned: bool,
 }
 
 /// What a task has used in the end.
@@ -89,14 +94,21 @@ impl Filing {
     }
 }
 
+/// Rows of the ledger that are added up in one step, so that nobody waits much longer than for others: a few ms.
+const SUMMED_AT_ONCE: usize = 5000;
+
 /// Files tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
     store: Store,
     /// The position of the next task.
     next: Arc<AtomicI64>,
-    /// The number of the next row of the ledger; `None` where there is none.
-    next_entry: Option<Arc<AtomicI64>>,
+    /// Whether each task gets a row of the ledger, and not only those that count for a budget of their tenant or their key.
+    enters_all: bool,
+    /// The number of the next row of the ledger.
+    next_entry: Arc<AtomicI64>,
+    /// Rows up to this number are added up, or are about to be.
+    summed: Arc<AtomicI64>,
 }
 
 /// A key that a request was sent with, and what tells its body from others.
@@ -193,20 +205,23 @@ enum Last {
 }
 
 impl Journal {
-    /// Over what the store has, which is returned beside it in the order in which the tasks were accepted. `ledger`: what tasks
-    /// use is entered there.
+    /// Over what the store has, which is returned beside it in the order in which the tasks were accepted. `enters_all`: what any
+    /// task uses is entered into the ledger.
     ///
     /// # Errors
     ///
     /// [`StoreError`].
-    pub async fn open(store: Store, ledger: bool) -> Result<(Self, Vec<Kept>), StoreError> {
+    pub async fn open(store: Store, enters_all: bool) -> Result<(Self, Vec<Kept>), StoreError> {
         let rows = store.tasks().await?;
         let next = rows.last().map_or(0, |row| row.position + 1);
-        let next_entry = match ledger {
-            true => Some(Arc::new(AtomicI64::new(store.ledger_last().await? + 1))),
-            false => None,
+        let (last, summed) = (store.ledger_last().await?, store.ledger_summed().await?);
+        let journal = Self {
+            store,
+            next: Arc::new(AtomicI64::new(next)),
+            enters_all,
+            next_entry: Arc::new(AtomicI64::new(last + 1)),
+            summed: Arc::new(AtomicI64::new(summed)),
         };
-        let journal = Self { store, next: Arc::new(AtomicI64::new(next)), next_entry };
         let now = Clock::now();
         let mut kept = Vec::with_capacity(rows.len());
         for row in rows {
@@ -220,7 +235,7 @@ impl Journal {
     }
 
     /// Files a task that has not started, with the body of its request, which another process can read again, its key, and
-    /// what it has reserved of its session's budgets; from then on the journal hears what becomes of it.
+    /// what it has reserved of budgets; from then on the journal hears what becomes of it.
     pub fn accept(
         &self,
         task: &Task,
@@ -247,31 +262,38 @@ impl Journal {
             ended_at_ms: None,
             outcome: None,
         };
-        let session = session.and_then(|session| hold(task, session));
-        let accepted = durable(|told| self.store.task_accepted(row, key, session, told));
+        let held = HeldRows { session, hold: self.hold(task) };
+        let accepted = durable(|told| self.store.task_accepted(row, key, held, told));
         self.keep(task, Extent::Task);
         accepted
     }
 
-    /// Files what a task has reserved of its session's budgets that ends with the process, and that the session is in use.
-    pub fn reserve(&self, task: &Task, session: SessionRow) {
-        if let Some((session, hold)) = hold(task, session) {
-            self.store.hold_taken(session, hold);
-            self.keep(task, Extent::Spending);
+    /// Files what a task has reserved of budgets that ends with the process, and that its session is in use; of one that has
+    /// reserved nothing, what it has used once it has ended, which its last event waits for.
+    pub fn enter(&self, task: &Task, session: Option<SessionRow>) {
+        match self.hold(task) {
+            Some(hold) => {
+                self.store.hold_taken(session, hold);
+                self.keep(task, Extent::Spending);
+            }
+            None => self.keep(task, Extent::Entry),
         }
     }
 
-    /// Enters what a task has used into the ledger once it has ended, which its last event waits for.
-    pub fn enter(&self, task: &Task) {
-        if self.next_entry.is_some() {
-            self.keep(task, Extent::Entry);
-        }
+    /// What a task has reserved; `None` where that is nothing.
+    fn hold(&self, task: &Task) -> Option<HoldRow> {
+        let spending = task.spending.as_ref().filter(|spending| spending.is_counted())?;
+        let enters = self.enters_all || spending.is_owned();
+        let hold = Hold { holder: enters.then(|| holder(task)), ..spending.hold() };
+        let session = spending.session().map(signed);
+        Some(HoldRow { task_id: task.spec.id.to_string(), session, held: json(&hold), started_at_ms: None })
     }
 
     /// From now on hears what becomes of a task that was just filed. One that somebody has cancelled meanwhile has its end
     /// filed as well, or the next process would run it.
     fn keep(&self, task: &Task, extent: Extent) {
         if let Some(ending) = task.keep_in(self.clone(), extent) {
+            let _ending = task.ending();
             self.ended(task, extent, &ending, || ());
         }
     }
@@ -297,9 +319,13 @@ impl Journal {
         durable(|told| self.store.hold_started(id.to_string(), signed(at_ms), told))
     }
 
-    /// Files what a task of an earlier process is charged for that ended with it.
-    pub fn settled(&self, id: TaskId, at_ms: u64, amounts: Amounts) {
-        self.store.hold_settled(spent_row(id, at_ms, Spent { amounts, turn: false }), None, |_| ());
+    /// Files what a task of an earlier process is charged for that ended with it; `started_ms` of one that had started.
+    pub fn settled(&self, id: TaskId, at_ms: u64, amounts: Amounts, (hold, started_ms): (&Hold, Option<u64>)) {
+        let entry = hold.holder.as_ref().zip(started_ms).map(|(holder, started_ms)| {
+            let number = self.next_entry.fetch_add(1, Ordering::Relaxed);
+            lost_entry(number, id, (at_ms, amounts), holder, started_ms)
+        });
+        self.store.hold_settled(spent_row(id, at_ms, Spent { amounts, turn: false }), entry, |_| ());
     }
 
     /// Files the end of a task and what it has used, both together, so that whoever has seen the end never finds the other
@@ -309,8 +335,10 @@ impl Journal {
         let Some((at, last)) = &progress.ended else { return show() };
         let (id, ended_at_ms) = (task.spec.id, task.created.unix_ms_at(*at));
         let spent = spent.map(|spent| spent_row(id, ended_at_ms, spent));
-        let number = self.next_entry.as_ref().map(|next| next.fetch_add(1, Ordering::Relaxed));
-        let entry = number.map(|number| entry(number, task, progress, used, (ended_at_ms, last)));
+        let entry = (self.enters_all || used.owned).then(|| {
+            let number = self.next_entry.fetch_add(1, Ordering::Relaxed);
+            entry(number, task, progress, used, (ended_at_ms, last))
+        });
         if extent != Extent::Task {
             return match (spent, entry) {
                 (Some(spent), entry) => self.store.hold_settled(spent, entry, shown(id, show)),
@@ -350,9 +378,20 @@ impl Journal {
         self.store.keys_forgotten(signed(Clock::now().unix_ms.saturating_sub(millis(ttl))));
     }
 
+    /// Adds up what has come to the ledger, so that it is quickly told what somebody has spent. Called every second or so.
+    pub fn sum_up(&self, budgets: &Budgets) {
+        // Each number that was given by then is in the hands of the store.
+        let last = budgets.between_ends(|| self.next_entry.load(Ordering::Relaxed)) - 1;
+        let summed = self.summed.swap(last, Ordering::Relaxed);
+        for step in (summed..last).step_by(SUMMED_AT_ONCE) {
+            self.store.ledger_sum_up(last.min(step.saturating_add(SUMMED_AT_ONCE as i64)));
+        }
+    }
+
     /// Deletes entries of the ledger of tasks that ended longer ago.
     pub fn forget_entries(&self, retention: Duration) {
-        self.store.ledger_forgotten(signed(Clock::now().unix_ms.saturating_sub(millis(retention))));
+        let now_ms = unix_ms();
+        self.store.ledger_forgotten(signed(now_ms.saturating_sub(millis(retention))), signed(now_ms));
     }
 
     /// All keys, the oldest first.
@@ -382,89 +421,4 @@ fn shown(id: TaskId, show: impl FnOnce() + Send + 'static) -> impl FnOnce(Result
         }
         show();
     }
-}
-
-/// What a task has reserved, beside its session; `None` where it counts for none.
-fn hold(task: &Task, session: SessionRow) -> Option<(SessionRow, HoldRow)> {
-    let held = json(&task.spending.as_ref()?.hold());
-    let (task_id, number) = (task.spec.id.to_string(), session.number);
-    Some((session, HoldRow { task_id, session: number, held, started_at_ms: None }))
-}
-
-fn entry(
-    number: i64,
-    task: &Task,
-    progress: &Progress,
-    Used { tokens, engine_ms, cost }: &Used,
-    (ended_ms, last): (u64, &Event),
-) -> LedgerRow {
-    let started = progress.started.as_ref().map(|(at, _)| *at);
-    let waited_until = started.or(progress.ended.as_ref().map(|(at, _)| *at));
-    let waited = waited_until.map(|until| until.saturating_duration_since(task.created.instant));
-    LedgerRow {
-        number,
-        task_id: task.spec.id.to_string(),
-        tenant: task.spec.tenant_id.to_string(),
-        api_key: task.spec.key_id.as_ref().map(KeyId::to_string).unwrap_or_default(),
-        model: task.spec.model_id.to_string(),
-        pool: task.pool_id().to_string(),
-        tokens_in: signed(tokens.input),
-        tokens_cached: signed(tokens.cached.min(tokens.input)),
-        tokens_out: signed(tokens.output),
-        queue_ms: signed(waited.map_or(0, millis)),
-        engine_ms: signed(*engine_ms),
-        cost: signed(*cost),
-        outcome: match last {
-            Event::End(end) => end.finish_reason.as_str(),
-            Event::Error(error) => error.code.as_str(),
-            _ => "",
-        }
-        .to_owned(),
-        ended_ms: signed(ended_ms),
-    }
-}
-
-fn spent_row(id: TaskId, at_ms: u64, Spent { amounts, turn }: Spent) -> SpentRow {
-    SpentRow {
-        task_id: id.to_string(),
-        tokens: signed(amounts.tokens),
-        time_ms: signed(amounts.time_ms),
-        cost: signed(amounts.cost),
-        turn,
-        ended_at_ms: signed(at_ms),
-    }
-}
-
-fn facts(task: &Task, weight: u32) -> Facts {
-    let TaskSpec { correlation_id, tenant_id, session_id, workload, model_ref, priority, .. } = &task.spec;
-    let limits = &task.spec.limits;
-    Facts {
-        created_at_ms: task.created.unix_ms,
-        correlation_id: correlation_id.to_string(),
-        tenant: tenant_id.to_string(),
-        key: task.spec.key_id.as_ref().map(KeyId::to_string),
-        only_pools: task.spec.only_pools.as_deref().map(<[String]>::to_vec),
-        weight,
-        session_id: *session_id,
-        workload: *workload,
-        model_ref: model_ref.clone(),
-        model: task.spec.model_id.to_string(),
-        price: task.spec.price,
-        priority: *priority,
-        determinism: task.spec.determinism,
-        metadata: task.spec.metadata.clone(),
-        prompt_tokens: limits.prompt_tokens,
-        max_tokens: limits.max_tokens,
-        choices: limits.choices,
-        alone: limits.alone,
-        expected_tokens: limits.expected_tokens,
-        deadline_at_ms: limits.deadline.map(|deadline| task.created.unix_ms_at(deadline)),
-        pool_id: task.pool_id().to_string(),
-        memo: task.spec.memo.as_deref().map(str::to_owned),
-    }
-}
-
-/// None of what is filed can fail to be JSON: names and numbers only, and maps whose keys are strings.
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
 }

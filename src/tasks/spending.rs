@@ -1,6 +1,8 @@
 //! What a task has reserved of the budgets that it counts for.
+//!
+//! A task that counts for none has reserved nothing, and is charged all the same where there is one by the time that it ends.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLockReadGuard};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -8,14 +10,18 @@ use sluicegate_compat::native::{Metrics, ModelPrice, PolicyLabel};
 
 use super::Observer;
 use crate::budgets::price::{Tokens, affordable_ms, affordable_output, time_cost, tokens_cost, worst_cost};
-use crate::budgets::{Amounts, Exceeded, Left, Reservation, Unit};
+use crate::budgets::{Amounts, Budgets, Exceeded, Left, Owners, Reservation, Unit, owners};
+use crate::ids::{KeyId, TenantId};
 
 /// Engine time is reserved in slices of so many ms, each when the one before is used up.
 pub const SLICE_MS: u64 = 1000;
 
 /// The reservation of a task, until it has ended. One plain mutex, held for a look-up in the ledger.
 #[derive(Debug)]
-pub struct Spending(Mutex<State>);
+pub struct Spending {
+    budgets: Budgets,
+    state: Mutex<State>,
+}
 
 /// What a task holds beside its place in a pool until it has ended. Given back on drop where it is never let in.
 #[derive(Default)]
@@ -30,17 +36,50 @@ struct State {
     /// `None` once it is settled.
     reservation: Option<Reservation>,
     terms: Terms,
-    /// The number of the session whose budgets these are.
-    session: u64,
+    /// The number of the session whose budget is among them.
+    session: Option<u64>,
     /// It is charged for all that it holds.
     lost: bool,
 }
 
-/// What is filed of a task's reservation: enough to make it again in another process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What is filed of a task's reservation: enough to make it again in another process, or to charge it there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
     pub amounts: Amounts,
     pub terms: Terms,
+    /// Whose it is; nothing is known of a task of an earlier version, or that is to have no row in the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
+}
+
+/// The task of a reservation, as the ledger is to have it where the task goes with its process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub tenant: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    pub model: String,
+    pub pool: String,
+    pub prompt_tokens: u32,
+    pub created_ms: u64,
+}
+
+impl Holder {
+    /// Whose budgets it counts for.
+    pub fn owners(&self) -> Owners {
+        let key = self.key.as_deref().map(KeyId::from);
+        owners(&TenantId::from(self.tenant.as_str()), key.as_ref())
+    }
+}
+
+/// What a task was charged in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settled {
+    pub charged: Amounts,
+    /// Whether that was reserved in some account.
+    pub reserved: bool,
+    /// Whether it counts for a budget of its tenant or its key.
+    pub owned: bool,
 }
 
 /// What was agreed with a task when it was let in. It holds also where its pool gets another model while it waits.
@@ -78,26 +117,49 @@ pub fn slice(left: &Left, price: &ModelPrice) -> Result<Amounts, Exceeded> {
 }
 
 impl Spending {
-    /// Of the budgets of the session with this number.
-    pub fn new(reservation: Reservation, terms: Terms, session: u64) -> Self {
-        Self(Mutex::new(State { reservation: Some(reservation), terms, session, lost: false }))
+    /// With the number of the session whose budget is among those that it is reserved of.
+    pub fn new(budgets: &Budgets, reservation: Reservation, terms: Terms, session: Option<u64>) -> Self {
+        let state = State { reservation: Some(reservation), terms, session, lost: false };
+        Self { budgets: budgets.clone(), state: Mutex::new(state) }
     }
 
     /// Of a task whose process ended while it ran. Nobody knows what it has used, so it is charged for all that it holds.
-    pub fn lost(reservation: Reservation, terms: Terms, session: u64) -> Self {
-        Self(Mutex::new(State { reservation: Some(reservation), terms, session, lost: true }))
+    pub fn lost(budgets: &Budgets, reservation: Reservation, terms: Terms, session: Option<u64>) -> Self {
+        let state = State { reservation: Some(reservation), terms, session, lost: true };
+        Self { budgets: budgets.clone(), state: Mutex::new(state) }
     }
 
-    /// The number of the session whose budgets these are.
-    pub fn session(&self) -> u64 {
+    /// Of a task of an earlier process that had reserved nothing.
+    pub fn unreserved(budgets: &Budgets, owners: Owners, price: ModelPrice) -> Self {
+        let terms = Terms { price, tokens_cost: 0, capped_by: None };
+        Self::new(budgets, budgets.unreserved(owners), terms, None)
+    }
+
+    /// The number of the session whose budget is among these.
+    pub fn session(&self) -> Option<u64> {
         self.lock().session
+    }
+
+    /// Whether it has reserved anything.
+    pub fn is_counted(&self) -> bool {
+        self.lock().reservation.as_ref().is_some_and(Reservation::is_counted)
+    }
+
+    /// Whether it counts for a budget of its tenant or its key.
+    pub fn is_owned(&self) -> bool {
+        self.lock().reservation.as_ref().is_some_and(Reservation::is_owned)
+    }
+
+    /// Held from before it is settled until what was used is handed to the store.
+    pub(super) fn ending(&self) -> RwLockReadGuard<'_, ()> {
+        self.budgets.ending()
     }
 
     /// What is to be filed of it.
     pub(super) fn hold(&self) -> Hold {
         let state = self.lock();
         let amounts = state.reservation.as_ref().map(Reservation::held).unwrap_or_default();
-        Hold { amounts, terms: state.terms }
+        Hold { amounts, terms: state.terms, holder: None }
     }
 
     /// What its budgets leave to others; nothing is said once the task has ended.
@@ -110,9 +172,11 @@ impl Spending {
         self.lock().terms.capped_by.map(label)
     }
 
-    /// How much engine time is reserved so far.
+    /// How much engine time is reserved so far; `None` where it needs none.
     pub(super) fn time(&self) -> Option<Duration> {
-        self.lock().reservation.as_ref().map(|reservation| Duration::from_millis(reservation.held().time_ms))
+        let state = self.lock();
+        let counted = state.reservation.as_ref().filter(|reservation| reservation.is_counted())?;
+        Some(Duration::from_millis(counted.held().time_ms))
     }
 
     /// Reserves another slice of time.
@@ -126,6 +190,9 @@ impl Spending {
     /// `wanted`; `None` where it does not even cover the prompt. For a task that was prepared anew for another model.
     pub(super) fn cover(&self, prompt_tokens: u32, choices: u16, wanted: u32) -> Option<u32> {
         let mut state = self.lock();
+        if state.reservation.as_ref().is_none_or(|reservation| !reservation.is_counted()) {
+            return Some(wanted);
+        }
         let held = state.reservation.as_ref().map_or(u64::MAX, |reservation| reservation.held().tokens);
         let Terms { price, tokens_cost, .. } = state.terms;
         let prompt = u64::from(prompt_tokens);
@@ -142,8 +209,9 @@ impl Spending {
         Some(covered.min(wanted))
     }
 
-    /// Charges what was used and gives back the rest; returns what it has charged. What comes after that changes nothing.
-    pub fn settle(&self, tokens: Tokens, time_ms: u64) -> Option<Amounts> {
+    /// Charges what was used until this moment, and gives back the rest; returns what it has charged. What comes after that
+    /// changes nothing.
+    pub fn settle(&self, tokens: Tokens, time_ms: u64, at_ms: u64) -> Option<Settled> {
         let mut state = self.lock();
         let (price, lost) = (state.terms.price, state.lost);
         let reservation = state.reservation.take();
@@ -155,12 +223,13 @@ impl Spending {
         };
         reservation.map(|reservation| {
             let used = if lost { reservation.held() } else { used };
-            reservation.settle(used)
+            let (reserved, owned) = (reservation.is_counted(), reservation.is_owned());
+            Settled { charged: reservation.settle(used, at_ms), reserved, owned }
         })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,8 +1,8 @@
 //! One task: its request, its log and what it holds. How it can end is in `endings`, how it looks to clients in `view`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLockReadGuard, Weak};
+use std::time::Duration;
 
 use sluicegate_compat::native::{
     Determinism, End, Event, FinishReason, Metrics, ModelPrice, PolicyLabel, Priority, Started, Workload,
@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::journal::{Ending, Extent, Filing, Spent, Used};
 use super::spending::{label, told};
-use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Spending, Stage, Ties};
-use crate::budgets::Exceeded;
+use super::{Durable, EventLog, Journal, Kept, Progress, Registry, Seal, Sealed, Settled, Spending, Stage, Ties};
 use crate::budgets::price::{Tokens, time_cost, tokens_cost};
+use crate::budgets::{Amounts, Exceeded, Owners, owners};
+use crate::clock::unix_ms;
 use crate::ids::{CorrelationId, KeyId, ModelId, PoolId, ReplicaId, TaskId, TenantId};
 
 mod endings;
@@ -51,6 +52,13 @@ pub struct TaskSpec {
     pub limits: Limits,
 }
 
+impl TaskSpec {
+    /// Whose budgets it counts for.
+    pub fn owners(&self) -> Owners {
+        owners(&self.tenant_id, self.key_id.as_ref())
+    }
+}
+
 /// What a task may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -84,8 +92,7 @@ pub struct Clock {
 
 impl Clock {
     pub fn now() -> Self {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self { instant: Instant::now(), unix_ms: millis(unix) }
+        Self { instant: Instant::now(), unix_ms: unix_ms() }
     }
 
     /// The Unix time in ms of an instant that is not before this one.
@@ -407,23 +414,24 @@ impl Task {
         let ended = Ended { last: last.clone(), progress };
         let tokens = self.used(&ended);
         let engine_ms = self.engine_ms(&ended, now);
-        let charged = self.spending.as_ref().and_then(|spending| spending.settle(tokens, engine_ms));
-        let cost = tokens_cost(&self.spec.price, tokens).saturating_add(time_cost(&self.spec.price, engine_ms));
-        let used = Used { tokens, engine_ms, cost: charged.map_or(cost, |charged| charged.cost) };
         let turn = ended.by_itself().is_some() && self.replica_id().is_some();
-        let spent = charged.map(|amounts| Spent { amounts, turn });
         self.home().observer.ended(self, &ended);
         let held = std::mem::take(&mut *self.held.lock().unwrap_or_else(PoisonError::into_inner));
         held.iter().for_each(|held| held.ended(self, &ended));
         drop(held);
         let (registry, id, number) = (Weak::clone(&self.registry), self.spec.id, self.number);
-        let ending = Ending { progress: ended.progress, last_id: self.log.last_id() + 1, used, spent };
         let show = move || {
             seal.end(last, now);
             if let Some(registry) = registry.upgrade() {
                 registry.ended(id, number);
             }
         };
+        // What it is charged and the row that says so are on the same side of whoever adds rows up.
+        let settling = self.ending();
+        let (used, charged) = self.settle(tokens, engine_ms, self.created.unix_ms_at(now));
+        let spent = charged.map(|amounts| Spent { amounts, turn });
+        let last_id = self.log.last_id() + 1;
+        let ending = Ending { progress: ended.progress, last_id, used, spent };
         let filing = {
             let mut filing = self.filing();
             let journal = filing.journal();
@@ -432,9 +440,35 @@ impl Task {
             }
             journal
         };
-        match filing {
-            Some((journal, extent)) => journal.ended(self, extent, &ending, show),
-            None => show(),
+        if let Some((journal, extent)) = filing {
+            return journal.ended(self, extent, &ending, show);
+        }
+        drop(settling);
+        show();
+    }
+
+    /// Held from before it settles until its row is handed to the store.
+    pub(super) fn ending(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        self.spending.as_ref().map(Spending::ending)
+    }
+
+    /// Charges what it has used; says what that is, and what was charged of what it had reserved.
+    fn settle(&self, tokens: Tokens, engine_ms: u64, at_ms: u64) -> (Used, Option<Amounts>) {
+        let settled = self.spending.as_ref().and_then(|spending| spending.settle(tokens, engine_ms, at_ms));
+        match settled {
+            Some(Settled { charged, reserved, owned }) if reserved => {
+                // The row says what was charged: of a task that went with its process, all that was reserved.
+                let output = charged.tokens.saturating_sub(tokens.input);
+                let tokens = Tokens { output, ..tokens };
+                let used = Used { tokens, engine_ms: charged.time_ms, cost: charged.cost, owned };
+                (used, Some(charged))
+            }
+            other => {
+                let cost = tokens_cost(&self.spec.price, tokens);
+                let cost = cost.saturating_add(time_cost(&self.spec.price, engine_ms));
+                let owned = other.is_some_and(|settled| settled.owned);
+                (Used { tokens, engine_ms, cost, owned }, None)
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use sluicegate_compat::native::{KeyView, Policy, Scope, TenantView};
+use sluicegate_compat::native::{BudgetView, KeyView, Policy, Scope, TenantView};
 
 use super::{Denied, Identity, KeyDigest, Rights, Scopes, Secret};
 use crate::ids::{KeyId, TenantId};
@@ -24,7 +24,7 @@ pub(super) struct Book {
 #[derive(Debug)]
 pub(super) struct Known {
     pub row: TenantRow,
-    policy: Arc<Policy>,
+    pub policy: Arc<Policy>,
 }
 
 /// A key.
@@ -34,7 +34,7 @@ pub(super) struct Entry {
     scopes: Scopes,
     pub tenant: TenantId,
     pub row: ApiKeyRow,
-    policy: Arc<Policy>,
+    pub policy: Arc<Policy>,
 }
 
 impl Book {
@@ -96,6 +96,7 @@ impl Entry {
             allowed_models: self.policy.allowed_models.clone(),
             allowed_pools: self.policy.allowed_pools.clone(),
             limits: self.policy.limits,
+            budgets: self.policy.budgets.iter().cloned().map(BudgetView::from).collect(),
             created_ms: self.row.created_ms.cast_unsigned(),
             last_used_ms: self.row.last_used_ms.map(i64::cast_unsigned),
         }
@@ -114,6 +115,7 @@ impl Known {
             default_priority: policy.default_priority,
             allowed_models: policy.allowed_models.clone(),
             limits: policy.limits,
+            budgets: policy.budgets.iter().cloned().map(BudgetView::from).collect(),
             created_ms: self.row.created_ms.cast_unsigned(),
         }
     }

@@ -3,7 +3,7 @@
 use sluicegate_compat::native::{KeyPatch, KeyRequest, KeyView, Policy, Scope, TenantPatch, TenantRequest, TenantView};
 
 use super::book::read;
-use super::{ChangeError, Scopes, Secret, Tenants, unix_ms};
+use super::{ChangeError, Periods, Scopes, Secret, Tenants, unix_ms};
 use crate::ids::{KeyId, TenantId};
 use crate::store::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow, signed};
 
@@ -15,6 +15,7 @@ impl Tenants {
     ///
     /// [`ChangeError`].
     pub async fn create_tenant(&self, request: &TenantRequest) -> Result<TenantView, ChangeError> {
+        check_zones(&request.policy())?;
         let row = TenantRow {
             id: request.id.clone(),
             name: request.name.clone(),
@@ -38,6 +39,7 @@ impl Tenants {
     ///
     /// [`ChangeError`].
     pub async fn change_tenant(&self, id: &str, expected: Option<i64>, patch: TenantPatch) -> Result<(), ChangeError> {
+        check_zones(&patch.apply(&Policy::default()))?;
         self.alter_tenant(id, expected, |row| {
             if let Some(name) = &patch.name {
                 row.name.clone_from(name);
@@ -80,6 +82,7 @@ impl Tenants {
     ///
     /// [`ChangeError`].
     pub async fn create_key(&self, request: &KeyRequest) -> Result<(KeyView, Secret), ChangeError> {
+        check_zones(&request.policy())?;
         self.refresh().await?;
         if self.tenant(&request.tenant_id).is_none() {
             return Err(ChangeError::no_tenant(&request.tenant_id));
@@ -122,6 +125,7 @@ impl Tenants {
     ///
     /// [`ChangeError`].
     pub async fn change_key(&self, id: &str, expected: Option<i64>, patch: KeyPatch) -> Result<(), ChangeError> {
+        check_zones(&patch.apply(&Policy::default()))?;
         self.alter_key(id, expected, |row| {
             if let Some(name) = &patch.name {
                 row.name.clone_from(name);
@@ -238,6 +242,12 @@ impl Tenants {
             Changed::Meanwhile => Err(ChangeError::Meanwhile),
         }
     }
+}
+
+/// Whether each budget is of a time zone that there is.
+fn check_zones(policy: &Policy) -> Result<(), ChangeError> {
+    policy.budgets.iter().try_for_each(|budget| Periods::of(budget).map(drop))?;
+    Ok(())
 }
 
 /// As rows have it.

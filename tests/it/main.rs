@@ -42,6 +42,7 @@ mod postgres;
 mod provisioning;
 mod published;
 mod purging;
+mod quotas;
 mod rates;
 mod reloading;
 mod remote;

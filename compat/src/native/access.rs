@@ -3,8 +3,8 @@
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::request::{Violation, ensure};
-use super::{ErrorEnvelope, Policy, Priority, RateLimits};
-use crate::json::object;
+use super::{Budget, BudgetView, ErrorEnvelope, Policy, Priority, RateLimits};
+use crate::json::{object, objects};
 
 /// A tenant has at most this weight.
 const HEAVIEST: u32 = 1_000_000;
@@ -67,6 +67,8 @@ pub struct TenantRequest {
     pub allowed_models: Option<Vec<String>>,
     #[serde(default, deserialize_with = "object")]
     pub limits: Option<RateLimits>,
+    #[serde(default, deserialize_with = "objects")]
+    pub budgets: Option<Vec<Budget>>,
 }
 
 /// The body of `GET /v2/admin/tenants/{id}`.
@@ -80,6 +82,7 @@ pub struct TenantView {
     pub default_priority: Option<Priority>,
     pub allowed_models: Option<Vec<String>>,
     pub limits: RateLimits,
+    pub budgets: Vec<BudgetView>,
     pub created_ms: u64,
 }
 
@@ -109,6 +112,9 @@ pub struct TenantPatch {
     /// All of them as they are to be.
     #[serde(default, deserialize_with = "said_object")]
     pub limits: Option<Option<RateLimits>>,
+    /// All of them as they are to be; null takes them away.
+    #[serde(default, deserialize_with = "said_objects")]
+    pub budgets: Option<Option<Vec<Budget>>>,
 }
 
 /// The body of `POST /v2/admin/keys`.
@@ -129,6 +135,8 @@ pub struct KeyRequest {
     /// Beside those of the tenant.
     #[serde(default, deserialize_with = "object")]
     pub limits: Option<RateLimits>,
+    #[serde(default, deserialize_with = "objects")]
+    pub budgets: Option<Vec<Budget>>,
 }
 
 /// The body of `GET /v2/admin/keys/{id}`: a key without its secret.
@@ -142,6 +150,7 @@ pub struct KeyView {
     pub allowed_models: Option<Vec<String>>,
     pub allowed_pools: Option<Vec<String>>,
     pub limits: RateLimits,
+    pub budgets: Vec<BudgetView>,
     pub created_ms: u64,
     /// To within a minute; null where it was never used.
     pub last_used_ms: Option<u64>,
@@ -180,6 +189,9 @@ pub struct KeyPatch {
     /// All of them as they are to be.
     #[serde(default, deserialize_with = "said_object")]
     pub limits: Option<Option<RateLimits>>,
+    /// All of them as they are to be; null takes them away.
+    #[serde(default, deserialize_with = "said_objects")]
+    pub budgets: Option<Option<Vec<Budget>>>,
 }
 
 /// The body of `POST /v2/admin/keys/{id}/rotate`, where there is one.
@@ -200,6 +212,11 @@ fn said_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Resu
     object(field).map(Some)
 }
 
+/// As [`said`], of a list of objects.
+fn said_objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(field: D) -> Result<Option<Option<Vec<T>>>, D::Error> {
+    objects(field).map(Some)
+}
+
 impl TenantPatch {
     /// As [`TenantRequest::parse`].
     ///
@@ -216,13 +233,15 @@ impl TenantPatch {
 
     /// The policy of a tenant that had this one.
     pub fn apply(&self, policy: &Policy) -> Policy {
-        let Policy { priority_ceiling, default_priority, allowed_models, allowed_pools, limits } = policy.clone();
+        let Policy { priority_ceiling, default_priority, allowed_models, allowed_pools, limits, budgets } =
+            policy.clone();
         Policy {
             priority_ceiling: self.priority_ceiling.unwrap_or(priority_ceiling),
             default_priority: self.default_priority.unwrap_or(default_priority),
             allowed_models: self.allowed_models.clone().unwrap_or(allowed_models),
             allowed_pools,
             limits: self.limits.map_or(limits, Option::unwrap_or_default),
+            budgets: self.budgets.clone().map_or(budgets, Option::unwrap_or_default),
         }
     }
 }
@@ -243,13 +262,15 @@ impl KeyPatch {
 
     /// The policy of a key that had this one.
     pub fn apply(&self, policy: &Policy) -> Policy {
-        let Policy { priority_ceiling, default_priority, allowed_models, allowed_pools, limits } = policy.clone();
+        let Policy { priority_ceiling, default_priority, allowed_models, allowed_pools, limits, budgets } =
+            policy.clone();
         Policy {
             priority_ceiling,
             default_priority,
             allowed_models: self.allowed_models.clone().unwrap_or(allowed_models),
             allowed_pools: self.allowed_pools.clone().unwrap_or(allowed_pools),
             limits: self.limits.map_or(limits, Option::unwrap_or_default),
+            budgets: self.budgets.clone().map_or(budgets, Option::unwrap_or_default),
         }
     }
 }
@@ -289,6 +310,7 @@ impl TenantRequest {
             allowed_models: self.allowed_models.clone(),
             allowed_pools: None,
             limits: self.limits.unwrap_or_default(),
+            budgets: self.budgets.clone().unwrap_or_default(),
         }
     }
 
@@ -320,6 +342,7 @@ impl KeyRequest {
             allowed_models: self.allowed_models.clone(),
             allowed_pools: self.allowed_pools.clone(),
             limits: self.limits.unwrap_or_default(),
+            budgets: self.budgets.clone().unwrap_or_default(),
             ..Policy::default()
         }
     }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Priority;
+use super::quota::{Budget, check_budgets};
 use super::request::{Violation, ensure};
 
 /// A limit is at most this.
@@ -89,6 +90,8 @@ pub struct Policy {
     pub allowed_pools: Option<Vec<String>>,
     #[serde(default, skip_serializing_if = "RateLimits::is_none")]
     pub limits: RateLimits,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub budgets: Vec<Budget>,
 }
 
 impl Policy {
@@ -98,6 +101,7 @@ impl Policy {
     pub fn check(&self) -> Result<(), Violation> {
         check_names(self.allowed_models.as_deref(), "allowed_models")?;
         check_names(self.allowed_pools.as_deref(), "allowed_pools")?;
+        check_budgets(&self.budgets)?;
         self.limits.unsound().map_or(Ok(()), |name| {
             let param = format!("limits.{name}").into();
             Err(Violation { param, message: "1 to 1,000,000,000; leave it out for no limit" })

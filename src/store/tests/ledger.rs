@@ -38,7 +38,7 @@ pub(super) async fn rows_of_the_ledger_go_in_together_whatever_their_number(plac
     }
     // With others in one transaction.
     for number in 1..=20 {
-        store.task_accepted(task(number), None, None, |_| ());
+        store.task_accepted(task(number), None, HeldRows::default(), |_| ());
         store.ledger_entered(entry(last + 2 * number), |_| ());
         store.task_ended(ended(number), None, Some(entry(last + 2 * number - 1)), |_| ());
     }
@@ -53,7 +53,7 @@ pub(super) async fn a_row_that_cannot_go_in_does_not_take_others_with_it(place: 
     // One number is there twice, first among rows only, then among others.
     for (number, accepted) in [(1, false), (2, false), (2, false), (3, false), (4, true), (4, true), (5, true)] {
         if accepted {
-            store.task_accepted(task(number), None, None, |_| ());
+            store.task_accepted(task(number), None, HeldRows::default(), |_| ());
         }
         let refused = Arc::clone(&refused);
         let count =
@@ -102,7 +102,7 @@ pub(super) async fn a_long_sum_holds_up_no_commit(place: Place) {
     let test = async {
         begun.await.expect("it reads");
         enter(&store, 4..=9).await;
-        store.task_accepted(task(1), None, None, |_| ());
+        store.task_accepted(task(1), None, HeldRows::default(), |_| ());
         assert_eq!(store.tasks().await.expect("tasks").len(), 1);
         go.send(()).expect("it waits");
     };
@@ -116,7 +116,7 @@ pub(super) async fn a_long_sum_holds_up_no_commit(place: Place) {
 async fn what_is_deleted_during_a_sum_is_gone_when_that_is_told_and_others_need_not_wait() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = opened(folder.path()).await;
-    store.task_accepted(task(1), None, None, |_| ());
+    store.task_accepted(task(1), None, HeldRows::default(), |_| ());
     enter(&store, 1..=1).await;
     let (go, begun, reading) = read(&store, true);
     let test = async {
@@ -147,4 +147,33 @@ async fn a_sum_that_takes_too_long_is_ended() {
     });
     assert!(matches!(ended.await, Err(StoreError::Failed(_))));
     assert_eq!(rows(&store).await.0, 0);
+}
+
+pub(super) async fn what_somebody_has_spent_is_the_same_however_it_is_added_up(place: Place) {
+    let store = place.open().await;
+    let (quarter, day) = (15 * 60_000, 24 * 3_600_000);
+    for number in 1..=8 {
+        let (api_key, ended_ms) = (format!("key-{}", number % 4), number * quarter);
+        store.ledger_entered(LedgerRow { api_key, ended_ms, ..entry(number) }, |_| ());
+    }
+    let spent = async |tenant: &str, key: Option<&str>, from_ms: i64| {
+        let sums = store.spent(tenant.into(), key.map(str::to_owned), from_ms).await.expect("sums");
+        [sums.tokens, sums.cost]
+    };
+    let all = async || {
+        [spent("odd", None, 0).await, spent("even", Some("key-2"), 0).await, spent("odd", None, 5 * quarter).await]
+    };
+    let before = all().await;
+    assert!(before.iter().flatten().all(|sum| *sum > 0) && before[0] > before[2], "{before:?}");
+    for last in [3, 3, 6, 8] {
+        store.ledger_sum_up(last);
+        assert_eq!((all().await, store.ledger_summed().await), (before, Ok(last)));
+    }
+    store.ledger_forgotten(100 * quarter, 0);
+    assert_eq!((all().await, store.ledger_last().await), (before, Ok(8)), "sums outlive their rows, and numbers");
+    // What is long over is in one sum, which only those ask for who ask for all.
+    store.ledger_forgotten(0, 100 * day);
+    let after = all().await;
+    assert_eq!((after[0], after[1], after[2]), (before[0], before[1], [0, 0]));
+    assert_eq!(spent("nobody", None, 0).await, [0, 0]);
 }

@@ -90,7 +90,7 @@ async fn a_lost_session_ends_the_gateway_and_the_next_one_has_what_was_answered(
     let (place, lifecycle) = (Place::postgres(), Lifecycle::new());
     let store = Store::open(&place.location, &lifecycle).await.expect("a store");
     let (done, durable) = told();
-    store.task_accepted(task(1), None, None, done);
+    store.task_accepted(task(1), None, HeldRows::default(), done);
     assert_eq!(durable.await, Ok(Ok(())));
     cluster::sql(&format!(
         "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid::bigint = \
@@ -100,7 +100,7 @@ async fn a_lost_session_ends_the_gateway_and_the_next_one_has_what_was_answered(
     lifecycle.draining().cancelled().await;
     assert!(lifecycle.failed());
     let (done, refused) = told();
-    store.task_accepted(task(2), None, None, done);
+    store.task_accepted(task(2), None, HeldRows::default(), done);
     assert!(matches!(refused.await, Ok(Err(StoreError::Failed(_)))));
     store.close().await;
     let next = place.open().await;

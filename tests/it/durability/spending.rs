@@ -91,7 +91,7 @@ impl Process {
         let reserved = self.budgets.reserve(vec![turn.account()], |_| Ok((tokens, ())));
         let Ok((reservation, ())) = reserved else { return false };
         let terms = Terms { price: ModelPrice::default(), tokens_cost: 0, capped_by: None };
-        let spending = Some(Spending::new(reservation, terms, turn.session()));
+        let spending = Some(Spending::new(&self.budgets, reservation, terms, Some(turn.session())));
         let limits = Limits {
             prompt_tokens: PROMPT as u32,
             max_tokens: most as u32,
@@ -124,7 +124,7 @@ impl Process {
             if kept {
                 _ = journal.accept(&task, br#"{"model_ref": "builtin", "prompt": "say it"}"#, 1, None, session);
             } else {
-                journal.reserve(&task, session.unwrap());
+                journal.enter(&task, session);
             }
         });
         self.live.push(task);
@@ -133,7 +133,8 @@ impl Process {
 
     /// What is spent and reserved.
     fn used(&self) -> u64 {
-        LIMIT - self.sessions.left(&key()).tokens.unwrap()
+        let (accounts, first) = self.sessions.accounts(&key());
+        LIMIT - self.budgets.left(accounts).least(first).tokens.unwrap()
     }
 }
 

@@ -177,12 +177,27 @@ async fn nothing_is_overspent(place: Place) {
     let gateway = start(&place);
     assert_eq!(gateway.post(&path, &json!({"budget": {"tokens": BUDGET}})).await.status(), 204);
     drop(gateway);
+    spend_it_all(&place, &reqwest::Client::builder().no_proxy().build().unwrap(), &used, async |gateway, seen| {
+        assert!(spent(gateway).await >= seen, "{seen} were seen");
+    })
+    .await;
+    let gateway = start(&place);
+    let (spent, seen) = (spent(&gateway).await, used.tokens.load(Ordering::SeqCst));
+    println!("{seen} tokens seen of {spent} spent and a budget of {BUDGET}");
+    assert!((seen..=BUDGET).contains(&spent));
+    // Each process was killed with no more than so many tasks that it had let in.
+    let lost = (ROUNDS - 1) * SUBMITTERS;
+    assert!(seen + 20 * (lost as u64 + 1) >= BUDGET, "{seen} of {BUDGET} were seen, the rest was lost");
+}
+
+/// Spends a budget through several processes that are killed, but for the last. Each is looked at when it has started, with what
+/// clients have seen used by then.
+async fn spend_it_all(place: &Place, client: &reqwest::Client, used: &Arc<Used>, look: impl AsyncFn(&Running, u64)) {
     for round in 1..=ROUNDS {
-        let gateway = start(&place);
-        let seen = used.tokens.load(Ordering::SeqCst);
-        assert!(spent(&gateway).await >= seen, "{seen} were seen");
+        let gateway = start(place);
+        look(&gateway, used.tokens.load(Ordering::SeqCst)).await;
         let spenders: Vec<_> = (0..SUBMITTERS)
-            .map(|number| spend(gateway.client().clone(), gateway.address, number % 2 == 0, Arc::clone(&used)))
+            .map(|number| spend(client.clone(), gateway.address, number % 2 == 0, Arc::clone(used)))
             .map(tokio::spawn)
             .collect();
         // The last process is left alone until nothing is left of the budget.
@@ -198,11 +213,64 @@ async fn nothing_is_overspent(place: Place) {
             spender.await.unwrap();
         }
     }
+}
+
+/// Makes a tenant with a budget; its keys for administration and for tasks.
+async fn tenant_with_a_budget(gateway: &Running) -> (String, String) {
+    let tenant = json!({"id": "acme", "budgets": [{"kind": "tokens", "limit": BUDGET, "period": "total"}]});
+    assert_eq!(gateway.post("/v2/admin/tenants", &tenant).await.status(), 201);
+    let admin = json!({"tenant_id": "acme", "scopes": ["admin"]});
+    let admin = gateway.post("/v2/admin/keys", &admin).await.json::<Value>().await.unwrap()["key"].clone();
+    let admin = admin.as_str().unwrap().to_owned();
+    let infer = json!({"tenant_id": "acme", "scopes": ["infer"]});
+    let made = client(&admin).post(format!("http://{}/v2/admin/keys", gateway.address)).json(&infer).send().await;
+    let infer = made.unwrap().json::<Value>().await.unwrap()["key"].as_str().unwrap().to_owned();
+    (admin, infer)
+}
+
+fn client(key: &str) -> reqwest::Client {
+    let key = format!("Bearer {key}").parse().unwrap();
+    let headers = [(reqwest::header::AUTHORIZATION, key)].into_iter().collect();
+    reqwest::Client::builder().no_proxy().default_headers(headers).build().unwrap()
+}
+
+/// What is spent and reserved of the tenant's budget, and what the ledger comes to.
+async fn accounts(gateway: &Running, admin: &str) -> [u64; 3] {
+    let ask = async |path: &str| {
+        let answer = client(admin).get(format!("http://{}{path}", gateway.address)).send().await.unwrap();
+        answer.json::<Value>().await.unwrap()
+    };
+    let (tenant, usage) = (ask("/v2/admin/tenants/acme").await, ask("/v2/usage?tenant_id=acme").await);
+    let (budget, total) = (&tenant["budgets"][0], &usage["total"]);
+    let tokens = total["tokens_in"].as_u64().unwrap() + total["tokens_out"].as_u64().unwrap();
+    [budget["spent"].as_u64().unwrap(), budget["reserved"].as_u64().unwrap(), tokens]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_budget_is_what_its_ledger_says_whatever_kills_the_gateway() {
+    a_tenant_overspends_nothing(Place::sqlite()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_budget_is_what_its_ledger_says_whatever_kills_the_gateway_in_postgresql() {
+    a_tenant_overspends_nothing(Place::postgres()).await;
+}
+
+async fn a_tenant_overspends_nothing(place: Place) {
+    let used = Arc::new(Used::default());
     let gateway = start(&place);
-    let (spent, seen) = (spent(&gateway).await, used.tokens.load(Ordering::SeqCst));
+    let (admin, infer) = tenant_with_a_budget(&gateway).await;
+    drop(gateway);
+    spend_it_all(&place, &client(&infer), &used, async |gateway, seen| {
+        let [spent, _, entered] = accounts(gateway, &admin).await;
+        let sound = entered >= seen && spent >= seen && spent <= BUDGET;
+        assert!(sound, "{seen} were seen, {entered} entered, {spent} spent");
+    })
+    .await;
+    let gateway = start(&place);
+    gateway.idle().await;
+    let ([spent, reserved, entered], seen) = (accounts(&gateway, &admin).await, used.tokens.load(Ordering::SeqCst));
     println!("{seen} tokens seen of {spent} spent and a budget of {BUDGET}");
+    assert_eq!((spent, reserved), (entered, 0));
     assert!((seen..=BUDGET).contains(&spent));
-    // Each process was killed with no more than so many tasks that it had let in.
-    let lost = (ROUNDS - 1) * SUBMITTERS;
-    assert!(seen + 20 * (lost as u64 + 1) >= BUDGET, "{seen} of {BUDGET} were seen, the rest was lost");
 }

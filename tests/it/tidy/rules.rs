@@ -4,6 +4,7 @@
 pub const LAYERS: &[(&str, u8)] = &[
     ("budgets", 0),
     ("causes", 0),
+    ("clock", 0),
     ("ids", 0),
     ("lifecycle", 0),
     ("media", 0),
@@ -29,12 +30,15 @@ pub const LAYERS: &[(&str, u8)] = &[
 /// Edges within a layer: from, to, why.
 pub const ALLOWED_EDGES: &[(&str, &str, &str)] = &[
     ("app", "config", "the composition root builds everything from the checked configuration"),
+    ("budgets", "clock", "a budget's period begins with a day or a month"),
+    ("budgets", "ids", "a budget is a tenant's or a key's"),
     ("cli", "app", "`serve` runs the gateway"),
     ("cli", "config", "flags are a layer of the configuration, and `config check` shows it"),
     ("cli", "telemetry", "logging starts before anything that logs"),
     ("main", "cli", "the program is its command line"),
     ("store", "lifecycle", "the writer is a task with a name and an end at shutdown, and commits are blocking work"),
     ("telemetry", "config", "the log's format and level are settings"),
+    ("web", "clock", "an event says when it was sent"),
     ("web", "causes", "why a server cannot be reached is told in words"),
 ];
 
