@@ -25,7 +25,7 @@ use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
 use crate::sessions::{self, Sessions};
-use crate::store::{Location, OpenError, Store, StoreError};
+use crate::store::{Location, OpenError, Outage, Store, StoreError, StoreMetrics};
 use crate::tasks::{Clock, Journal, Registry, Retention};
 use crate::tenants::{ChangeError, Tenants};
 
@@ -204,12 +204,13 @@ impl App {
             pools: pool_metrics,
             catalog: catalog_metrics,
             sessions: session_metrics,
+            store: store_metrics,
             provision: provision_metrics,
             http: http_metrics,
             budgets: budget_metrics,
         } = metrics::register()?;
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
-        let store = Store::open(&config.store, lifecycle).await?;
+        let store = open_store(config, store_metrics, lifecycle).await?;
         take_in_models(&catalog, &store, lifecycle).await?;
         let (journal, kept) = Journal::open(store.clone(), config.ledger.enabled).await?;
         let keys = journal.keys().await?;
@@ -369,6 +370,8 @@ impl App {
                 match if shared { tenants.refresh().await } else { Ok(()) } {
                     Ok(()) => {}
                     Err(StoreError::Closed) => return,
+                    // What is known holds until it is back, which the log has said.
+                    Err(StoreError::Away) => {}
                     Err(error) => tracing::warn!(%error, "tenants and keys stay as they were known last"),
                 }
                 if tick.is_multiple_of(LOOKS_PER_FILING) {
@@ -421,6 +424,14 @@ impl App {
         tracing::info!(phase = 6, flushed, unloaded, stored, "ended");
         if self.lifecycle.failed() { Err(StartError::Panicked) } else { Ok(()) }
     }
+}
+
+async fn open_store(config: &Config, metrics: StoreMetrics, lifecycle: &Lifecycle) -> Result<Store, OpenError> {
+    if config.longest_away.is_zero() {
+        return Store::open(&config.store, lifecycle).await;
+    }
+    let outage = Outage { longest: config.longest_away, folder: config.data_dir.clone(), metrics };
+    Store::open_to_outlast(&config.store, outage, lifecycle).await
 }
 
 fn provision(config: &Config) -> ProvisionSettings {

@@ -43,6 +43,8 @@ pub struct Config {
     pub server: Server,
     /// Where the database is.
     pub store: store::Location,
+    /// How long its server may be away; zero: the gateway ends with its connection.
+    pub longest_away: Duration,
     pub telemetry: Telemetry,
     pub admission: Admission,
     pub catalog: Catalog,

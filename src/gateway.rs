@@ -203,11 +203,17 @@ impl Gateway {
         self.started_unix_s
     }
 
-    /// Whether the gateway takes tasks: a pool is ready, and it is not shutting down.
+    /// Whether the gateway takes tasks: a pool is ready, its database is not away, and it is not shutting down.
     pub fn ready(&self) -> bool {
         self.is_open()
+            && !self.store.is_away()
             && !self.lifecycle.draining().is_cancelled()
             && self.pools.iter().any(|pool| pool.status().is_ready())
+    }
+
+    /// Whether it goes on without its database: chats are served, and tasks that are to outlive the process are refused.
+    pub fn is_degraded(&self) -> bool {
+        self.store.is_away()
     }
 
     fn is_open(&self) -> bool {

@@ -2,12 +2,17 @@
 //!
 //! | module | job |
 //! | --- | --- |
+//! | `outage` | a server that is away for a while, and what is done meanwhile |
+//! | `spool` | a file of ends that wait for it |
 //! | `ownership` | one process per data folder |
 //! | `postgres` | a session with PostgreSQL, and one gateway per schema |
 //! | `reader` | a second connection, for sums that may take long |
+//! | `sqlite` | connections to SQLite |
+//! | `queue` | what waits to be written |
 //! | `writer` | one connection; what is waiting is committed together |
 //! | `artifacts` | documents that are named by their content |
 //! | `catalog` | models that were added, and what is kept of all |
+//! | `end` | what is written once a task has ended |
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `ledger` | what tasks have used that have ended |
 //! | `pools` | what operators did to pools |
@@ -41,7 +46,8 @@
 //!
 //! With PostgreSQL it is the server that makes a commit durable (`synchronous_commit`), and that decides when deleted rows leave
 //! its files. A gateway whose connection is lost does not know whether its last commit was made, nor whether another gateway
-//! has taken the schema meanwhile: it shuts down with a line of log, and what it had answered is there for the next start.
+//! has taken the schema meanwhile. One with an [`Outage`] finds out when the server is back, and keeps what tasks have used in
+//! a file until then; any other shuts down with a line of log, and what it had answered is there for the next start.
 //!
 //! # Time
 //!
@@ -56,18 +62,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+
 use crate::lifecycle::{Lifecycle, OnPanic};
 
 mod artifacts;
 mod catalog;
+mod end;
 mod journal;
 mod ledger;
+mod metrics;
+mod outage;
 mod ownership;
 mod pools;
 mod postgres;
+mod queue;
 mod reader;
 mod sessions;
+mod spool;
 mod sql;
+mod sqlite;
 mod sums;
 mod tenants;
 mod workers;
@@ -75,20 +89,25 @@ mod writer;
 
 pub use artifacts::{ArtifactRow, NewArtifact, Put};
 pub use catalog::ModelRow;
+use end::End;
 pub use journal::{EndedRow, KeyRow, TaskRow};
 pub use ledger::{LedgerRow, UsageQuery, UsageRow};
+pub use metrics::StoreMetrics;
+pub use outage::Outage;
+use outage::Survival;
 pub use ownership::InUse;
 use ownership::Ownership;
 pub use pools::PoolRow;
 pub use postgres::{DatabaseInUse, DatabaseUrl};
 use postgres::{Session, Unusable};
+use queue::{Operation, Queue, Statements, WhileAway, Work};
 use reader::Reader;
 pub use sessions::{HeldRows, HoldRow, SessionRow, SpentRow};
 use sql::Connection;
 pub use sums::SpentSums;
 pub use tenants::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow};
 pub use workers::WorkerRow;
-use writer::{Operation, Queue, Work};
+use writer::Writer;
 
 /// The database in a data folder.
 const FILE: &str = "sluicegate.db";
@@ -126,7 +145,22 @@ pub enum StoreError {
     Failed(Arc<str>),
     #[error("the store is closed")]
     Closed,
+    /// Its server cannot be reached.
+    #[error("the database is away")]
+    Away,
 }
+
+impl StoreError {
+    /// What a client is told who can come again once the database is back.
+    pub fn away(&self) -> Option<ErrorEnvelope> {
+        let message = "the gateway's database is away, and what needs it is refused until it is back; try again later";
+        let away = || ErrorEnvelope::new(ErrorCode::PoolUnready, message).with_retry_after_ms(RETRY_AFTER_MS);
+        (*self == Self::Away).then(away)
+    }
+}
+
+/// After which somebody may try again whose request needs a database that is away.
+const RETRY_AFTER_MS: u64 = 5000;
 
 /// Whether the database's log is emptied after a commit, because it holds what was deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +183,23 @@ impl Store {
     ///
     /// [`OpenError`]; nothing is left open then.
     pub async fn open(location: &Location, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
+        Self::open_for(location, None, lifecycle).await
+    }
+
+    /// The same, for a gateway that goes on while a server is away.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError`].
+    pub async fn open_to_outlast(
+        location: &Location,
+        outage: Outage,
+        lifecycle: &Lifecycle,
+    ) -> Result<Self, OpenError> {
+        Self::open_for(location, Some(outage), lifecycle).await
+    }
+
+    async fn open_for(location: &Location, outage: Option<Outage>, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
         let own = match location {
             Location::Memory | Location::Postgres(_) => None,
             Location::File(path) => Some((None, path.clone())),
@@ -159,7 +210,7 @@ impl Store {
             folder.as_deref().map_or(Ok(()), make)?;
             Ownership::take(&path).map(Some)
         };
-        Self::open_with(location, lifecycle, true, own).await
+        Self::open_with(location, lifecycle, (true, outage), own).await
     }
 
     /// Opens the database beside a gateway that may run on it: for what several processes may change.
@@ -170,27 +221,39 @@ impl Store {
     pub async fn open_beside(location: &Location, lifecycle: &Lifecycle) -> Result<Self, OpenError> {
         let folder = if let Location::DataFolder(folder) = location { Some(folder.clone()) } else { None };
         let none = move || folder.as_deref().map_or(Ok(()), make).map(|()| None);
-        Self::open_with(location, lifecycle, false, none).await
+        Self::open_with(location, lifecycle, (false, None), none).await
     }
 
     async fn open_with(
         location: &Location,
         lifecycle: &Lifecycle,
-        alone: bool,
+        (alone, outage): (bool, Option<Outage>),
         own: impl FnOnce() -> Result<Option<Ownership>, OpenError> + Send + 'static,
     ) -> Result<Self, OpenError> {
         let (at, place, spawner) = (location.clone(), location.to_string(), lifecycle.clone());
         let open = move || {
             let ownership = own()?;
-            let opened = tokio::runtime::Handle::current().block_on(at.connect(alone, &spawner));
-            Ok::<_, OpenError>((opened?, ownership))
+            let opened = tokio::runtime::Handle::current().block_on(async {
+                let mut connection = at.connect(alone, &spawner).await?;
+                let survival = at.survive(outage, &mut connection).await?;
+                Ok::<_, OpenError>((connection, survival))
+            });
+            let (connection, survival) = opened?;
+            Ok::<_, OpenError>((connection, survival, ownership))
         };
         let panicked = |_| OpenError::Database { place, reason: "the work panicked".to_owned() };
-        let (connection, ownership) = lifecycle.blocking("open the store", open).await.map_err(panicked)??;
+        let (connection, survival, ownership) =
+            lifecycle.blocking("open the store", open).await.map_err(panicked)??;
         let (queue, reader) = (Arc::new(Queue::default()), Reader::new(location.clone(), lifecycle.clone()));
-        let run = writer::run(Arc::clone(&queue), lifecycle.clone(), connection, reader.clone(), ownership);
-        lifecycle.spawn("store", OnPanic::Shutdown, run);
+        let (to_write, to_read) = (Arc::clone(&queue), reader.clone());
+        let writer = Writer { queue: to_write, lifecycle: lifecycle.clone(), reader: to_read, ownership, survival };
+        lifecycle.spawn("store", OnPanic::Shutdown, writer.run(connection));
         Ok(Self { queue, reader })
+    }
+
+    /// Whether its server is away: what has to be durable at once is refused, and the rest waits.
+    pub fn is_away(&self) -> bool {
+        self.queue.is_away()
     }
 
     /// Writes what was handed over, closes the database, and lets go of its folder. Later operations fail.
@@ -198,18 +261,32 @@ impl Store {
         self.queue.close().await;
     }
 
-    /// Hands over one operation, and tells `done` once it is committed or has failed.
+    /// Hands over one operation, and tells `done` once it is committed or has failed. It waits where the database is away.
     fn enqueue(
         &self,
         scrub: Scrub,
         work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<()>> + Send + Sync + 'static,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.push(scrub, Work::Statements(Box::new(work)), done);
+        self.push(scrub, Work::Statements(Box::new(work), WhileAway::Wait), done);
+    }
+
+    /// The same, of what is refused where the database is away.
+    fn enqueue_or_refuse(
+        &self,
+        work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<()>> + Send + Sync + 'static,
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
+        self.push(Scrub::No, Work::Statements(Box::new(work), WhileAway::Refused), done);
+    }
+
+    /// Hands over the end of a task, and tells `done` once it is committed, or kept until it can be.
+    fn ended(&self, end: End, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.push(Scrub::No, Work::End(Box::new(end)), done);
     }
 
     fn push(&self, scrub: Scrub, work: Work, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.queue.push(Operation { work, done: Box::new(done), scrub });
+        self.queue.push(Operation { work, done: Box::new(done), scrub, spooled: false });
     }
 
     /// Looks at what is durable, without a transaction, and however long it takes nobody's commit waits for it.
@@ -217,26 +294,51 @@ impl Store {
         &self,
         work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<T>> + Send + Sync + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
-        if self.reader.has_connection() { Box::pin(self.reader.clone().read(work)) } else { self.run(work) }
+        if !self.reader.has_connection() {
+            return self.run(work);
+        }
+        let (reader, queue) = (self.reader.clone(), Arc::clone(&self.queue));
+        Box::pin(async move {
+            let read = reader.read(work).await;
+            read.map_err(|error| if queue.is_away() { StoreError::Away } else { error })
+        })
     }
 
-    /// Hands over one operation, and waits until it is committed or has failed. It is done also when nobody waits.
+    /// Hands over one operation, and waits until it is committed or has failed. It is done also when nobody waits, and is refused
+    /// where the database is away.
     fn run<T: Send + 'static>(
         &self,
+        work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<T>> + Send + Sync + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        self.run_as(WhileAway::Refused, work)
+    }
+
+    /// The same, of what changes nothing.
+    fn look<T: Send + 'static>(
+        &self,
+        work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<T>> + Send + Sync + 'static,
+    ) -> BoxFuture<'static, Result<T, StoreError>> {
+        self.run_as(WhileAway::Reading, work)
+    }
+
+    fn run_as<T: Send + 'static>(
+        &self,
+        while_away: WhileAway,
         work: impl for<'c> Fn(&'c mut Connection) -> BoxFuture<'c, sql::Result<T>> + Send + Sync + 'static,
     ) -> BoxFuture<'static, Result<T, StoreError>> {
         // Where the work is done again, what it finds then counts.
         let found = Arc::new(Mutex::new(None));
         let (told, committed) = oneshot::channel();
         let result = Arc::clone(&found);
-        let work = Work::Statements(Box::new(move |connection| {
+        let statements: Statements = Box::new(move |connection| {
             let (work, found) = (work(connection), Arc::clone(&found));
             Box::pin(async move {
                 let value = work.await?;
                 *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(value);
                 Ok(())
             })
-        }));
+        });
+        let work = Work::Statements(statements, while_away);
         // Nobody waits any more where sending fails.
         self.push(Scrub::No, work, |result| _ = told.send(result));
         Box::pin(async move {
@@ -261,11 +363,24 @@ impl Location {
         Self::DataFolder(folder.to_owned())
     }
 
+    /// Prepares for the time for which a server may be away.
+    async fn survive(
+        &self,
+        outage: Option<Outage>,
+        connection: &mut Connection,
+    ) -> Result<Option<Survival>, OpenError> {
+        let (Self::Postgres(url), Some(outage), Some(owner)) = (self, outage, connection.owner().cloned()) else {
+            return Ok(None);
+        };
+        let survival = Survival::begin(outage, url.clone(), owner, connection).await;
+        survival.map(Some).map_err(|reason| OpenError::Database { place: self.to_string(), reason })
+    }
+
     async fn connect(&self, alone: bool, lifecycle: &Lifecycle) -> Result<Connection, OpenError> {
         let opened = match self {
-            Self::Memory => writer::connect(None, alone).await,
-            Self::File(path) => writer::connect(Some(path), alone).await,
-            Self::DataFolder(folder) => writer::connect(Some(&folder.join(FILE)), alone).await,
+            Self::Memory => sqlite::connect(None, alone).await,
+            Self::File(path) => sqlite::connect(Some(path), alone).await,
+            Self::DataFolder(folder) => sqlite::connect(Some(&folder.join(FILE)), alone).await,
             Self::Postgres(url) => match Session::open(url, alone, lifecycle).await {
                 Ok(session) => Ok(Connection::postgres(session)),
                 Err(Unusable::InUse(in_use)) => return Err(in_use.into()),

@@ -151,6 +151,9 @@ impl From<ChangeError> for ErrorEnvelope {
             ChangeError::Zone(_) => Self::invalid("budgets", message),
             ChangeError::Exists(_) | ChangeError::Expired => Self::new(ErrorCode::Conflict, message),
             ChangeError::Meanwhile => Self::new(ErrorCode::Conflict, message).with_detail(detail::PRECONDITION_FAILED),
+            ChangeError::Store(StoreError::Away) => {
+                StoreError::Away.away().unwrap_or_else(|| Self::new(ErrorCode::Internal, message))
+            }
             ChangeError::Store(_) | ChangeError::Random(_) => {
                 tracing::error!(%message, "tenants and keys cannot be changed");
                 Self::new(ErrorCode::Internal, "this cannot be stored now")

@@ -44,12 +44,13 @@ pub async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// `GET /readyz`: a pool is ready, and the gateway is not shutting down.
+/// `GET /readyz`: a pool is ready, the database is there, and the gateway is not shutting down.
 pub async fn readyz(State(api): State<Api>) -> Response {
     if api.gateway.ready() {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], "not ready\n").into_response()
+    let why = if api.gateway.is_degraded() { "not ready: the database is away\n" } else { "not ready\n" };
+    (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "1")], why).into_response()
 }
 
 /// `GET /metrics`: Prometheus' text format.

@@ -8,6 +8,7 @@ use crate::catalog::CatalogMetrics;
 use crate::gateway::ProvisionMetrics;
 use crate::pools::PoolMetrics;
 use crate::sessions::SessionMetrics;
+use crate::store::StoreMetrics;
 
 /// Two metrics have the same name; a test rules it out.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +20,7 @@ pub(super) struct All {
     pub pools: PoolMetrics,
     pub catalog: CatalogMetrics,
     pub sessions: SessionMetrics,
+    pub store: StoreMetrics,
     pub provision: ProvisionMetrics,
     pub http: HttpMetrics,
     pub budgets: BudgetMetrics,
@@ -31,6 +33,7 @@ pub(super) fn register() -> Result<All, MetricsError> {
         pools: PoolMetrics::register(&registry)?,
         catalog: CatalogMetrics::register(&registry)?,
         sessions: SessionMetrics::register(&registry)?,
+        store: StoreMetrics::register(&registry)?,
         provision: ProvisionMetrics::register(&registry)?,
         http: HttpMetrics::register(&registry)?,
         budgets: BudgetMetrics::register(&registry)?,

@@ -36,6 +36,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     check.absent_features(&shape);
     let data_dir = check.data_dir(&shape.data_dir);
     let store = check.store(&shape.store.url, &data_dir);
+    let longest_away = check.ms("store.longest_away_ms", shape.store.longest_away_ms, 0);
     let server = check.server(&shape.server);
     let telemetry = telemetry(&shape.telemetry);
     let admission = check.admission(&shape.admission);
@@ -62,6 +63,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         data_dir,
         server,
         store,
+        longest_away,
         telemetry,
         admission,
         catalog: catalog?,

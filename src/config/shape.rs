@@ -63,6 +63,7 @@ pub(super) struct Tls {
 #[derive(Debug, eserde::Deserialize)]
 pub(super) struct Store {
     pub url: String,
+    pub longest_away_ms: u64,
 }
 
 #[derive(Debug, eserde::Deserialize)]

@@ -98,6 +98,9 @@ fn too_many(what: &'static str, most: usize) -> ErrorEnvelope {
 }
 
 fn unstored(error: &StoreError) -> ErrorEnvelope {
+    if let Some(away) = error.away() {
+        return away;
+    }
     tracing::error!(%error, "an artifact cannot be stored or found");
     ErrorEnvelope::new(
         ErrorCode::Internal,

@@ -136,6 +136,9 @@ impl Gateway {
         (body, memo): (Bytes, Option<Arc<str>>),
         caller: &Caller,
     ) -> Result<(TaskId, Place, Option<Arc<Task>>), ErrorEnvelope> {
+        if self.store.is_away() {
+            return Err(not_kept());
+        }
         let kept = Life { kept: Some(Lasting { body, key: once.as_ref().map(Once::key) }), memo, forget: false };
         let Some(once) = once else {
             let Admitted { task, place, durable } = self.let_in(request, caller, kept).await?;

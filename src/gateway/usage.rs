@@ -87,6 +87,9 @@ impl Gateway {
             most: signed(MOST_GROUPS as u64 + 1),
         };
         let rows = self.store.usage(query.clone()).await.map_err(|error| {
+            if let Some(away) = error.away() {
+                return away;
+            }
             tracing::error!(%error, "the ledger cannot be read");
             ErrorEnvelope::new(ErrorCode::Internal, "the ledger cannot be read now")
         })?;

@@ -1,6 +1,9 @@
 //! Accepted tasks and what became of them, and the keys of requests.
 
-use super::ledger::{self, LedgerRow};
+use serde::{Deserialize, Serialize};
+
+use super::end::End;
+use super::ledger::LedgerRow;
 use super::sessions::{self, HeldRows, SpentRow};
 use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
@@ -25,7 +28,7 @@ pub struct TaskRow {
 from_row!(TaskRow { position, id, facts, request, started, ended_at_ms, outcome });
 
 /// How a task ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndedRow {
     pub id: String,
     pub ended_at_ms: i64,
@@ -56,8 +59,7 @@ impl Store {
         held: HeldRows,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(
-            Scrub::No,
+        self.enqueue_or_refuse(
             move |connection| Box::pin(insert_task(connection, row.clone(), key.clone(), held.clone())),
             done,
         );
@@ -92,11 +94,7 @@ impl Store {
         entry: Option<LedgerRow>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(
-            Scrub::No,
-            move |connection| Box::pin(set_ended(connection, row.clone(), spent.clone(), entry.clone())),
-            done,
-        );
+        self.ended(End::Task { row, spent, entry }, done);
     }
 
     /// Deletes tasks so that nothing of them can be read from the file any more.
@@ -106,7 +104,7 @@ impl Store {
 
     /// Deletes keys that were used before `before_ms`.
     pub fn keys_forgotten(&self, before_ms: i64) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(delete_keys(connection, before_ms)), |_| ());
+        self.enqueue_or_refuse(move |connection| Box::pin(delete_keys(connection, before_ms)), |_| ());
     }
 
     /// All tasks, in the order in which they were accepted.
@@ -179,24 +177,12 @@ async fn set_started(connection: &mut Connection, id: String, started: String) -
     sql::query(update).bind(id).bind(started).execute(connection).await.map(|_| ())
 }
 
-async fn set_ended(
-    connection: &mut Connection,
-    row: EndedRow,
-    spent: Option<SpentRow>,
-    entry: Option<LedgerRow>,
-) -> sql::Result<()> {
+/// Inside a savepoint of the caller's. False where it had ended before, or is not there.
+pub(super) async fn set_ended(connection: &mut Connection, row: &EndedRow) -> sql::Result<bool> {
     let update =
         "UPDATE tasks SET ended_at_ms = $2, outcome = $3, request = NULL WHERE id = $1 AND ended_at_ms IS NULL";
-    let mut all_or_none = connection.begin().await?;
-    let query = sql::query(update).bind(row.id).bind(row.ended_at_ms).bind(row.outcome);
-    let ended = query.execute(&mut all_or_none).await?;
-    if let Some(spent) = spent {
-        sessions::settle(&mut all_or_none, spent).await?;
-    }
-    if let Some(entry) = entry.filter(|_| ended > 0) {
-        ledger::insert(&mut all_or_none, entry).await?;
-    }
-    all_or_none.commit().await
+    let query = sql::query(update).bind(&row.id).bind(row.ended_at_ms).bind(&row.outcome);
+    Ok(query.execute(connection).await? > 0)
 }
 
 async fn delete_tasks(connection: &mut Connection, ids: Vec<String>) -> sql::Result<()> {

@@ -8,13 +8,18 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
+use super::end::End;
 use super::sql::{self, Connection, Value, from_row};
-use super::writer::Work;
-use super::{Scrub, Store, StoreError, sums};
+use super::{Store, StoreError, sums};
 
 /// How many rows a statement has places for. Few sizes, so that each is prepared once; places that are left over stay empty.
 const PLACES: [usize; 4] = [1, 8, 32, 128];
+
+/// The number of the last row, also of one that is forgotten.
+const LAST: &str = "SELECT MAX(number) FROM (SELECT COALESCE(MAX(number), 0) AS number FROM ledger \
+                    UNION ALL SELECT number FROM ledger_summed) AS each_last";
 
 const COLUMNS: [&str; 14] = [
     "number",
@@ -34,7 +39,7 @@ const COLUMNS: [&str; 14] = [
 ];
 
 /// A task that has ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LedgerRow {
     pub number: i64,
     pub task_id: String,
@@ -141,12 +146,12 @@ impl Entries {
 impl Store {
     /// Files a task that has ended, and calls back once that is durable.
     pub fn ledger_entered(&self, row: LedgerRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.push(Scrub::No, Work::Entry(row), done);
+        self.ended(End::Entry(row), done);
     }
 
     /// Forgets what ended before, where it is added up by `now_ms`. Unix times in ms.
     pub fn ledger_forgotten(&self, before_ms: i64, now_ms: i64) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(delete(connection, before_ms, now_ms)), |_| ());
+        self.enqueue_or_refuse(move |connection| Box::pin(delete(connection, before_ms, now_ms)), |_| ());
     }
 
     /// The number of the last row, also of one that is forgotten; 0 where there was none.
@@ -155,12 +160,10 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn ledger_last(&self) -> Result<i64, StoreError> {
-        let last = "SELECT MAX(number) FROM (SELECT COALESCE(MAX(number), 0) AS number FROM ledger \
-                    UNION ALL SELECT number FROM ledger_summed) AS each_last";
         self.run(move |connection| {
             Box::pin(async move {
                 flush(connection).await?;
-                sql::query(last).fetch_one(connection).await
+                sql::query(LAST).fetch_one(connection).await
             })
         })
         .await
@@ -179,6 +182,17 @@ pub(super) async fn insert(connection: &mut Connection, row: LedgerRow) -> sql::
     }
     connection.entries.rows.push(row);
     Ok(())
+}
+
+/// Enters a row that may be there already, under whatever number is free.
+pub(super) async fn insert_unless_there(connection: &mut Connection, row: &LedgerRow) -> sql::Result<()> {
+    let there = "SELECT COUNT(*) FROM ledger WHERE ended_ms = $1 AND task_id = $2";
+    let there: i64 = sql::query(there).bind(row.ended_ms).bind(&row.task_id).fetch_one(connection).await?;
+    if there > 0 {
+        return Ok(());
+    }
+    let last: i64 = sql::query(LAST).fetch_one(connection).await?;
+    insert_all(connection, &[LedgerRow { number: last + 1, ..row.clone() }]).await
 }
 
 /// Brings what was entered into the table.

@@ -2,23 +2,28 @@
 //!
 //! Whoever writes takes turns, as with SQLite: a transaction begins with an advisory lock of the schema, so that a command
 //! beside the gateway sees and changes a whole state. The gateway itself holds a second one for as long as its session lasts,
-//! which tells another gateway that the schema is taken.
+//! which tells another gateway that the schema is taken. Each gateway that takes it counts on a number in it, so that one whose
+//! session was lost can tell whether another has had it meanwhile.
 
 use std::collections::HashMap;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 use std::time::Duration;
 
-use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config, NoTls, Row, Statement};
+use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_util::sync::CancellationToken;
 
 use super::reader::LONGEST;
 use super::sql::{Error, Result, Value};
 use crate::lifecycle::{Lifecycle, OnPanic};
 
-/// How long it may take until a server is reached.
-const CONNECT: Duration = Duration::from_secs(10);
+mod url;
+
+pub use url::DatabaseUrl;
+
+/// How long a server may take to answer nothing.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// How long somebody else may hold a lock: a command that writes, or a gateway before this one whose end the server has yet to
 /// notice.
@@ -30,68 +35,6 @@ const OLDEST: i64 = 130_000;
 /// Beside these, the lower 32 bits of an advisory lock are the number of the schema.
 const OWNER: i64 = 0x736c_7569 << 32;
 const WRITER: i64 = 0x736c_7577 << 32;
-
-/// Where a database is, and how one gets in. It shows itself without the password.
-#[derive(Clone, PartialEq)]
-pub struct DatabaseUrl(Box<Config>);
-
-impl Eq for DatabaseUrl {}
-
-impl DatabaseUrl {
-    /// Reads `postgres://user:password@host:port/database`. What is wrong with it is said without showing anything of it.
-    ///
-    /// # Errors
-    ///
-    /// What it has to look like.
-    pub fn parse(text: &str) -> std::result::Result<Self, &'static str> {
-        let mut config: Config = text.parse().map_err(
-            |_| "write postgres://user:password@host:5432/database, with % codes for special characters of the password",
-        )?;
-        match (config.get_user(), config.get_hosts(), config.get_dbname()) {
-            (None, _, _) => return Err("the user is missing: postgres://user:password@host:5432/database"),
-            (_, [], _) => return Err("the host is missing: postgres://user:password@host:5432/database"),
-            (_, _, None) => return Err("the database is missing: postgres://user:password@host:5432/database"),
-            (Some(_), [_, ..], Some(_)) => {}
-        }
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err("encrypted connections to a database are not served by this version; leave sslmode out");
-        }
-        config.ssl_mode(SslMode::Disable);
-        if config.get_application_name().is_none() {
-            config.application_name("sluicegate");
-        }
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT);
-        }
-        Ok(Self(Box::new(config)))
-    }
-}
-
-impl fmt::Display for DatabaseUrl {
-    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(text, "database {} on ", self.0.get_dbname().unwrap_or_default())?;
-        let ports = self.0.get_ports();
-        for (number, host) in self.0.get_hosts().iter().enumerate() {
-            if number > 0 {
-                text.write_char(',')?;
-            }
-            match host {
-                Host::Tcp(host) => text.write_str(host)?,
-                Host::Unix(path) => write!(text, "{}", path.display())?,
-            }
-            if let Some(port) = ports.get(number).or(ports.first()) {
-                write!(text, ":{port}")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for DatabaseUrl {
-    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(text, "DatabaseUrl({self})")
-    }
-}
 
 /// Another gateway has the schema.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +72,38 @@ impl From<tokio_postgres::Error> for Unusable {
     }
 }
 
+/// A gateway that has the schema.
+#[derive(Debug, Clone)]
+pub(super) struct Owner {
+    /// Of the schema, whatever it is called: the first gateway has made it up.
+    pub name: String,
+    /// Of the gateways that have had it.
+    number: i64,
+    /// Of the server, for its session.
+    process: i32,
+}
+
+/// Why a session was not opened again.
+#[derive(Debug)]
+pub(super) enum NotBack {
+    /// In words; it may be another time.
+    Later(String),
+    /// Another gateway has had the schema.
+    Taken,
+}
+
+impl From<Unusable> for NotBack {
+    fn from(error: Unusable) -> Self {
+        Self::Later(error.to_string())
+    }
+}
+
+impl From<tokio_postgres::Error> for NotBack {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Unusable::from(error).into()
+    }
+}
+
 /// A session.
 pub(in crate::store) struct Session {
     client: Client,
@@ -139,6 +114,15 @@ pub(in crate::store) struct Session {
     abandoned: Option<usize>,
     schema: i64,
     given_up: bool,
+    /// The connection has ended.
+    ended: CancellationToken,
+    /// Of the transactions of all owners that have been numbered.
+    last: i64,
+    /// The one that is under way.
+    number: Option<i64>,
+    /// The transaction whose commit was asked for, and not answered.
+    doubt: Option<i64>,
+    owner: Option<Owner>,
 }
 
 impl Session {
@@ -148,47 +132,109 @@ impl Session {
         alone: bool,
         lifecycle: &Lifecycle,
     ) -> std::result::Result<Self, Unusable> {
-        let (place, watched) = (url.to_string(), lifecycle.clone());
-        let client = connect(url, lifecycle, move |error| {
-            // Whether the schema is still ours is not known any more. The next process goes on where this one ends.
-            tracing::error!(%error, "the connection to the {place} is lost; shutting down");
-            watched.fail();
-        })
-        .await?;
-        client.batch_execute(&format!("SET lock_timeout = '{LOCKED}'; SET synchronous_commit = on")).await?;
+        let (client, ended) = connect(url, lifecycle).await?;
         fits(&client).await?;
-        let row = client
-            .query_opt("SELECT oid::bigint, nspname::text FROM pg_namespace WHERE nspname = current_schema()", &[])
-            .await?;
-        let (schema, name): (i64, String) = row.map(|row| (row.get(0), row.get(1))).ok_or(Unusable::NoSchema)?;
+        let (schema, name) = prepare(&client).await?;
         if alone {
             own(&client, url, schema, name).await?;
         }
-        let mut session = Self::over(client, schema);
+        let mut session = Self::over(client, ended, schema);
         session.migrate().await?;
+        if alone {
+            session.owner = Some(session.count_on().await?);
+        }
         Ok(session)
+    }
+
+    /// Opens a session again for a gateway that has lost the one that it had, and tells whether the transaction with the number
+    /// `doubt` was committed.
+    pub(super) async fn open_again(
+        url: &DatabaseUrl,
+        owner: &Owner,
+        doubt: Option<i64>,
+        lifecycle: &Lifecycle,
+    ) -> std::result::Result<(Self, bool), NotBack> {
+        let (client, ended) = connect(url, lifecycle).await?;
+        let (schema, name) = prepare(&client).await?;
+        unchanged(&client, owner).await?;
+        // The server may not have noticed that the session has lost its gateway.
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1 \
+                   AND (classid::bigint << 32) | objid::bigint = $1 AND pid = $2 \
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        client.execute(end, &[&(OWNER | schema), &owner.process]).await?;
+        own(&client, url, schema, name).await?;
+        // The session that had begun it has ended, or it would still have the lock.
+        let last = unchanged(&client, owner).await?;
+        let process = client.query_one("SELECT pg_backend_pid()", &[]).await?.get(0);
+        let mut session = Self::over(client, ended, schema);
+        session.owner = Some(Owner { process, ..owner.clone() });
+        session.last = last.max(doubt.unwrap_or(last));
+        Ok((session, doubt == Some(last)))
+    }
+
+    /// Counts this gateway, which has the schema.
+    async fn count_on(&mut self) -> std::result::Result<Owner, Unusable> {
+        let count = "UPDATE owner SET number = number + 1, name = CASE WHEN name = '' THEN $1 ELSE name END \
+                     RETURNING name, number, pg_backend_pid(), last_batch";
+        let fresh = uuid::Uuid::new_v4().simple().to_string();
+        self.begin_shared(false).await?;
+        let row = self.client.query_one(count, &[&fresh]).await?;
+        self.commit().await?;
+        self.last = row.get(3);
+        Ok(Owner { name: row.get(0), number: row.get(1), process: row.get(2) })
+    }
+
+    pub(super) fn owner(&self) -> Option<&Owner> {
+        self.owner.as_ref()
+    }
+
+    /// Cancelled when the connection has ended.
+    pub(super) fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// The number of a transaction that may have been committed.
+    pub(super) fn doubt(&self) -> Option<i64> {
+        self.doubt
+    }
+
+    /// Looks whether the server still answers.
+    pub(super) async fn look(&mut self) {
+        let answer = tokio::time::timeout(LOOK, self.client.simple_query("")).await;
+        self.given_up |= !matches!(answer, Ok(Ok(_)));
     }
 
     /// Opens a session beside that of the gateway, which changes nothing.
     pub(super) async fn open_to_read(url: &DatabaseUrl, lifecycle: &Lifecycle) -> Result<Self> {
-        let place = url.to_string();
-        let lost = move |error| tracing::warn!(%error, "the connection to the {place} that reads is lost");
-        let client = connect(url, lifecycle, lost).await?;
+        let (client, ended) = connect(url, lifecycle).await?;
         let limit = LONGEST.as_millis();
         client
             .batch_execute(&format!("SET default_transaction_read_only = on; SET statement_timeout = {limit}"))
             .await?;
-        Ok(Self::over(client, 0))
+        Ok(Self::over(client, ended, 0))
     }
 
-    fn over(client: Client, schema: i64) -> Self {
-        Self { client, statements: HashMap::new(), depth: 0, abandoned: None, schema, given_up: false }
+    fn over(client: Client, ended: CancellationToken, schema: i64) -> Self {
+        let (statements, given_up, owner) = (HashMap::new(), false, None);
+        Self {
+            client,
+            statements,
+            depth: 0,
+            abandoned: None,
+            schema,
+            given_up,
+            ended,
+            last: 0,
+            number: None,
+            doubt: None,
+            owner,
+        }
     }
 
     /// Applies the table files that have not been applied, all or none.
     async fn migrate(&mut self) -> std::result::Result<(), Unusable> {
-        let migrations = super::writer::migrations();
-        self.begin_shared().await?;
+        let migrations = super::sqlite::migrations();
+        self.begin_shared(false).await?;
         self.client
             .batch_execute(
                 "CREATE TABLE IF NOT EXISTS store_migrations (version BIGINT NOT NULL PRIMARY KEY, checksum TEXT NOT NULL)",
@@ -234,10 +280,18 @@ impl Session {
         Ok(self.client.batch_execute("SELECT pg_advisory_unlock_all()").await?)
     }
 
-    pub(super) async fn begin_shared(&mut self) -> Result<()> {
+    /// `numbered`: so that it can be known what became of it, should the connection be lost.
+    pub(super) async fn begin_shared(&mut self, numbered: bool) -> Result<()> {
         self.settle().await?;
+        (self.number, self.doubt) = (None, None);
         // Another writer's lock is waited for, for a while.
-        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock({})", WRITER | self.schema);
+        let mut begin = format!("BEGIN; SELECT pg_advisory_xact_lock({})", WRITER | self.schema);
+        if numbered && self.owner.is_some() {
+            self.last += 1;
+            self.number = Some(self.last);
+            // Infallible: it is a text.
+            _ = write!(begin, "; UPDATE owner SET last_batch = {}", self.last);
+        }
         self.depth = 1;
         if let Err(error) = self.client.batch_execute(&begin).await {
             self.abandon();
@@ -256,10 +310,14 @@ impl Session {
     pub(super) async fn commit(&mut self) -> Result<()> {
         self.settle().await?;
         let end = match self.depth {
-            1 => "COMMIT".to_owned(),
+            1 => {
+                self.doubt = self.number.take();
+                "COMMIT".to_owned()
+            }
             depth => format!("RELEASE SAVEPOINT s{}", depth - 1),
         };
         self.client.batch_execute(&end).await?;
+        self.doubt = None;
         self.depth -= 1;
         Ok(())
     }
@@ -326,19 +384,36 @@ fn borrowed<'p>(parameters: &'p [Parameter<'_>]) -> Vec<&'p (dyn ToSql + Sync)> 
     parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect()
 }
 
-/// `lost` is called where the connection ends by itself.
+/// With what is cancelled when the connection has ended.
 async fn connect(
     url: &DatabaseUrl,
     lifecycle: &Lifecycle,
-    lost: impl FnOnce(Error) + Send + 'static,
-) -> std::result::Result<Client, tokio_postgres::Error> {
+) -> std::result::Result<(Client, CancellationToken), tokio_postgres::Error> {
     let (client, connection) = url.0.connect(NoTls).await?;
+    let (ended, place) = (CancellationToken::new(), url.to_string());
+    let ending = ended.clone().drop_guard();
     lifecycle.spawn("database", OnPanic::Shutdown, async move {
+        let _ending = ending;
         if let Err(error) = connection.await {
-            lost(error.into());
+            tracing::error!(error = %Error::from(error), "the connection to the {place} is lost");
         }
     });
-    Ok(client)
+    Ok((client, ended))
+}
+
+/// Sets a session up to write, and finds its schema.
+async fn prepare(client: &Client) -> std::result::Result<(i64, String), Unusable> {
+    client.batch_execute(&format!("SET lock_timeout = '{LOCKED}'; SET synchronous_commit = on")).await?;
+    let row = client
+        .query_opt("SELECT oid::bigint, nspname::text FROM pg_namespace WHERE nspname = current_schema()", &[])
+        .await?;
+    row.map(|row| (row.get(0), row.get(1))).ok_or(Unusable::NoSchema)
+}
+
+/// The number of the last transaction, where nobody has had the schema since this owner.
+async fn unchanged(client: &Client, owner: &Owner) -> std::result::Result<i64, NotBack> {
+    let row = client.query_one("SELECT number, last_batch FROM owner", &[]).await?;
+    if row.get::<_, i64>(0) == owner.number { Ok(row.get(1)) } else { Err(NotBack::Taken) }
 }
 
 /// Whether the server is one that the tables can be in.

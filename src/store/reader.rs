@@ -12,7 +12,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::postgres::Session;
 use super::sql::{self, Connection};
-use super::{FILE, Location, StoreError, writer};
+use super::{FILE, Location, StoreError, sqlite};
 use crate::lifecycle::Lifecycle;
 
 /// How long somebody's reading may take.
@@ -91,9 +91,9 @@ impl Held {
 
 async fn open(location: &Location, lifecycle: &Lifecycle) -> sql::Result<Connection> {
     match location {
-        Location::Memory => writer::connect_to_read(Path::new(":memory:")).await,
-        Location::File(path) => writer::connect_to_read(path).await,
-        Location::DataFolder(folder) => writer::connect_to_read(&folder.join(FILE)).await,
+        Location::Memory => sqlite::connect_to_read(Path::new(":memory:")).await,
+        Location::File(path) => sqlite::connect_to_read(path).await,
+        Location::DataFolder(folder) => sqlite::connect_to_read(&folder.join(FILE)).await,
         Location::Postgres(url) => Ok(Connection::postgres(Session::open_to_read(url, lifecycle).await?)),
     }
 }

@@ -1,8 +1,10 @@
 //! Sessions, and what tasks have reserved, in sessions or otherwise.
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
-use super::ledger::{self, LedgerRow};
+use super::end::End;
+use super::ledger::LedgerRow;
 use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
 
@@ -61,7 +63,7 @@ pub struct HeldRows {
 }
 
 /// What a task has used of what it had reserved in the end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpentRow {
     pub task_id: String,
     pub tokens: i64,
@@ -108,7 +110,7 @@ impl Store {
         entry: Option<LedgerRow>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(settle_alone(connection, row.clone(), entry.clone())), done);
+        self.ended(End::Hold { spent: row, entry }, done);
     }
 
     /// All sessions, in the order in which they were made.
@@ -203,13 +205,4 @@ async fn charge(connection: &mut Connection, session: SessionRow, row: &SpentRow
     let query = query.bind(session.turns + i64::from(row.turn));
     let query = query.bind(row.ended_at_ms.saturating_add(session.ttl_ms).max(session.expires_at_ms));
     query.execute(connection).await.map(|_| ())
-}
-
-async fn settle_alone(connection: &mut Connection, row: SpentRow, entry: Option<LedgerRow>) -> sql::Result<()> {
-    let mut all_or_none = connection.begin().await?;
-    settle(&mut all_or_none, row).await?;
-    if let Some(entry) = entry {
-        ledger::insert(&mut all_or_none, entry).await?;
-    }
-    all_or_none.commit().await
 }

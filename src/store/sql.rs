@@ -10,7 +10,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, TransactionManager};
 
 use super::ledger::Entries;
-use super::postgres::Session;
+use super::postgres::{Owner, Session};
 
 type SqliteTransactions = <Sqlite as sqlx::Database>::TransactionManager;
 
@@ -203,6 +203,31 @@ impl Connection {
         }
     }
 
+    /// Looks whether the database can still be reached.
+    pub async fn look(&mut self) {
+        if let Link::Postgres(session) = &mut self.link {
+            session.look().await;
+        }
+    }
+
+    /// Ready once the connection has ended.
+    pub fn ended(&self) -> BoxFuture<'static, ()> {
+        match &self.link {
+            Link::Sqlite(_) => Box::pin(std::future::pending()),
+            Link::Postgres(session) => Box::pin(session.ended().clone().cancelled_owned()),
+        }
+    }
+
+    /// The number of a transaction that may have been committed, where the connection was lost meanwhile.
+    pub fn doubt(&self) -> Option<i64> {
+        if let Link::Postgres(session) = &self.link { session.doubt() } else { None }
+    }
+
+    /// The gateway that writes over this connection; none of SQLite's.
+    pub fn owner(&self) -> Option<&Owner> {
+        if let Link::Postgres(session) = &self.link { session.owner() } else { None }
+    }
+
     /// Takes the connection for lost: what was asked over it is not waited for any more.
     pub fn give_up(&mut self) {
         if let Link::Postgres(session) = &mut self.link {
@@ -226,11 +251,11 @@ impl Connection {
     }
 
     /// Begins the transaction that others share. It is for writing from its first statement on: what begins by reading cannot
-    /// wait for another process that writes.
-    pub async fn begin_shared(&mut self) -> Result<Transaction<'_>> {
+    /// wait for another process that writes. `numbered`: where a server is asked, it can be known later whether it was committed.
+    pub async fn begin_shared(&mut self, numbered: bool) -> Result<Transaction<'_>> {
         match &mut self.link {
             Link::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, Some("BEGIN IMMEDIATE".into())).await?,
-            Link::Postgres(session) => session.begin_shared().await?,
+            Link::Postgres(session) => session.begin_shared(numbered).await?,
         }
         let entered = self.entries.len();
         Ok(Transaction { connection: self, open: true, entered })

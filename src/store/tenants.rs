@@ -92,7 +92,7 @@ impl Store {
     ///
     /// [`StoreError`].
     pub async fn tenants_since(&self, since: i64) -> Result<(Vec<TenantRow>, Vec<ApiKeyRow>), StoreError> {
-        self.run(move |connection| Box::pin(changed_since(connection, since))).await
+        self.look(move |connection| Box::pin(changed_since(connection, since))).await
     }
 }
 

@@ -8,6 +8,7 @@ use super::*;
 #[path = "../../tests/support/postgres.rs"]
 mod cluster;
 mod ledger;
+mod outage;
 mod postgres;
 
 use ledger::{

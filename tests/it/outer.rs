@@ -7,6 +7,7 @@
 //! | `greedy` | clients that take more than their part, or read nothing |
 //! | `pace` | whether tokens reach the client one by one |
 //! | `crash` | whether a task that was answered with 202 survives `kill -9` |
+//! | `outage` | whether a gateway outlives its database |
 //! | `embedding` | what a gateway that nobody has configured embeds and scores |
 //! | `hang_up` | what is left of a task whose client has gone: nothing |
 //! | `stalled` | whether a thousand clients that do not read hurt one that does |
@@ -32,6 +33,7 @@ mod greedy;
 mod hang_up;
 mod keys;
 mod logs;
+mod outage;
 mod pace;
 mod protocol;
 mod recorder;

@@ -1,10 +1,10 @@
 //! A PostgreSQL server of the tests' own: on loopback and a free port, in a folder that goes with it. It ends with the process that
 //! has started it, however that ends.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,16 +21,23 @@ trap '"$bin/pg_ctl" -D cluster -m immediate stop >/dev/null 2>&1 || true; cd /; 
 trap : INT TERM HUP
 printf '%s' "$4" > password
 "$bin/initdb" -D cluster -U "$user" -A scram-sha-256 --pwfile=password -E UTF8 --no-locale --no-sync > initdb.log 2>&1 || { cat initdb.log; exit 1; }
-"$bin/pg_ctl" -D cluster -w -l server.log -o "-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories='$folder' -c max_connections=200" start > start.log 2>&1 || { cat start.log server.log; exit 1; }
+options="-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories='$folder' -c max_connections=200"
+"$bin/pg_ctl" -D cluster -w -l server.log -o "$options" start > start.log 2>&1 || { cat start.log server.log; exit 1; }
 echo ready
-cat > /dev/null
+while read -r command; do
+  case $command in
+    stop) "$bin/pg_ctl" -D cluster -m immediate -w stop < /dev/null > /dev/null; echo stopped;;
+    start) "$bin/pg_ctl" -D cluster -w -l server.log -o "$options" start < /dev/null > /dev/null; echo ready;;
+  esac
+done
 "#;
 
-struct Cluster {
+pub struct Cluster {
     port: u16,
     bin: PathBuf,
     /// Its standard input is what keeps the server running.
-    _keeper: Child,
+    keeper: Child,
+    said: BufReader<ChildStdout>,
 }
 
 /// One for all tests of this process.
@@ -45,52 +52,89 @@ pub fn fresh_url() -> String {
 }
 
 pub fn url(user: &str, password: &str, database: &str, schema: &str) -> String {
-    let port = cluster().port;
-    format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}?options=-c%20search_path%3D{schema}")
+    cluster().url(user, password, database, schema)
 }
 
-/// Says something to the server as an operator, and returns what it answers: a line per row.
+#[allow(dead_code, reason = "not every program that has this file stops a server")]
+impl Cluster {
+    /// Of a test's own, which may stop it.
+    pub fn of_its_own() -> Self {
+        start()
+    }
+
+    /// Of its schema that is there from the beginning.
+    pub fn public_url(&self) -> String {
+        self.url(USER, PASSWORD, "postgres", "public")
+    }
+
+    fn url(&self, user: &str, password: &str, database: &str, schema: &str) -> String {
+        let port = self.port;
+        format!("postgres://{user}:{password}@127.0.0.1:{port}/{database}?options=-c%20search_path%3D{schema}")
+    }
+
+    /// As a loss of power does, but for what is on the disk.
+    pub fn stop(&mut self) {
+        self.say("stop", "stopped");
+    }
+
+    pub fn start(&mut self) {
+        self.say("start", "ready");
+    }
+
+    fn say(&mut self, command: &str, expected: &str) {
+        let input = self.keeper.stdin.as_mut().expect("its input");
+        writeln!(input, "{command}").expect("it reads");
+        let mut said = String::new();
+        self.said.read_line(&mut said).expect("text");
+        assert_eq!(said.trim_end(), expected);
+    }
+
+    /// Says something to the server as an operator, and returns what it answers: a line per row.
+    pub fn sql(&self, statement: &str) -> String {
+        let output = Command::new(self.bin.join("psql"))
+            .args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", USER, "-d", "postgres"])
+            .args(["-v", "ON_ERROR_STOP=1", "-X", "-q", "-t", "-A", "-c", statement])
+            .env("PGPASSWORD", PASSWORD)
+            .output()
+            .expect("psql starts");
+        assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).expect("text")
+    }
+}
+
+/// To the server that all tests share.
 pub fn sql(statement: &str) -> String {
-    let cluster = cluster();
-    let output = Command::new(cluster.bin.join("psql"))
-        .args(["-h", "127.0.0.1", "-p", &cluster.port.to_string(), "-U", USER, "-d", "postgres"])
-        .args(["-v", "ON_ERROR_STOP=1", "-X", "-q", "-t", "-A", "-c", statement])
-        .env("PGPASSWORD", PASSWORD)
-        .output()
-        .expect("psql starts");
-    assert!(output.status.success(), "{statement}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
+    cluster().sql(statement)
 }
 
 fn cluster() -> &'static Cluster {
-    CLUSTER.get_or_init(|| {
-        let bin = programs();
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
-        // The server does not run as root.
-        let mut command = if is_root() {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "sh", "-c", SCRIPT, "sh"]);
-            command
-        } else {
-            let mut command = Command::new("sh");
-            command.args(["-c", SCRIPT, "sh"]);
-            command
-        };
-        command.arg(&bin).arg(port.to_string()).args([USER, PASSWORD]).current_dir("/");
-        let mut keeper =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell, and setpriv for root");
-        let mut said = String::new();
-        for line in BufReader::new(keeper.stdout.take().expect("its output")).lines() {
-            let line = line.expect("text");
-            if line == "ready" {
-                return Cluster { port, bin, _keeper: keeper };
-            }
-            said.push_str(&line);
-            said.push('\n');
+    CLUSTER.get_or_init(start)
+}
+
+fn start() -> Cluster {
+    let bin = programs();
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
+    // The server does not run as root.
+    let mut command = if is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=nobody", "--regid=nogroup", "--clear-groups", "sh", "-c", SCRIPT, "sh"]);
+        command
+    } else {
+        let mut command = Command::new("sh");
+        command.args(["-c", SCRIPT, "sh"]);
+        command
+    };
+    command.arg(&bin).arg(port.to_string()).args([USER, PASSWORD]).current_dir("/");
+    let mut keeper =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell, and setpriv for root");
+    let (mut said, mut all) = (BufReader::new(keeper.stdout.take().expect("its output")), String::new());
+    while said.read_line(&mut all).expect("text") > 0 {
+        if all.ends_with("ready\n") {
+            return Cluster { port, bin, keeper, said };
         }
-        let ended = keeper.wait().expect("it has ended");
-        panic!("PostgreSQL does not start ({ended}): {said}");
-    })
+    }
+    let ended = keeper.wait().expect("it has ended");
+    panic!("PostgreSQL does not start ({ended}): {all}");
 }
 
 fn is_root() -> bool {

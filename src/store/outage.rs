@@ -1,0 +1,260 @@
+//! A server that is away for a while, and the gateway that goes on meanwhile.
+//!
+//! What came from clients and can be refused is refused at once. Ends of tasks go into a file, and count as durable from then on.
+//! Everything that is to be written once the server is back, those ends too, waits in its order. Then it is looked what became
+//! of the transaction that was under way (its number tells), whether another gateway has had the schema meanwhile (that ends this
+//! one), and all of it is written. The file is removed once everything of it is in the database; a process that ends before
+//! that leaves it to the next, which writes what is not there yet.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::StoreError;
+use super::end::{End, Entering};
+use super::metrics::StoreMetrics;
+use super::postgres::{DatabaseUrl, NotBack, Owner, Session};
+use super::queue::{Operation, Queue, Work};
+use super::spool::Spool;
+use super::sql::{self, Connection};
+use crate::lifecycle::Lifecycle;
+
+/// Before the server is asked again, after the first time that it could not be reached; each time it is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Operations that wait at most. Those of one task are a few.
+const MOST_KEPT: usize = 200_000;
+
+/// How a gateway gets over the time for which its database is away.
+#[derive(Clone)]
+pub struct Outage {
+    /// For how long it may be away.
+    pub longest: Duration,
+    /// Where the ends of tasks are kept meanwhile.
+    pub folder: PathBuf,
+    pub metrics: StoreMetrics,
+}
+
+/// What was under way when the connection was lost.
+#[derive(Default)]
+pub(super) struct Lost {
+    pub batch: Vec<Operation>,
+    /// The transaction that it may have been committed in, and what its operations are told then.
+    pub doubt: Option<(i64, Vec<Result<(), StoreError>>)>,
+}
+
+/// What gets the writer over an outage.
+pub(super) struct Survival {
+    outage: Outage,
+    url: DatabaseUrl,
+    owner: Owner,
+    spool: Arc<Mutex<Spool>>,
+    /// Ends in the file that are not in the database yet.
+    spooled: Arc<AtomicUsize>,
+}
+
+impl Survival {
+    /// Writes what an earlier process has left. Blocking.
+    ///
+    /// # Errors
+    ///
+    /// In words.
+    pub async fn begin(
+        outage: Outage,
+        url: DatabaseUrl,
+        owner: Owner,
+        connection: &mut Connection,
+    ) -> Result<Self, String> {
+        let mut spool = Spool::new(&outage.folder, &owner.name);
+        let path = spool.path().display().to_string();
+        let ends = spool.read().map_err(|error| format!("the ends of tasks in {path} cannot be read: {error}"))?;
+        if !ends.is_empty() {
+            let failed = |error| format!("the ends of tasks in {path} cannot be stored: {error}");
+            write_again(connection, &ends).await.map_err(failed)?;
+            spool.clear().map_err(|error| format!("{path} cannot be removed: {error}"))?;
+            tracing::info!(ends = ends.len(), "ends of tasks that waited in {path} are in the database");
+        }
+        let (spool, spooled) = (Arc::new(Mutex::new(spool)), Arc::default());
+        outage.metrics.is_back();
+        Ok(Self { outage, url, owner, spool, spooled })
+    }
+
+    /// Waits until the server is back, and goes on meanwhile. Returns a connection with what is to be written first; `None` once
+    /// the queue is closed.
+    pub async fn outlast(
+        &mut self,
+        lost: Lost,
+        queue: &Queue,
+        lifecycle: &Lifecycle,
+    ) -> Option<(Connection, Vec<Operation>)> {
+        let since = Instant::now();
+        queue.set_away(true);
+        self.outage.metrics.is_away();
+        tracing::error!(
+            longest_ms = self.outage.longest.as_millis(),
+            "the {} is away: tasks that are to outlive the process are refused until it is back",
+            self.url
+        );
+        let Lost { batch, doubt } = lost;
+        let doubtful = doubt.as_ref().map_or(0, |_| batch.len());
+        let mut kept = sort(batch, doubtful);
+        self.keep(&mut kept, lifecycle).await;
+        let number = doubt.as_ref().map(|(number, _)| *number);
+        let mut pause = FIRST_PAUSE;
+        let mut attempt = Some(self.attempt(pause, number, lifecycle));
+        loop {
+            let over = tokio::select! {
+                biased;
+                came = next_of(&mut attempt) => match came {
+                    Ok((session, committed)) => {
+                        let kept = settle(kept, doubt.map(|(_, results)| results), committed);
+                        queue.set_away(false);
+                        self.outage.metrics.is_back();
+                        tracing::info!(away_ms = since.elapsed().as_millis(), waiting = kept.len(), "the {} is back", self.url);
+                        return Some((Connection::postgres(session), kept));
+                    }
+                    Err(NotBack::Later(why)) => {
+                        tracing::debug!(why, "the {} is still away", self.url);
+                        pause = (2 * pause).min(LONGEST_PAUSE);
+                        attempt = Some(self.attempt(pause, number, lifecycle));
+                        None
+                    }
+                    Err(NotBack::Taken) => Some("another gateway has had it meanwhile"),
+                },
+                batch = queue.next() => {
+                    let Some(batch) = batch else { break };
+                    kept.extend(sort(batch, 0));
+                    self.keep(&mut kept, lifecycle).await;
+                    (kept.len() > MOST_KEPT).then_some("more waits for it than there is room for")
+                }
+                () = sleep_until(since + self.outage.longest), if attempt.is_some() => Some("it was away for too long"),
+            };
+            if let Some(why) = over.filter(|_| attempt.is_some()) {
+                tracing::error!("the {} is given up, and the gateway with it: {why}", self.url);
+                attempt = None;
+                lifecycle.fail();
+            }
+        }
+        kept.into_iter().for_each(|operation| (operation.done)(Err(StoreError::Closed)));
+        None
+    }
+
+    /// Removes the file once nothing of it is missing in the database.
+    pub async fn tidy(&mut self, lifecycle: &Lifecycle) {
+        let left = self.spooled.load(Ordering::Acquire);
+        self.outage.metrics.spooled(left);
+        if left > 0 || !self.has_file() {
+            return;
+        }
+        let spool = Arc::clone(&self.spool);
+        let cleared = lifecycle.blocking("remove a file of ends", move || lock(&spool).clear()).await;
+        if let Ok(Err(error)) = cleared {
+            tracing::warn!(%error, "the file of ends stays, though all of it is in the database");
+        }
+    }
+
+    fn has_file(&self) -> bool {
+        lock(&self.spool).is_open()
+    }
+
+    fn attempt(
+        &self,
+        pause: Duration,
+        doubt: Option<i64>,
+        lifecycle: &Lifecycle,
+    ) -> BoxFuture<'static, Result<(Session, bool), NotBack>> {
+        let (url, owner, lifecycle) = (self.url.clone(), self.owner.clone(), lifecycle.clone());
+        async move {
+            sleep(pause).await;
+            Session::open_again(&url, &owner, doubt, &lifecycle).await
+        }
+        .boxed()
+    }
+
+    /// Puts the ends among these into the file, and tells who waits for them.
+    async fn keep(&self, kept: &mut [Operation], lifecycle: &Lifecycle) {
+        let mut ends: Vec<(&mut Operation, End)> = Vec::new();
+        for operation in kept.iter_mut().filter(|operation| !operation.spooled) {
+            if let Work::End(end) = &operation.work {
+                let end = (**end).clone();
+                ends.push((operation, end));
+            }
+        }
+        if ends.is_empty() {
+            return;
+        }
+        let (spool, lines) = (Arc::clone(&self.spool), ends.iter().map(|(_, end)| end.clone()).collect::<Vec<_>>());
+        let appended = lifecycle.blocking("keep ends", move || lock(&spool).append(lines.iter())).await;
+        let appended =
+            appended.map_err(|panicked| panicked.to_string()).and_then(|io| io.map_err(|error| error.to_string()));
+        for (operation, _) in ends {
+            let result = match &appended {
+                Ok(()) => {
+                    operation.spooled = true;
+                    self.spooled.fetch_add(1, Ordering::AcqRel);
+                    Ok(())
+                }
+                Err(error) => Err(StoreError::Failed(error.as_str().into())),
+            };
+            let spooled = operation.spooled.then(|| Arc::clone(&self.spooled));
+            let stored = move |result: Result<(), StoreError>| match (result, spooled) {
+                (Ok(()), Some(spooled)) => _ = spooled.fetch_sub(1, Ordering::AcqRel),
+                // The file stays, for the next start.
+                (Err(error), Some(_)) => tracing::error!(%error, "an end that is kept in a file could not be stored"),
+                (_, None) => {}
+            };
+            std::mem::replace(&mut operation.done, Box::new(stored))(result);
+        }
+        self.outage.metrics.spooled(self.spooled.load(Ordering::Acquire));
+    }
+}
+
+async fn next_of<T>(attempt: &mut Option<BoxFuture<'static, T>>) -> T {
+    match attempt {
+        Some(attempt) => attempt.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Refuses what can be, but for what came first and may have been done.
+fn sort(batch: Vec<Operation>, doubtful: usize) -> Vec<Operation> {
+    let keep = |(at, operation): (usize, Operation)| {
+        if at < doubtful || operation.work.waits() {
+            return Some(operation);
+        }
+        (operation.done)(Err(StoreError::Away));
+        None
+    };
+    batch.into_iter().enumerate().filter_map(keep).collect()
+}
+
+/// What is left to be written, once it is known whether what was doubtful was committed. That comes first, and has results.
+fn settle(kept: Vec<Operation>, results: Option<Vec<Result<(), StoreError>>>, committed: bool) -> Vec<Operation> {
+    let Some(results) = results else { return kept };
+    let doubtful = results.len();
+    if !committed {
+        return sort(kept, 0);
+    }
+    let mut kept = kept.into_iter();
+    kept.by_ref().take(doubtful).zip(results).for_each(|(operation, result)| (operation.done)(result));
+    kept.collect()
+}
+
+fn lock(spool: &Mutex<Spool>) -> std::sync::MutexGuard<'_, Spool> {
+    spool.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All of them, or none.
+async fn write_again(connection: &mut Connection, ends: &[End]) -> sql::Result<()> {
+    let mut all_or_none = connection.begin_shared(true).await?;
+    for end in ends {
+        end.file(&mut all_or_none, &Entering::Again).await?;
+    }
+    all_or_none.commit().await
+}
