@@ -103,7 +103,7 @@ fn gateway(criterion: &mut Criterion) {
     group.bench_function("submit, look, cancel", |bencher| {
         bencher.iter(|| {
             let id = submit(&runtime, gateway, request.clone(), &caller);
-            let position = view(id).show().summary.queue_position;
+            let position = view(id).show().summary.facts.queue_position;
             cancel(id);
             position
         });

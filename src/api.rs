@@ -18,6 +18,7 @@ mod admin;
 mod answer;
 mod anthropic;
 mod artifacts;
+mod audit;
 mod auth;
 mod body;
 mod budget;
@@ -35,9 +36,11 @@ mod openai;
 mod path;
 mod pools;
 mod prefix;
+mod prices;
 mod rates;
 mod sessions;
 mod sse;
+mod tasks;
 mod usage;
 mod workers;
 
@@ -106,6 +109,11 @@ pub fn router(api: Api) -> Router {
         .route("/v2/admin/keys", get(admin::keys).post(admin::create_key))
         .route("/v2/admin/keys/{id}", get(admin::key).patch(admin::change_key).delete(admin::revoke_key))
         .route("/v2/admin/keys/{id}/rotate", post(admin::rotate_key))
+        .route("/v2/admin/prices", get(prices::list))
+        .route("/v2/admin/prices/{model}", get(prices::view).put(prices::set).delete(prices::reset))
+        .route("/v2/admin/tasks", get(tasks::list))
+        .route("/v2/admin/tasks/{id}/cancel", post(tasks::cancel))
+        .route("/v2/admin/audit", get(audit::list))
         .route("/v2/usage", get(usage::usage))
         .route("/v2/meta/version", get(meta::version))
         .route("/v2/meta/capabilities", get(meta::capabilities))
@@ -136,6 +144,8 @@ pub fn router(api: Api) -> Router {
     let routes = routes
         // Bodies beyond the limit end as PAYLOAD_TOO_LARGE.
         .layer(DefaultBodyLimit::max(max_body_bytes))
+        // What administrators do is recorded before it is answered.
+        .layer(axum::middleware::from_fn_with_state(api.clone(), audit::record))
         // Who asks, and whether they may.
         .layer(axum::middleware::from_fn_with_state(api.clone(), auth::check))
         // A bug in a handler is an INTERNAL for its caller and nobody else's problem.

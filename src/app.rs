@@ -14,19 +14,21 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use crate::admission::{self, Accounts, Admission, Limiter};
 use crate::api::{self, Api, FailedLogins, Settings};
+use crate::audit::{Act, Action, Actor};
 use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
 use crate::config::{self, Config};
 use crate::engine::{LoadError, Loader};
 use crate::gateway::{
     Configured, Gateway, KeptPool, Parts, ProvisionSettings, Waiting, take_in, take_in_models, take_in_pools,
+    take_in_prices,
 };
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
 use crate::sessions::{self, Sessions};
-use crate::store::{Location, OpenError, Outage, Store, StoreError, StoreMetrics};
-use crate::tasks::{Clock, Journal, Registry, Retention};
+use crate::store::{Location, OpenError, Outage, Store, StoreError, StoreMetrics, signed};
+use crate::tasks::{Clock, Journal, Registry, Retention, millis};
 use crate::tenants::{ChangeError, Tenants};
 
 mod greeting;
@@ -141,7 +143,8 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
     let app = App::build(&config, &lifecycle).await?;
     if !config.server.listen.ip().is_loopback() && app.tenants.is_open() {
         let request = KeyRequest { name: Some("made at the first start".to_owned()), ..KeyRequest::default() };
-        let (_, secret) = app.tenants.create_admin_key(request).await.map_err(StartError::FirstKey)?;
+        let act = Arc::new(Act::new(Action::CREATE_KEY, &Actor::Startup, None, ""));
+        let (_, secret) = app.tenants.acting(&act).create_admin_key(request).await.map_err(StartError::FirstKey)?;
         greeting::print_first_key(&secret);
     }
     let server = app.accept(&config, listener, tls);
@@ -176,6 +179,7 @@ pub struct App {
     kept_pools: HashMap<PoolId, KeptPool>,
     idempotency_ttl: Duration,
     ledger_retention: Duration,
+    audit_retention: Duration,
     /// Other processes may change tenants and keys.
     shared_store: bool,
 }
@@ -212,6 +216,7 @@ impl App {
         let catalog = LiveCatalog::new(config.catalog.clone(), config.catalog_policy.clone(), catalog_metrics);
         let store = open_store(config, store_metrics, lifecycle).await?;
         take_in_models(&catalog, &store, lifecycle).await?;
+        take_in_prices(&catalog, &store).await?;
         let (journal, kept) = Journal::open(store.clone(), config.ledger.enabled).await?;
         let keys = journal.keys().await?;
         let tenants = Arc::new(Tenants::open(store.clone()).await?);
@@ -309,6 +314,7 @@ impl App {
             kept_pools,
             idempotency_ttl: config.admission.idempotency_ttl,
             ledger_retention: config.ledger.retention,
+            audit_retention: config.audit_retention,
             shared_store: config.store != Location::Memory,
         })
     }
@@ -323,7 +329,8 @@ impl App {
             (Arc::clone(&self.tasks), Arc::clone(&self.sessions), Arc::clone(&self.limiter));
         let (budgets, failed_logins) = (self.budgets.clone(), self.failed_logins.clone());
         let (forced, ttl) = (self.lifecycle.forced().clone(), self.idempotency_ttl);
-        let ledger_retention = self.ledger_retention;
+        let (ledger_retention, audit_retention) = (self.ledger_retention, self.audit_retention);
+        let store = self.store.clone();
         self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
             let mut ticks = interval(SWEEP);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -344,6 +351,10 @@ impl App {
                 if let Some(journal) = tasks.journal().filter(|_| tick.is_multiple_of(SWEEPS_OF_KEYS)) {
                     journal.forget_keys(ttl);
                     journal.forget_entries(ledger_retention);
+                }
+                if tick.is_multiple_of(SWEEPS_OF_KEYS) {
+                    let before_ms = Clock::now().unix_ms.saturating_sub(millis(audit_retention));
+                    store.audit_forgotten(signed(before_ms));
                 }
             }
         });

@@ -62,6 +62,8 @@ pub struct Config {
     pub ledger: Ledger,
     /// Who is told of budgets; `None`: nobody.
     pub webhook: Option<Webhook>,
+    /// How long it is recorded what administrators did.
+    pub audit_retention: Duration,
 }
 
 /// What tasks have used that have ended.

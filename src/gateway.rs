@@ -14,7 +14,9 @@
 //! | `catalog` | add, list, verify, retire and remove models |
 //! | `kept_models` | what of the catalog outlives the process |
 //! | `kept_pools` | what operators did to pools that outlives it |
+//! | `prices` | what models cost |
 //! | `artifacts` | documents that are named by their content |
+//! | `audit` | what administrators did |
 //! | `capabilities` | what the gateway can do |
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +38,7 @@ use crate::tasks::{Registry, Task};
 use crate::tenants::Rights;
 
 mod artifacts;
+mod audit;
 mod capabilities;
 mod catalog;
 mod idempotency;
@@ -44,6 +47,7 @@ mod kept_pools;
 mod look;
 mod media;
 mod operate;
+mod prices;
 mod provision;
 mod purge;
 mod recover;
@@ -54,14 +58,16 @@ mod usage;
 mod workers;
 
 pub use artifacts::Filed;
+pub use audit::AuditFilter;
 pub use capabilities::{Capabilities, EngineFacts, PoolCapabilities};
 use idempotency::Idempotency;
 pub use idempotency::Once;
 pub use kept_models::take_in_models;
 pub use kept_pools::{Configured, KeptPool, take_in_pools};
-pub use look::{TaskFilter, View};
+pub use look::{TaskFilter, View, Whose};
 use media::Media;
 pub use media::MediaSettings;
+pub use prices::take_in_prices;
 use provision::Provision;
 pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
 pub use recover::{Waiting, take_in};
@@ -79,6 +85,8 @@ pub struct Gateway {
     store: Store,
     /// Held while what is filed of a model is looked at, or a pool begins or ceases to drain, and that is handed to the store.
     filing: Mutex<()>,
+    /// Held while the price of a model is changed.
+    pricing: tokio::sync::Mutex<()>,
     /// In the order of the configuration. Which model each serves it says itself: that changes when it is reloaded.
     pools: Vec<Arc<Pool>>,
     admission: Admission,
@@ -158,6 +166,7 @@ impl Gateway {
             media: Media::new(media),
             store,
             filing: Mutex::default(),
+            pricing: tokio::sync::Mutex::default(),
             pools,
             admission,
             registry,
@@ -277,13 +286,14 @@ impl Gateway {
 
     /// The pools of a model, by any of its names; at least one.
     fn serving(&self, reference: &str) -> Result<Serving, ErrorEnvelope> {
-        let entry = self.usable(reference)?.entry;
+        let model = self.usable(reference)?;
+        let (price, entry) = (model.price(), model.entry);
         let pools = self.pools_of(&entry.id);
         if pools.is_empty() {
             let message = format!("no pool serves the model {:?}", entry.id);
             return Err(ErrorEnvelope::new(ErrorCode::PoolUnavailable, message).with_retry_after_ms(5000));
         }
-        Ok(Serving { pools, model: ModelId::from(entry.id), price: entry.price, limits: entry.limits })
+        Ok(Serving { pools, model: ModelId::from(entry.id), price, limits: entry.limits })
     }
 
     fn has_pool(&self, id: &str) -> bool {

@@ -29,6 +29,7 @@
 //! | layer | module | job |
 //! | --- | --- | --- |
 //! | contract | `sluicegate_compat` | wire types of all dialects and the translation between them; pure |
+//! | 0 | [`audit`] | what administrators do, as it is recorded |
 //! | 0 | [`causes`] | errors in words |
 //! | 0 | [`clock`] | the time of day |
 //! | 0 | [`ids`] | names, each its own type |
@@ -62,6 +63,7 @@
 pub mod admission;
 pub mod api;
 pub mod app;
+pub mod audit;
 pub mod budgets;
 pub mod catalog;
 pub mod causes;

@@ -11,11 +11,13 @@
 //! | `queue` | what waits to be written |
 //! | `writer` | one connection; what is waiting is committed together |
 //! | `artifacts` | documents that are named by their content |
+//! | `audit` | what administrators did |
 //! | `catalog` | models that were added, and what is kept of all |
 //! | `end` | what is written once a task has ended |
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `ledger` | what tasks have used that have ended |
 //! | `pools` | what operators did to pools |
+//! | `prices` | what models cost that administrators have set |
 //! | `sessions` | sessions, and what tasks have reserved |
 //! | `sums` | what the ledger's rows come to, for budgets |
 //! | `sql` | statements, rows and savepoints, whichever database it is |
@@ -64,9 +66,11 @@ use tokio::sync::oneshot;
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
+use crate::audit::Act;
 use crate::lifecycle::{Lifecycle, OnPanic};
 
 mod artifacts;
+mod audit;
 mod catalog;
 mod end;
 mod journal;
@@ -76,6 +80,7 @@ mod outage;
 mod ownership;
 mod pools;
 mod postgres;
+mod prices;
 mod queue;
 mod reader;
 mod sessions;
@@ -88,6 +93,7 @@ mod workers;
 mod writer;
 
 pub use artifacts::{ArtifactRow, NewArtifact, Put};
+pub use audit::AuditQuery;
 pub use catalog::ModelRow;
 use end::End;
 pub use journal::{EndedRow, KeyRow, TaskRow};
@@ -100,6 +106,7 @@ use ownership::Ownership;
 pub use pools::PoolRow;
 pub use postgres::{DatabaseInUse, DatabaseUrl};
 use postgres::{Session, Unusable};
+pub use prices::PriceRow;
 use queue::{Operation, Queue, Statements, WhileAway, Work};
 use reader::Reader;
 pub use sessions::{HeldRows, HoldRow, SessionRow, SpentRow};
@@ -174,6 +181,8 @@ pub enum Scrub {
 pub struct Store {
     queue: Arc<Queue>,
     reader: Reader,
+    /// What is changed with this handle is part of it.
+    act: Option<Arc<Act>>,
 }
 
 impl Store {
@@ -248,7 +257,7 @@ impl Store {
         let (to_write, to_read) = (Arc::clone(&queue), reader.clone());
         let writer = Writer { queue: to_write, lifecycle: lifecycle.clone(), reader: to_read, ownership, survival };
         lifecycle.spawn("store", OnPanic::Shutdown, writer.run(connection));
-        Ok(Self { queue, reader })
+        Ok(Self { queue, reader, act: None })
     }
 
     /// Whether its server is away: what has to be durable at once is refused, and the rest waits.

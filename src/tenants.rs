@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, KeyView, Policy, RateLimits, Scope, TenantView, detail};
 
+use crate::audit::Act;
 use crate::budgets::{NoSuchZone, Owner, Periods};
 use crate::clock::unix_ms;
 use crate::ids::{KeyId, TenantId};
@@ -20,6 +21,7 @@ use crate::store::{DEFAULT_TENANT, Store, StoreError, signed};
 
 mod book;
 mod change;
+mod facts;
 mod key;
 mod scopes;
 
@@ -132,14 +134,17 @@ fn shortened(id: &str) -> String {
     id.chars().take(64).collect()
 }
 
-/// All of them.
+/// All of them; cheap to clone.
+#[derive(Clone)]
 pub struct Tenants {
     store: Store,
-    book: RwLock<Book>,
+    book: Arc<RwLock<Book>>,
     /// When keys were used last, where that is not filed yet.
-    used: Mutex<HashMap<KeyId, u64>>,
+    used: Arc<Mutex<HashMap<KeyId, u64>>>,
     /// One takes in changes at a time, so that none comes in before an earlier one.
-    refreshing: tokio::sync::Mutex<()>,
+    refreshing: Arc<tokio::sync::Mutex<()>>,
+    /// What is changed with this handle is part of it.
+    act: Option<Arc<Act>>,
 }
 
 impl From<ChangeError> for ErrorEnvelope {
@@ -186,10 +191,16 @@ impl Tenants {
     ///
     /// [`StoreError`].
     pub async fn open(store: Store) -> Result<Self, StoreError> {
-        let (book, used, refreshing) = (RwLock::default(), Mutex::default(), tokio::sync::Mutex::default());
-        let tenants = Self { store, book, used, refreshing };
+        let tenants =
+            Self { store, book: Arc::default(), used: Arc::default(), refreshing: Arc::default(), act: None };
         tenants.refresh().await?;
         Ok(tenants)
+    }
+
+    /// The same, for an action of an administrator: what is changed with it is recorded together with that.
+    #[must_use]
+    pub fn acting(&self, act: &Arc<Act>) -> Self {
+        Self { act: Some(Arc::clone(act)), store: self.store.acting(act), ..self.clone() }
     }
 
     /// Takes in what has changed, here or in another process.
@@ -249,6 +260,11 @@ impl Tenants {
             }
             rights
         })
+    }
+
+    /// Who has a key that was refused because its tenant is suspended: it may do nothing.
+    pub fn suspended(&self, sent: &str) -> Option<Identity> {
+        self.read(|book| book.suspended(sent))
     }
 
     /// Files when keys were used last. Called now and then.

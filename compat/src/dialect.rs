@@ -25,6 +25,11 @@ pub fn canceled(end: &End) -> ErrorEnvelope {
         let why = match by {
             CanceledBy::Drain => "Its pool was taken out of service before the task ended.",
             CanceledBy::Purge => "Its model was purged before the task ended.",
+            // Whoever has done that does not want it tried again.
+            CanceledBy::Admin => {
+                let message = "An administrator of the gateway has cancelled the task before it ended.";
+                return ErrorEnvelope::new(ErrorCode::Conflict, message).with_detail(detail::TASK_CANCELED);
+            }
         };
         return ErrorEnvelope::new(ErrorCode::PoolUnready, why).with_retry_after_ms(1000);
     }

@@ -3,6 +3,7 @@
 mod access;
 mod admission;
 mod artifact;
+mod audit;
 mod catalog;
 mod chat;
 mod error;
@@ -11,6 +12,7 @@ pub mod media;
 mod policy;
 mod pool;
 mod preparation;
+mod price;
 mod quota;
 mod request;
 mod schema;
@@ -27,6 +29,7 @@ pub use access::{
 };
 pub use admission::{AdmissionResponse, PreviewResponse, Streams};
 pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};
+pub use audit::{AuditEntry, AuditList, AuditTarget};
 pub use catalog::{
     CreateModel, ModelFileView, ModelList, ModelPrice, ModelState, ModelStateRequest, ModelTrust, ModelView,
     VerificationView,
@@ -46,6 +49,7 @@ pub use pool::{
     WhenDrained,
 };
 pub use preparation::{Preparation, PreparationStep, StepKind, StepProgress, StepStatus, StepsProgress};
+pub use price::{PriceList, PriceRequest, PriceView};
 pub use quota::{Budget, BudgetKind, BudgetPeriod, BudgetView};
 pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
@@ -53,6 +57,6 @@ pub use request::{
 };
 pub use session::{SessionBudget, SessionRequest, SessionView};
 pub use usage::{UsageGroup, UsageSums, UsageView};
-pub use view::{TaskList, TaskState, TaskSummary, TaskView};
+pub use view::{AdminTask, AdminTaskList, TaskFacts, TaskList, TaskState, TaskSummary, TaskView};
 pub use worker::{RegisterWorker, WorkerView};
 pub use workload::{Input, MOST_INPUTS, Workload};

@@ -13,6 +13,7 @@ use sluicegate_compat::native::{
 };
 
 use super::Api;
+use super::audit::Doing;
 use super::body::Json;
 use super::errors::Failure;
 use super::native::{Parameters, pairs};
@@ -31,9 +32,10 @@ pub async fn tenants(State(api): State<Api>) -> Result<Response, Failure> {
 }
 
 /// `POST /v2/admin/tenants`: 201 with the tenant.
-pub async fn create_tenant(State(api): State<Api>, Json(body): Json) -> Result<Response, Failure> {
+pub async fn create_tenant(State(api): State<Api>, Doing(act): Doing, Json(body): Json) -> Result<Response, Failure> {
     let request = TenantRequest::parse(&body)?;
-    api.tenants.create_tenant(&request).await.map_err(failure)?;
+    act.about(&request.id);
+    api.tenants.acting(&act).create_tenant(&request).await.map_err(failure)?;
     let mut response = show_tenant(&api, &request.id).await?;
     *response.status_mut() = StatusCode::CREATED;
     Ok(response)
@@ -47,22 +49,24 @@ pub async fn tenant(State(api): State<Api>, Parameter(id): Parameter) -> Result<
 /// `PATCH /v2/admin/tenants/{id}`: 200 with the tenant.
 pub async fn change_tenant(
     State(api): State<Api>,
+    Doing(act): Doing,
     Parameter(id): Parameter,
     headers: HeaderMap,
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (patch, expected) = (TenantPatch::parse(&body)?, expected(&headers)?);
-    api.tenants.change_tenant(&id, expected, patch).await.map_err(failure)?;
+    api.tenants.acting(&act).change_tenant(&id, expected, patch).await.map_err(failure)?;
     show_tenant(&api, &id).await
 }
 
 /// `DELETE /v2/admin/tenants/{id}`: 204, and its keys are gone with it.
 pub async fn delete_tenant(
     State(api): State<Api>,
+    Doing(act): Doing,
     Parameter(id): Parameter,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
-    api.tenants.delete_tenant(&id, expected(&headers)?).await.map_err(failure)?;
+    api.tenants.acting(&act).delete_tenant(&id, expected(&headers)?).await.map_err(failure)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -87,9 +91,9 @@ pub async fn keys(State(api): State<Api>, query: Parameters) -> Result<Response,
 }
 
 /// `POST /v2/admin/keys`: 201 with the key, which is shown this once.
-pub async fn create_key(State(api): State<Api>, Json(body): Json) -> Result<Response, Failure> {
+pub async fn create_key(State(api): State<Api>, Doing(act): Doing, Json(body): Json) -> Result<Response, Failure> {
     let request = KeyRequest::parse(&body)?;
-    let made = api.tenants.create_key(&request).await.map_err(|error| match error {
+    let made = api.tenants.acting(&act).create_key(&request).await.map_err(|error| match error {
         // What is missing is what the body names.
         ChangeError::NoSuchTenant(_) => Failure::from(ErrorEnvelope::invalid("tenant_id", error.to_string())),
         other => failure(other),
@@ -105,34 +109,37 @@ pub async fn key(State(api): State<Api>, Parameter(id): Parameter) -> Result<Res
 /// `PATCH /v2/admin/keys/{id}`: 200 with the key.
 pub async fn change_key(
     State(api): State<Api>,
+    Doing(act): Doing,
     Parameter(id): Parameter,
     headers: HeaderMap,
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (patch, expected) = (KeyPatch::parse(&body)?, expected(&headers)?);
-    api.tenants.change_key(&id, expected, patch).await.map_err(failure)?;
+    api.tenants.acting(&act).change_key(&id, expected, patch).await.map_err(failure)?;
     show_key(&api, &id).await
 }
 
 /// `DELETE /v2/admin/keys/{id}`: 204, and it is good for nothing.
 pub async fn revoke_key(
     State(api): State<Api>,
+    Doing(act): Doing,
     Parameter(id): Parameter,
     headers: HeaderMap,
 ) -> Result<StatusCode, Failure> {
-    api.tenants.revoke_key(&id, expected(&headers)?).await.map_err(failure)?;
+    api.tenants.acting(&act).revoke_key(&id, expected(&headers)?).await.map_err(failure)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// `POST /v2/admin/keys/{id}/rotate`: 201 with the key that takes its place.
 pub async fn rotate_key(
     State(api): State<Api>,
+    Doing(act): Doing,
     Parameter(id): Parameter,
     headers: HeaderMap,
     Json(body): Json,
 ) -> Result<Response, Failure> {
     let (request, expected) = (RotateRequest::parse(&body)?, expected(&headers)?);
-    let made = api.tenants.rotate_key(&id, expected, request.overlap_ms.unwrap_or(0)).await;
+    let made = api.tenants.acting(&act).rotate_key(&id, expected, request.overlap_ms.unwrap_or(0)).await;
     made_key(&api, made.map_err(failure)?).await
 }
 
@@ -174,7 +181,7 @@ fn key_owner(key: &KeyView) -> Owner {
     Owner::Key(TenantId::from(key.tenant_id.as_str()), KeyId::from(key.id.as_str()))
 }
 
-fn shown<T: Serialize>(Versioned { what, version }: Versioned<T>) -> Response {
+pub(super) fn shown<T: Serialize>(Versioned { what, version }: Versioned<T>) -> Response {
     let mut response = axum::Json(what).into_response();
     if let Ok(tag) = HeaderValue::from_str(&format!("\"{version}\"")) {
         response.headers_mut().insert(ETAG, tag);
@@ -183,7 +190,7 @@ fn shown<T: Serialize>(Versioned { what, version }: Versioned<T>) -> Response {
 }
 
 /// The version that a change is to be made to; `None`: whatever it is.
-fn expected(headers: &HeaderMap) -> Result<Option<i64>, ErrorEnvelope> {
+pub(super) fn expected(headers: &HeaderMap) -> Result<Option<i64>, ErrorEnvelope> {
     let Some(tag) = headers.get(IF_MATCH) else { return Ok(None) };
     if tag == "*" {
         return Ok(None);

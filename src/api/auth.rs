@@ -11,9 +11,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel, Scope};
 
+use super::audit::PathParameters;
 use super::client::ClientAddress;
 use super::errors::Failure;
-use super::{Api, Settings, local};
+use super::{Api, Settings, audit, local};
 use crate::admission::Caller;
 use crate::ids::CorrelationId;
 use crate::tenants::{Denied, Identity};
@@ -62,12 +63,22 @@ fn need(method: &Method, route: Option<&str>) -> Need {
 }
 
 /// Lets through who may, with the [`Caller`] that handlers get.
-pub async fn check(State(api): State<Api>, correlation: CorrelationId, mut request: Request, next: Next) -> Response {
+pub async fn check(
+    State(api): State<Api>,
+    correlation: CorrelationId,
+    parameters: PathParameters,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     let needed = need(request.method(), route);
     let identity = match identify(&api, needed, &request) {
         Ok(identity) => identity,
-        Err(refused) => return Failure::from(refused).into_response(),
+        Err(Refused { why, whose }) => {
+            let Some(whose) = whose else { return Failure::from(why).into_response() };
+            let act = audit::act(&Caller::new(correlation, &whose), &parameters, &request);
+            return audit::refused(api, act, why).await;
+        }
     };
     let caller = identity.map(|identity| Caller::new(correlation, &identity));
     if let Some(caller) = &caller {
@@ -80,11 +91,23 @@ pub async fn check(State(api): State<Api>, correlation: CorrelationId, mut reque
     response
 }
 
+/// Why somebody is not let through, and who that is, where they have sent a good key.
+struct Refused {
+    why: ErrorEnvelope,
+    whose: Option<Identity>,
+}
+
+impl From<ErrorEnvelope> for Refused {
+    fn from(why: ErrorEnvelope) -> Self {
+        Self { why, whose: None }
+    }
+}
+
 /// What a program that reads metrics has to have.
 const METRICS: Need = Need::One(&[Scope::Metrics]);
 
 /// Who asks; `None` where that does not matter.
-fn identify(api: &Api, needed: Need, request: &Request) -> Result<Option<Identity>, ErrorEnvelope> {
+fn identify(api: &Api, needed: Need, request: &Request) -> Result<Option<Identity>, Refused> {
     let Settings { loopback, metrics_open, .. } = api.settings;
     if needed == METRICS && metrics_open {
         return Ok(None);
@@ -94,18 +117,22 @@ fn identify(api: &Api, needed: Need, request: &Request) -> Result<Option<Identit
     }
     if api.tenants.is_open() {
         if !loopback {
-            return if needed == Need::Nothing { Ok(None) } else { Err(denied(Denied::Missing)) };
+            return if needed == Need::Nothing { Ok(None) } else { Err(denied(Denied::Missing).into()) };
         }
         local::check(request.headers(), request.uri())?;
     } else if needed == Need::Nothing {
         return Ok(None);
     }
-    let identity = api.tenants.identify(credential(request.headers())).map_err(|why| refused(api, why, request))?;
+    let sent = credential(request.headers());
+    let identity = api.tenants.identify(sent).map_err(|why| Refused {
+        why: refused(api, why, request),
+        whose: sent.filter(|_| why == Denied::Suspended).and_then(|sent| api.tenants.suspended(sent)),
+    })?;
     match needed {
         Need::One(scopes) if !scopes.iter().any(|scope| identity.may(*scope)) => {
             let names: Vec<_> = scopes.iter().map(|scope| format!("`{}`", scope.as_str())).collect();
             let message = format!("this takes an API key with the scope {}", names.join(" or "));
-            Err(ErrorEnvelope::new(ErrorCode::Forbidden, message))
+            Err(Refused { why: ErrorEnvelope::new(ErrorCode::Forbidden, message), whose: Some(identity) })
         }
         _ => Ok(Some(identity)),
     }

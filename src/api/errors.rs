@@ -51,6 +51,12 @@ impl IntoResponse for Failure {
 #[derive(Debug, Clone)]
 struct Failed(Box<ErrorEnvelope>);
 
+/// How a response is answered in the native dialect, also one whose body is not written yet.
+pub fn status_of(response: &Response) -> u16 {
+    let failed = response.extensions().get::<Failed>();
+    failed.map_or(response.status().as_u16(), |Failed(envelope)| envelope.http_status())
+}
+
 /// The code of a failure, left on the response for the access log and the metrics.
 #[derive(Debug, Clone, Copy)]
 pub struct FailedWith(pub ErrorCode);

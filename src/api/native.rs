@@ -18,7 +18,7 @@ use super::errors::Failure;
 use super::path::Parameter;
 use super::sse::{EventStream, Native, event_stream};
 use crate::admission::Caller;
-use crate::gateway::TaskFilter;
+use crate::gateway::{TaskFilter, Whose};
 use crate::ids::TaskId;
 
 /// Tasks of a page, where the client does not say.
@@ -102,8 +102,28 @@ pub(super) fn pairs(query: Parameters, lists: &[&str]) -> Result<Vec<(String, St
 }
 
 fn filter(query: Parameters) -> Result<TaskFilter, ErrorEnvelope> {
+    filter_of(pairs(query, &[])?)
+}
+
+/// The filter of a list of all tenants.
+pub(super) fn whose(query: Parameters) -> Result<(Whose, TaskFilter), ErrorEnvelope> {
+    let mut whose = Whose::default();
+    let mut others = pairs(query, &[])?;
+    others.retain(|(name, value)| {
+        let own = match name.as_str() {
+            "tenant_id" => &mut whose.tenant,
+            "key_id" => &mut whose.key,
+            _ => return true,
+        };
+        *own = Some(value.clone());
+        false
+    });
+    Ok((whose, filter_of(others)?))
+}
+
+fn filter_of(query: Vec<(String, String)>) -> Result<TaskFilter, ErrorEnvelope> {
     let mut filter = TaskFilter { limit: PAGE, ..TaskFilter::default() };
-    for (name, value) in pairs(query, &[])? {
+    for (name, value) in query {
         let invalid = |message: &str| ErrorEnvelope::invalid(name.clone(), format!("`{name}` {message}"));
         match name.as_str() {
             "state" => {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use sluicegate_compat::native::{ModelState, ModelTrust};
+use sluicegate_compat::native::{ModelPrice, ModelState, ModelTrust};
 use tokio_util::sync::CancellationToken;
 
 use super::verify::{Finding, Run};
@@ -60,8 +60,19 @@ pub struct Facts {
     /// As they were loaded or verified last.
     pub files: Vec<FileDigest>,
     pub verification: Verification,
+    pub priced: Priced,
     pub created_at_ms: u64,
     pub updated_at_ms: u64,
+}
+
+/// The price that was set for a model while the gateway ran.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Priced {
+    /// `None`: that of the entry counts.
+    pub price: Option<ModelPrice>,
+    /// Counts the changes of it; 0 where there was none, as its time.
+    pub version: i64,
+    pub changed_ms: u64,
 }
 
 /// The verification that runs, or the last one.
@@ -101,6 +112,11 @@ pub enum Unusable {
 }
 
 impl Model {
+    /// What it costs now.
+    pub fn price(&self) -> ModelPrice {
+        self.facts.priced.price.unwrap_or(self.entry.price)
+    }
+
     /// Whether new requests for it are served.
     ///
     /// # Errors
@@ -313,6 +329,19 @@ impl LiveCatalog {
         })
     }
 
+    /// Sets what a model costs from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Unknown`].
+    pub fn set_price(&self, id: &str, priced: Priced) -> Result<(), Refusal> {
+        self.change(|snapshot| {
+            let position = snapshot.of_id(id)?;
+            Arc::make_mut(&mut snapshot.facts[position]).priced = priced;
+            Ok(())
+        })
+    }
+
     /// Notes what an engine has loaded. Where the entry pins a digest, loading has compared it.
     pub fn loaded(&self, id: &str, files: &ModelFiles) {
         let noted = self.change(|snapshot| {
@@ -415,6 +444,7 @@ impl Facts {
             digest: None,
             files: Vec::new(),
             verification: Verification::Never,
+            priced: Priced::default(),
             created_at_ms: now,
             updated_at_ms: now,
         }

@@ -54,6 +54,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         retention: check.ms("ledger.retention_ms", shape.ledger.retention_ms, 1),
     };
     let webhook = check.webhook(&shape.budgets);
+    let audit_retention = check.ms("audit.retention_ms", shape.audit.retention_ms, 1);
     let catalog = check.models(&shape.catalog, &web.hosts);
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
     let catalog_policy =
@@ -77,6 +78,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         limits,
         ledger,
         webhook,
+        audit_retention,
     })
 }
 

@@ -17,6 +17,7 @@ pub(super) struct Shape {
     pub ledger: Ledger,
     #[serde(default)]
     pub budgets: Budgets,
+    pub audit: Audit,
 }
 
 #[derive(Debug, eserde::Deserialize)]
@@ -239,6 +240,11 @@ pub(super) struct Media {
 #[derive(Debug, eserde::Deserialize)]
 pub(super) struct Ledger {
     pub enabled: bool,
+    pub retention_ms: u64,
+}
+
+#[derive(Debug, eserde::Deserialize)]
+pub(super) struct Audit {
     pub retention_ms: u64,
 }
 

@@ -9,6 +9,7 @@ use sluicegate_compat::native::{
 };
 
 use super::{Gateway, modalities_of, workloads_of};
+use crate::audit::Act;
 use crate::catalog::live::Verification;
 use crate::catalog::verify::{Check, Fetching, Finding, Run, differ};
 use crate::catalog::{Mistake, Model, ModelFiles, PrepareError, Refusal, Unusable, draft, prepare};
@@ -30,7 +31,7 @@ impl Gateway {
     }
 
     /// The model of this id, or the one that it is another name of.
-    fn named(&self, name: &str) -> Result<Model, ErrorEnvelope> {
+    pub(super) fn named(&self, name: &str) -> Result<Model, ErrorEnvelope> {
         self.catalog.get(name).or_else(|unknown| self.catalog.resolve(name).map_err(|_| unknown)).map_err(refused)
     }
 
@@ -39,7 +40,7 @@ impl Gateway {
     /// # Errors
     ///
     /// INVALID_PARAMS with the field; CONFLICT where a name is taken or the catalog is full.
-    pub async fn add_model(&self, request: CreateModel) -> Result<ModelView, ErrorEnvelope> {
+    pub async fn add_model(&self, request: CreateModel, act: &Arc<Act>) -> Result<ModelView, ErrorEnvelope> {
         let CreateModel { id, source, aliases, digest, price } = request;
         let entry = draft(id, &source, aliases, digest.as_deref(), price.unwrap_or_default()).map_err(mistaken)?;
         let (policy, source) = (self.catalog.policy().clone(), entry.source.clone());
@@ -48,7 +49,7 @@ impl Gateway {
         let id = entry.id.clone();
         self.make_way(&entry).await?;
         self.catalog.add(entry).map_err(refused)?;
-        self.keep_model(&id).await?;
+        self.keep_model_in(&self.store.acting(act), &id).await?;
         self.catalog_model(&id)
     }
 
@@ -57,7 +58,7 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND; CONFLICT where it comes from the configuration, or a pool serves it or is getting it.
-    pub async fn remove_model(&self, id: &str) -> Result<(), ErrorEnvelope> {
+    pub async fn remove_model(&self, id: &str, act: &Arc<Act>) -> Result<(), ErrorEnvelope> {
         let Model { entry, facts } = self.named(id)?;
         let (id, configured) = (entry.id.as_str(), facts.configured);
         let needed = || self.pools.iter().find(|pool| pool.needs_model(id));
@@ -69,7 +70,7 @@ impl Gateway {
             return Err(ErrorEnvelope::new(ErrorCode::Conflict, message).with_pool(pool.id().as_str()));
         }
         self.catalog.remove(id).map_err(refused)?;
-        self.keep_model(id).await
+        self.keep_model_in(&self.store.acting(act), id).await
     }
 
     /// Retires a model or brings it back. At the deadline of a retirement what is left of its tasks is ended.
@@ -81,6 +82,7 @@ impl Gateway {
         self: &Arc<Self>,
         id: &str,
         request: ModelStateRequest,
+        act: &Arc<Act>,
     ) -> Result<ModelView, ErrorEnvelope> {
         let id = self.named(id)?.entry.id;
         let id = id.as_str();
@@ -95,7 +97,7 @@ impl Gateway {
                 }
             });
         }
-        self.keep_model(id).await?;
+        self.keep_model_in(&self.store.acting(act), id).await?;
         self.catalog_model(id)
     }
 
@@ -199,7 +201,7 @@ impl Gateway {
             aliases: entry.aliases.clone(),
             source: entry.source.shown(),
             digest: entry.digest.clone().or_else(|| facts.digest.clone()),
-            price: entry.price,
+            price: model.price(),
             state: facts.state,
             trust: facts.trust,
             configured: facts.configured,
@@ -241,7 +243,7 @@ fn mistaken(mistake: Mistake) -> ErrorEnvelope {
     ErrorEnvelope::invalid(mistake.field, mistake.why)
 }
 
-fn refused(refusal: Refusal) -> ErrorEnvelope {
+pub(super) fn refused(refusal: Refusal) -> ErrorEnvelope {
     let message = refusal.to_string();
     match refusal {
         Refusal::Unknown(_) => ErrorEnvelope::new(ErrorCode::NotFound, message).with_detail(detail::MODEL_NOT_FOUND),

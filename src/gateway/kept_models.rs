@@ -76,12 +76,17 @@ impl Gateway {
     ///
     /// INTERNAL: the change is in effect and does not outlive the process.
     pub(super) async fn keep_model(&self, id: &str) -> Result<(), ErrorEnvelope> {
+        self.keep_model_in(&self.store, id).await
+    }
+
+    /// As [`keep_model`](Self::keep_model), with what is filed in `store` together with it.
+    pub(super) async fn keep_model_in(&self, store: &Store, id: &str) -> Result<(), ErrorEnvelope> {
         let filed = {
             // What is looked at last is filed last.
             let _one_at_a_time = self.filing.lock().unwrap_or_else(PoisonError::into_inner);
             match self.catalog.get(id) {
-                Ok(model) => self.store.put_model(row(&model)),
-                Err(_gone) => self.store.forget_model(id.to_owned()),
+                Ok(model) => store.put_model(row(&model)),
+                Err(_gone) => store.forget_model(id.to_owned()),
             }
         };
         stored(id, filed).await

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use sluicegate_compat::native::{ErrorEnvelope, TaskList, TaskState, TaskView};
+use serde_json::json;
+use sluicegate_compat::native::{AdminTask, AdminTaskList, CanceledBy, ErrorEnvelope, TaskList, TaskState, TaskView};
 use uuid::Uuid;
 
 use super::{Gateway, no_such_task, stored};
-use crate::ids::{TaskId, TenantId};
+use crate::audit::Act;
+use crate::ids::{KeyId, TaskId, TenantId};
 use crate::tasks::{Reader, Task};
 
 /// Tasks that are looked at under one hold of the registry's lock.
@@ -22,6 +24,21 @@ pub struct TaskFilter {
     pub limit: usize,
     /// Those made before the task with this number.
     pub before: Option<u64>,
+}
+
+/// Whose tasks a list of all tenants has.
+#[derive(Debug, Clone, Default)]
+pub struct Whose {
+    pub tenant: Option<String>,
+    pub key: Option<String>,
+}
+
+impl Whose {
+    fn fits(&self, task: &Task) -> bool {
+        let key = task.spec.key_id.as_ref().map(KeyId::as_str);
+        self.tenant.as_ref().is_none_or(|tenant| task.spec.tenant_id.as_str() == tenant)
+            && self.key.as_ref().is_none_or(|wanted| key == Some(wanted))
+    }
 }
 
 impl TaskFilter {
@@ -53,24 +70,61 @@ impl View {
 impl Gateway {
     /// A page of tasks, newest first.
     pub fn list(&self, tenant: &TenantId, filter: &TaskFilter) -> TaskList {
+        let own = |task: &Task| task.spec.tenant_id == *tenant;
+        let (tasks, next_cursor) = self.page(filter, own, |task| task.summary(self.waiting(task)));
+        TaskList { tasks, next_cursor }
+    }
+
+    /// As [`list`](Self::list), of all tenants.
+    pub fn all_tasks(&self, whose: &Whose, filter: &TaskFilter) -> AdminTaskList {
+        let shown = |task: &Task| AdminTask {
+            tenant_id: task.spec.tenant_id.to_string(),
+            key_id: task.spec.key_id.as_ref().map(KeyId::to_string),
+            facts: task.facts(self.waiting(task)),
+        };
+        let (tasks, next_cursor) = self.page(filter, |task| whose.fits(task), shown);
+        AdminTaskList { tasks, next_cursor }
+    }
+
+    fn page<T>(
+        &self,
+        filter: &TaskFilter,
+        wanted: impl Fn(&Task) -> bool,
+        show: impl Fn(&Task) -> T,
+    ) -> (Vec<T>, Option<String>) {
         let mut tasks = Vec::new();
         let mut before = filter.before;
         loop {
             let chunk = self.registry.made_before(before, LIST_CHUNK);
-            let Some(last) = chunk.last() else { return TaskList { tasks, next_cursor: None } };
+            let Some(last) = chunk.last() else { return (tasks, None) };
             before = Some(last.number);
             for task in chunk {
-                if task.spec.tenant_id != *tenant || !filter.fits(&task) {
+                if !wanted(&task) || !filter.fits(&task) {
                     continue;
                 }
                 if tasks.len() == filter.limit {
                     // There is at least this one more.
-                    let next_cursor = Some((task.number + 1).to_string());
-                    return TaskList { tasks, next_cursor };
+                    return (tasks, Some((task.number + 1).to_string()));
                 }
-                tasks.push(task.summary(self.waiting(&task)));
+                tasks.push(show(&task));
             }
         }
+    }
+
+    /// As [`cancel`](Self::cancel), of any tenant, for an administrator.
+    ///
+    /// # Errors
+    ///
+    /// NOT_FOUND.
+    pub async fn cancel_any(&self, id: Option<TaskId>, act: &Act) -> Result<(), ErrorEnvelope> {
+        let task = id.and_then(|id| self.registry.get(id)).ok_or_else(no_such_task)?;
+        act.about(&task.spec.id.to_string());
+        if task.log.progress().ended.is_none() {
+            act.sets(json!({ "tenant_id": task.spec.tenant_id.as_str(), "canceled": true }));
+        }
+        task.cancel_for(CanceledBy::Admin);
+        task.log.ended().await;
+        Ok(())
     }
 
     /// Cancels a task. Idempotent; once this returns, its log takes no more tokens.

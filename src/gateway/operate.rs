@@ -9,6 +9,7 @@ use sluicegate_compat::native::{
 
 use super::{Gateway, stored};
 use crate::admission::shutting_down;
+use crate::audit::Act;
 use crate::ids::ModelId;
 use crate::lifecycle::OnPanic;
 use crate::pools::{Conclusion, Health, Pool, PoolStatus, Purge, Reload};
@@ -36,14 +37,20 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND; INTERNAL where it does not outlive the process.
-    pub async fn drain(&self, id: &str, deadline: Duration, waiting: WhenDrained) -> Result<PoolView, ErrorEnvelope> {
+    pub async fn drain(
+        &self,
+        id: &str,
+        deadline: Duration,
+        waiting: WhenDrained,
+        act: &Arc<Act>,
+    ) -> Result<PoolView, ErrorEnvelope> {
         let pool = self.pool_named(id)?;
         let until_ms = Clock::now().unix_ms.saturating_add(millis(deadline));
         let filed = {
             // What is done last is filed last.
             let _one_at_a_time = self.filing.lock().unwrap_or_else(PoisonError::into_inner);
             pool.drain(deadline);
-            self.store.put_pool_drain(id.to_owned(), Some(signed(until_ms)))
+            self.store.acting(act).put_pool_drain(id.to_owned(), Some(signed(until_ms)))
         };
         self.hand_on(pool);
         match waiting {
@@ -59,12 +66,12 @@ impl Gateway {
     /// # Errors
     ///
     /// NOT_FOUND; INTERNAL where it does not outlive the process.
-    pub async fn resume(&self, id: &str) -> Result<PoolView, ErrorEnvelope> {
+    pub async fn resume(&self, id: &str, act: &Arc<Act>) -> Result<PoolView, ErrorEnvelope> {
         let pool = self.pool_named(id)?;
         let filed = {
             let _one_at_a_time = self.filing.lock().unwrap_or_else(PoisonError::into_inner);
             pool.resume();
-            self.store.put_pool_drain(id.to_owned(), None)
+            self.store.acting(act).put_pool_drain(id.to_owned(), None)
         };
         stored(id, filed).await?;
         Ok(pool_view(pool))

@@ -14,10 +14,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Gateway;
 use crate::admission::shutting_down;
+use crate::audit::Act;
 use crate::engine::remote::{Place, Secret, base_url};
 use crate::lifecycle::OnPanic;
 use crate::pools::{Attached, Health, NotAttached, Pool};
-use crate::store::{StoreError, WorkerRow, signed};
+use crate::store::{Store, StoreError, WorkerRow, signed};
 
 /// How long a registration holds that does not say it, in ms.
 const TTL_MS: u64 = 30_000;
@@ -46,6 +47,13 @@ struct Wanted {
     ttl_ms: u64,
 }
 
+impl Worker {
+    /// Whether this is what is registered, and it is renewed.
+    fn is(&self, wanted: &Wanted) -> bool {
+        self.place == wanted.place && Arc::ptr_eq(&self.pool, &wanted.pool)
+    }
+}
+
 /// Ready once a server is filed.
 type Filed = BoxFuture<'static, Result<(), StoreError>>;
 
@@ -57,12 +65,20 @@ impl Gateway {
     ///
     /// NOT_FOUND for the pool, INVALID_PARAMS, CONFLICT where there is no place for more, POOL_UNREADY while the gateway
     /// shuts down.
-    pub async fn register_worker(self: &Arc<Self>, request: RegisterWorker) -> Result<WorkerView, ErrorEnvelope> {
+    pub async fn register_worker(
+        self: &Arc<Self>,
+        request: RegisterWorker,
+        act: &Arc<Act>,
+    ) -> Result<WorkerView, ErrorEnvelope> {
         let wanted = self.wanted(request)?;
         let (pool, worker_id, ttl_ms) = (Arc::clone(&wanted.pool), wanted.id.clone(), wanted.ttl_ms);
         let (attached, filed) = {
             let mut workers = self.workers.lock().await;
-            let registered = self.register(&mut workers, wanted).await;
+            let renews = workers.get(&wanted.id).is_some_and(|known| known.is(&wanted));
+            let registered = self.register(&mut workers, wanted, &self.store.acting(act)).await;
+            if renews {
+                act.changes_nothing();
+            }
             registered?
         };
         let state = pool.health_of(&attached).map_or(Health::Failed.as_str(), Health::as_str);
@@ -96,7 +112,7 @@ impl Gateway {
                     continue;
                 }
                 let registered = match gateway.wanted(request(row)) {
-                    Ok(wanted) => gateway.register(&mut workers, wanted).await.map(drop),
+                    Ok(wanted) => gateway.register(&mut workers, wanted, &gateway.store).await.map(drop),
                     Err(error) => Err(error),
                 };
                 if let Err(ErrorEnvelope { message: why, .. }) = registered {
@@ -122,17 +138,18 @@ impl Gateway {
         self: &Arc<Self>,
         workers: &mut HashMap<String, Worker>,
         wanted: Wanted,
+        store: &Store,
     ) -> Result<(Attached, Option<Filed>), ErrorEnvelope> {
         let row = row(&wanted);
-        let Wanted { id, pool, place, ttl_ms } = wanted;
-        let until = Instant::now() + Duration::from_millis(ttl_ms);
-        let known = workers.get_mut(&id);
-        if let Some(worker) = known.filter(|worker| worker.place == place && Arc::ptr_eq(&worker.pool, &pool)) {
+        let until = Instant::now() + Duration::from_millis(wanted.ttl_ms);
+        let known = workers.get_mut(&wanted.id);
+        if let Some(worker) = known.filter(|worker| worker.is(&wanted)) {
             worker.until = until;
             let changed = row.clone().filter(|_| worker.filed != row);
             worker.filed = row;
-            return Ok((worker.attached.clone(), changed.map(|row| self.store.put_worker(row))));
+            return Ok((worker.attached.clone(), changed.map(|row| store.put_worker(row))));
         }
+        let Wanted { id, pool, place, ttl_ms: _ } = wanted;
         if let Some(before) = workers.remove(&id) {
             before.pool.detach(&before.attached);
             self.forget_worker(&id, &before);
@@ -142,7 +159,7 @@ impl Gateway {
             return Err(ErrorEnvelope::new(ErrorCode::Conflict, message));
         }
         let attached = pool.attach(&place).await.map_err(not_attached)?;
-        let filed = row.clone().map(|row| self.store.put_worker(row));
+        let filed = row.clone().map(|row| store.put_worker(row));
         self.watch_worker(id.clone(), attached.clone(), until);
         workers.insert(id, Worker { pool, place, attached: attached.clone(), until, filed: row });
         Ok((attached, filed))

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use super::sql::{self, Connection, from_row};
-use super::{Store, StoreError};
+use super::{Store, StoreError, prices};
 
 /// What is kept of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,12 +23,12 @@ from_row!(ModelRow { id, entry, state, distrust, created_at_ms, updated_at_ms })
 impl Store {
     /// Files a model as it is now. What is handed over later wins; what is returned is ready once it is durable.
     pub fn put_model(&self, row: ModelRow) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.run(move |connection| Box::pin(put(connection, row.clone())))
+        self.change(move |connection| Box::pin(put(connection, row.clone())))
     }
 
-    /// Forgets a model. As [`put_model`](Self::put_model).
+    /// Forgets a model, and the price that was set for it. As [`put_model`](Self::put_model).
     pub fn forget_model(&self, id: String) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.run(move |connection| Box::pin(forget(connection, id.clone())))
+        self.change(move |connection| Box::pin(forget(connection, id.clone())))
     }
 
     /// All models, as they came.
@@ -53,5 +53,8 @@ async fn put(connection: &mut Connection, row: ModelRow) -> sql::Result<()> {
 }
 
 async fn forget(connection: &mut Connection, id: String) -> sql::Result<()> {
-    sql::query("DELETE FROM catalog_models WHERE id = $1").bind(id).execute(connection).await.map(|_| ())
+    let mut all_or_none = connection.begin().await?;
+    prices::forget(&mut all_or_none, &id).await?;
+    sql::query("DELETE FROM catalog_models WHERE id = $1").bind(id).execute(&mut all_or_none).await?;
+    all_or_none.commit().await
 }

@@ -27,12 +27,12 @@ impl Store {
         configured: String,
         model: Option<String>,
     ) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.run(move |connection| Box::pin(put_model(connection, id.clone(), configured.clone(), model.clone())))
+        self.change(move |connection| Box::pin(put_model(connection, id.clone(), configured.clone(), model.clone())))
     }
 
     /// Files until when a pool drains, or that it does not. As [`put_pool_model`](Self::put_pool_model).
     pub fn put_pool_drain(&self, id: String, until_ms: Option<i64>) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.run(move |connection| Box::pin(put_drain(connection, id.clone(), until_ms)))
+        self.change(move |connection| Box::pin(put_drain(connection, id.clone(), until_ms)))
     }
 
     /// Forgets a pool. As [`put_pool_model`](Self::put_pool_model).

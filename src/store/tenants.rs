@@ -1,10 +1,13 @@
 //! Tenants and their API keys. Changes are numbered, so that whoever knows what there was hears of what is new alone, also where
 //! another process has changed it.
 
+use std::sync::Arc;
+
 use futures_util::future::BoxFuture;
 
 use super::sql::{self, Connection, from_row};
-use super::{Scrub, Store, StoreError};
+use super::{Scrub, Store, StoreError, audit};
+use crate::audit::Act;
 
 /// Whose every request is while there are no keys, and whose the first key is.
 pub const DEFAULT_TENANT: &str = "default";
@@ -78,7 +81,8 @@ impl Store {
     /// Makes a change where what is there has the version that `change` has; 0 where nothing is there, or what was deleted.
     /// What is returned is ready once it is durable.
     pub fn change_tenants(&self, change: TenantChange) -> BoxFuture<'static, Result<Changed, StoreError>> {
-        self.run(move |connection| Box::pin(put(connection, change.clone())))
+        let act = self.act.clone();
+        self.run(move |connection| Box::pin(put(connection, change.clone(), act.clone())))
     }
 
     /// Files when keys were used last.
@@ -109,7 +113,7 @@ async fn changed_since(connection: &mut Connection, since: i64) -> sql::Result<(
     Ok((tenants, sql::query(keys).bind(since).fetch_all(connection).await?))
 }
 
-async fn put(connection: &mut Connection, change: TenantChange) -> sql::Result<Changed> {
+async fn put(connection: &mut Connection, change: TenantChange, act: Option<Arc<Act>>) -> sql::Result<Changed> {
     let mut all_or_none = connection.begin().await?;
     let next = "UPDATE tenant_changes SET number = number + 1 RETURNING number";
     let number: i64 = sql::query(next).fetch_one(&mut all_or_none).await?;
@@ -130,6 +134,9 @@ async fn put(connection: &mut Connection, change: TenantChange) -> sql::Result<C
     if rows == 0 {
         all_or_none.rollback().await?;
         return Ok(Changed::Meanwhile);
+    }
+    if let Some(act) = act {
+        audit::insert(&mut all_or_none, act.entry()).await?;
     }
     all_or_none.commit().await?;
     Ok(Changed::As(number))

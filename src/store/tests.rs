@@ -59,6 +59,8 @@ macro_rules! on_both {
     };
 }
 
+mod audit;
+
 on_both!(
     the_first_end_of_a_task_is_in_the_ledger_and_no_other,
     the_ledger_is_added_up_and_forgotten_by_time,

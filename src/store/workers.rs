@@ -21,7 +21,7 @@ from_row!(WorkerRow { id, pool, base_url, model, slots, ttl_ms });
 impl Store {
     /// Files a server as it has registered. What is handed over later wins; what is returned is ready once it is durable.
     pub fn put_worker(&self, row: WorkerRow) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.run(move |connection| Box::pin(put(connection, row.clone())))
+        self.change(move |connection| Box::pin(put(connection, row.clone())))
     }
 
     /// Forgets a server. As [`put_worker`](Self::put_worker).

@@ -4,6 +4,7 @@ use sluicegate_compat::native::{KeyPatch, KeyRequest, KeyView, Policy, Scope, Te
 
 use super::book::read;
 use super::{ChangeError, Periods, Scopes, Secret, Tenants, unix_ms};
+use crate::audit::Action;
 use crate::ids::{KeyId, TenantId};
 use crate::store::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow, signed};
 
@@ -225,7 +226,7 @@ impl Tenants {
         self.refresh().await?;
         if self.tenant(DEFAULT_TENANT).is_none() {
             let tenant = TenantRequest { id: DEFAULT_TENANT.to_owned(), ..TenantRequest::default() };
-            match self.create_tenant(&tenant).await {
+            match self.beside(Action::CREATE_TENANT).create_tenant(&tenant).await {
                 Ok(_) | Err(ChangeError::Exists(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -235,6 +236,7 @@ impl Tenants {
     }
 
     pub(super) async fn change(&self, change: TenantChange) -> Result<(), ChangeError> {
+        self.tell(&change);
         let changed = self.store.change_tenants(change).await?;
         self.refresh().await?;
         match changed {

@@ -6,6 +6,7 @@
 mod access;
 mod addresses;
 mod artifacts;
+mod audit;
 mod budgets;
 mod cancel;
 mod catalog;
@@ -39,6 +40,7 @@ mod placing;
 mod policies;
 #[path = "../support/postgres.rs"]
 mod postgres;
+mod prices;
 mod provisioning;
 mod published;
 mod purging;

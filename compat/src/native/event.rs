@@ -194,6 +194,8 @@ pub enum CanceledBy {
     Drain,
     /// A purge of its model.
     Purge,
+    /// An administrator of the gateway.
+    Admin,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

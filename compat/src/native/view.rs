@@ -66,6 +66,33 @@ pub struct TaskView {
 /// A task as lists show it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TaskSummary {
+    #[serde(flatten)]
+    pub facts: TaskFacts,
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// The body of `GET /v2/admin/tasks`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdminTaskList {
+    /// Newest first.
+    pub tasks: Vec<AdminTask>,
+    /// For the next page; null on the last.
+    pub next_cursor: Option<String>,
+}
+
+/// A task as administrators see it: without what its client has said and heard.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AdminTask {
+    pub tenant_id: String,
+    /// Null where there were no keys.
+    pub key_id: Option<String>,
+    #[serde(flatten)]
+    pub facts: TaskFacts,
+}
+
+/// How a task stands.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TaskFacts {
     pub task_id: Uuid,
     pub session_id: Option<Uuid>,
     pub state: TaskState,
@@ -93,5 +120,4 @@ pub struct TaskSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub canceled_by: Option<CanceledBy>,
     pub error: Option<ErrorEnvelope>,
-    pub metadata: BTreeMap<String, String>,
 }

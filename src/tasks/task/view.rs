@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sluicegate_compat::native::{Event, FinishReason, TaskState, TaskSummary, TaskView, TokenKind};
+use sluicegate_compat::native::{Event, FinishReason, TaskFacts, TaskState, TaskSummary, TaskView, TokenKind};
 use tokio::time::Instant;
 
 use super::{Passage, Task, millis};
@@ -40,6 +40,11 @@ impl Task {
 
     /// As [`view`](Self::view), without the text.
     pub fn summary(&self, waiting: Option<(u64, u64)>) -> TaskSummary {
+        TaskSummary { facts: self.facts(waiting), metadata: self.spec.metadata.clone() }
+    }
+
+    /// As [`summary`](Self::summary), without what the client has said of it.
+    pub fn facts(&self, waiting: Option<(u64, u64)>) -> TaskFacts {
         let now = Instant::now();
         let progress = self.log.progress();
         let at = |instant: Instant| self.created.unix_ms_at(instant);
@@ -51,7 +56,7 @@ impl Task {
             Some((_, Event::Error(error))) => (None, Some(error.as_ref().clone()), None),
             _ => (None, None, None),
         };
-        TaskSummary {
+        TaskFacts {
             task_id: self.spec.id.0,
             session_id: self.spec.session_id,
             state: self.state(&progress),
@@ -76,7 +81,6 @@ impl Task {
             finish_reason,
             canceled_by: end.and_then(|end| end.canceled_by),
             error,
-            metadata: self.spec.metadata.clone(),
         }
     }
 

@@ -49,7 +49,7 @@ impl<'a> Target<'a> {
                 let parameters = operation.value["parameters"].as_array().unwrap().iter();
                 let id = parameters.map(|parameter| document.resolve(parameter)).find(|known| known["in"] == "path");
                 let id = id.map_or("", |id| id["example"].as_str().unwrap());
-                let path = operation.path.replace("{id}", id);
+                let path = operation.path.replace("{id}", id).replace("{model}", id);
                 let findings = RefCell::default();
                 targets.push(Self { document, operation, schema, base: base.clone(), path, findings });
             }
@@ -337,7 +337,7 @@ async fn ids_that_no_thing_has_are_not_found_and_wrong_methods_are_told_the_righ
                 assert!(!answer.header("x-correlation-id").is_empty());
             }
             let item = &document.root["paths"][operation.path];
-            let path = operation.path.replace("{id}", "x").replace("{file}", "x");
+            let path = operation.path.replace("{id}", "x").replace("{file}", "x").replace("{model}", "x");
             for other in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"] {
                 if item.get(other.to_lowercase()).is_some() {
                     continue;

@@ -2,6 +2,7 @@
 
 /// Modules of `src` and their layers. A module uses lower layers only; `sluicegate_compat` is below all of them.
 pub const LAYERS: &[(&str, u8)] = &[
+    ("audit", 0),
     ("budgets", 0),
     ("causes", 0),
     ("clock", 0),
@@ -36,6 +37,7 @@ pub const ALLOWED_EDGES: &[(&str, &str, &str)] = &[
     ("cli", "config", "flags are a layer of the configuration, and `config check` shows it"),
     ("cli", "telemetry", "logging starts before anything that logs"),
     ("main", "cli", "the program is its command line"),
+    ("store", "audit", "what is done is filed with what it changes, in one transaction"),
     ("store", "lifecycle", "the writer is a task with a name and an end at shutdown, and commits are blocking work"),
     ("telemetry", "config", "the log's format and level are settings"),
     ("web", "clock", "an event says when it was sent"),
