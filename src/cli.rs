@@ -12,14 +12,19 @@ use crate::config::{Config, Effective, Mistakes};
 use crate::telemetry;
 
 mod access;
+mod administration;
 mod arguments;
 mod client;
 mod models;
 mod operate;
 mod policy;
 mod table;
+mod usage;
 
+use access::StoreArguments;
+use administration::Administration;
 use arguments::{Arguments, Command, ConfigCommand, ServeArguments};
+use operate::Target;
 
 /// Does what the command line of this process says. The code is 0 when all went well, 1 when something was wrong (one
 /// message on standard error says what), and 2 when the command line makes no sense.
@@ -45,10 +50,15 @@ pub fn run_with<E: Display>(
     };
     let asks_a_gateway = matches!(
         command,
-        Command::Task(_) | Command::Pool(_) | Command::Model(_) | Command::Tenant(_) | Command::Key(_)
+        Command::Task(_)
+            | Command::Pool(_)
+            | Command::Model(_)
+            | Command::Tenant(_)
+            | Command::Key(_)
+            | Command::Usage(_)
     );
     if target.json && !asks_a_gateway {
-        eprintln!("sluicegate: --json goes with task, pool, model, tenant and key");
+        eprintln!("sluicegate: --json goes with task, pool, model, tenant, key and usage");
         return ExitCode::from(2);
     }
     let done = match command {
@@ -62,10 +72,18 @@ pub fn run_with<E: Display>(
         Command::Task(arguments) => operate(operate::task(target, arguments)),
         Command::Pool(arguments) => operate(operate::pool(target, arguments)),
         Command::Model(arguments) => operate(models::model(target, arguments)),
-        Command::Tenant(arguments) => load(&arguments.file.settings(), environment)
-            .and_then(|it| operate(access::tenant(&it.config, target.json, arguments))),
-        Command::Key(arguments) => load(&arguments.file.settings(), environment)
-            .and_then(|it| operate(access::key(&it.config, target.json, arguments))),
+        Command::Tenant(arguments) => {
+            let file = arguments.file.clone();
+            administer(&target, &file, environment, async |at| access::tenant(at, target.json, arguments).await)
+        }
+        Command::Key(arguments) => {
+            let file = arguments.file.clone();
+            administer(&target, &file, environment, async |at| access::key(at, target.json, arguments).await)
+        }
+        Command::Usage(arguments) => {
+            let file = arguments.file.clone();
+            administer(&target, &file, environment, async |at| usage::usage(at, target.json, arguments).await)
+        }
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Arguments::command(), "sluicegate", &mut script);
@@ -87,6 +105,28 @@ fn operate(command: impl Future<Output = Result<(), String>>) -> Result<(), Stri
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("sluicegate: cannot start the runtime: {error}"))?;
     runtime.block_on(command).map_err(|error| format!("sluicegate: {error}"))
+}
+
+/// Runs a command on the gateway, where there is a key for it, else on the store that the configuration names.
+fn administer(
+    target: &Target,
+    file: &StoreArguments,
+    environment: Vec<(String, String)>,
+    command: impl AsyncFnOnce(&Administration) -> Result<(), String>,
+) -> Result<(), String> {
+    let config = match file.asks_a_gateway(target) {
+        true => None,
+        false => Some(load(&file.settings(), environment)?.config),
+    };
+    operate(async {
+        let at = match &config {
+            None => Administration::of_gateway(target)?,
+            Some(config) => Administration::of_store(config).await?,
+        };
+        let done = command(&at).await;
+        at.close().await;
+        done
+    })
 }
 
 fn start<E: Display>(

@@ -73,7 +73,7 @@ pub use provision::{ProvisionMetrics, Settings as ProvisionSettings};
 pub use recover::{Waiting, take_in};
 pub use submit::Owned;
 pub use tokens::{Tokens, Wanted};
-pub use usage::{Grouping, UsageFilter};
+pub use usage::{Grouping, UsageFilter, add_up, usage_rows, usage_table};
 use workers::Workers;
 
 /// The gateway without its protocols. Built once.

@@ -3,13 +3,13 @@
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, UsageGroup, UsageView};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, UsageView};
 
 use super::Api;
 use super::errors::Failure;
 use super::native::{Parameters, pairs};
 use crate::admission::Caller;
-use crate::gateway::{Grouping, UsageFilter};
+use crate::gateway::{Grouping, UsageFilter, usage_rows, usage_table};
 
 /// How an answer is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub async fn usage(State(api): State<Api>, caller: Caller, query: Parameters) ->
             ([(CONTENT_TYPE, "application/jsonl")], lines).into_response()
         }
         Format::Csv => {
-            let table = table(usage, &group_by).map_err(|error| unwritable(&error))?;
+            let table = usage_table(usage, &group_by).map_err(|error| unwritable(&error))?;
             ([(CONTENT_TYPE, "text/csv")], table).into_response()
         }
     })
@@ -76,46 +76,13 @@ fn filter(query: Parameters) -> Result<(UsageFilter, Format), ErrorEnvelope> {
     Ok((filter, format))
 }
 
-/// The groups, or the total where it is not grouped.
-fn rows(usage: UsageView, group_by: &[Grouping]) -> Vec<UsageGroup> {
-    let total = UsageGroup { sums: usage.total, ..UsageGroup::default() };
-    if group_by.is_empty() { vec![total] } else { usage.groups }
-}
-
 fn lines(usage: UsageView, group_by: &[Grouping]) -> serde_json::Result<String> {
     let mut lines = String::new();
-    for row in rows(usage, group_by) {
+    for row in usage_rows(usage, group_by) {
         lines += &serde_json::to_string(&row)?;
         lines.push('\n');
     }
     Ok(lines)
-}
-
-/// With a line of names first.
-fn table(usage: UsageView, group_by: &[Grouping]) -> Result<Vec<u8>, csv::Error> {
-    let by = |grouping| group_by.contains(&grouping);
-    let columns = [
-        ("tenant_id", by(Grouping::Tenant)),
-        ("key_id", by(Grouping::Key)),
-        ("model", by(Grouping::Model)),
-        ("pool_id", by(Grouping::Pool)),
-        ("from_ms", by(Grouping::Day) || by(Grouping::Hour)),
-    ];
-    let mut table = csv::Writer::from_writer(Vec::new());
-    let names = columns.iter().filter(|(_, there)| *there).map(|(name, _)| *name);
-    table.write_record(names.chain(usage.total.named().map(|(name, _)| name)))?;
-    for row in rows(usage, group_by) {
-        let from = row.from_ms.map(|from| from.to_string());
-        let names = [row.tenant_id, row.key_id, row.model, row.pool_id, from];
-        let sums = row.sums.named().map(|(_, sum)| sum.to_string());
-        table.write_record(names.into_iter().flatten().map(harmless).chain(sums))?;
-    }
-    table.into_inner().map_err(|error| error.into_error().into())
-}
-
-/// What a spreadsheet does not take for a formula.
-fn harmless(name: String) -> String {
-    if name.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{name}") } else { name }
 }
 
 fn unwritable(error: &dyn std::error::Error) -> ErrorEnvelope {

@@ -1,24 +1,19 @@
-//! The commands that look after tenants and keys, on the store that the configuration names. A gateway that runs on that store sees
-//! what they change within a second.
+//! The commands that look after tenants and keys: of a running gateway where there is a key for it, else on the store that the
+//! configuration names. A gateway that runs on that store sees what they change within a second.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use serde::Serialize;
-use serde_json::json;
-use sluicegate_compat::native::{
-    KeyRequest, KeyView, Priority, Scope, TenantPatch, TenantRequest, TenantView, Violation,
-};
+use serde_json::{Map, Value, json};
+use sluicegate_compat::native::Scope;
 
+use super::administration::Administration;
 use super::arguments::FileArguments;
+use super::operate::{Target, text};
 use super::policy::{PolicyArguments, PriorityArguments};
 use super::table::Table;
-use crate::config::Config;
-use crate::lifecycle::Lifecycle;
-use crate::store::{Location, Store};
-use crate::tenants::Tenants;
 
 #[derive(Debug, Args)]
 pub(super) struct TenantArguments {
@@ -37,9 +32,10 @@ pub(super) struct KeyArguments {
 }
 
 /// The configuration, wherever it stands in the command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(super) struct StoreArguments {
-    /// The configuration file that names the store; without it the one that SLUICEGATE_CONFIG names, or only defaults
+    /// Work on the store that this configuration file names. Without it: on the gateway, where there is a key for it, else on the store
+    /// that the file in SLUICEGATE_CONFIG names, or only defaults
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
 }
@@ -132,6 +128,14 @@ enum KeyCommand {
         /// The id of the key: what stands between sk-sg- and the next hyphen
         id: String,
     },
+    /// Make a key in the place of one, with the same rights, and print it; it is shown this once
+    Rotate {
+        /// The id of the key: what stands between sk-sg- and the next hyphen
+        id: String,
+        /// How long the old key stays good, such as 30s, 15m, 12h or 7d; without it, not at all
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration_ms)]
+        overlap: u64,
+    },
     /// Revoke a key for good
     Revoke {
         /// The id of the key: what stands between sk-sg- and the next hyphen
@@ -166,6 +170,27 @@ impl StoreArguments {
     pub fn settings(&self) -> super::arguments::Settings {
         FileArguments { config: self.config.clone() }.settings()
     }
+
+    /// Whether a running gateway is meant.
+    pub fn asks_a_gateway(&self, target: &Target) -> bool {
+        target.api_key.is_some() && self.config.is_none()
+    }
+}
+
+/// A time with its unit.
+fn duration_ms(text: &str) -> Result<u64, String> {
+    let unknown = || "a number and ms, s, m, h or d, such as 15m".to_owned();
+    let at = text.find(|character: char| !character.is_ascii_digit()).ok_or_else(unknown)?;
+    let (number, unit) = text.split_at(at);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1000,
+        "m" => 60 * 1000,
+        "h" => 60 * 60 * 1000,
+        "d" => 24 * 60 * 60 * 1000,
+        _ => return Err(unknown()),
+    };
+    number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms)).ok_or_else(unknown)
 }
 
 /// Runs `sluicegate tenant …`.
@@ -173,100 +198,73 @@ impl StoreArguments {
 /// # Errors
 ///
 /// One line, for the operator.
-pub(super) async fn tenant(config: &Config, json: bool, arguments: TenantArguments) -> Result<(), String> {
-    let open = Open::store(config).await?;
-    let done = tenant_command(&open.tenants, json, arguments.command).await;
-    open.close().await;
-    done
-}
-
-async fn tenant_command(tenants: &Tenants, json: bool, command: TenantCommand) -> Result<(), String> {
-    match command {
+pub(super) async fn tenant(at: &Administration, json: bool, arguments: TenantArguments) -> Result<(), String> {
+    match arguments.command {
         TenantCommand::Create { id, name, weight, priorities, policy } => {
-            let request = tenant_request(id, name, weight, &priorities, &policy);
-            request.check().map_err(|wrong| refused(&wrong))?;
-            let made = tenants.create_tenant(&request).await.map_err(|error| error.to_string())?;
-            say(json, &made, || format!("tenant {} made", made.id));
-            Ok(())
+            let mut request = tenant_fields(name, weight, &priorities, &policy);
+            request.insert("id".to_owned(), id.as_str().into());
+            let made = at.create_tenant(&Value::Object(request)).await?;
+            say(json, &made, || format!("tenant {id} made"));
         }
         TenantCommand::List => {
-            let (all, keys) = (tenants.tenants(), tenants.keys(None));
+            let all = at.tenants().await?;
             if json {
                 all.iter().for_each(print_json);
                 return Ok(());
             }
-            let mut of: BTreeMap<&str, usize> = BTreeMap::new();
-            keys.iter().for_each(|key| *of.entry(&key.tenant_id).or_default() += 1);
+            let keys = at.keys(None).await?;
+            let mut of: BTreeMap<String, usize> = BTreeMap::new();
+            keys.iter().for_each(|key| *of.entry(text(&key["tenant_id"])).or_default() += 1);
             let mut table = Table::new(["TENANT", "NAME", "WEIGHT", "KEYS", "STATE"]);
             for tenant in &all {
-                let keys = of.get(tenant.id.as_str()).copied().unwrap_or_default();
-                let state = if tenant.suspended { "suspended" } else { "active" };
-                let name = tenant.name.clone().unwrap_or_default();
-                table.row([tenant.id.clone(), name, tenant.weight.to_string(), keys.to_string(), state.to_owned()]);
+                let id = text(&tenant["id"]);
+                let keys = of.get(&id).copied().unwrap_or_default();
+                let state = if tenant["suspended"] == true { "suspended" } else { "active" };
+                let name = tenant["name"].as_str().unwrap_or_default().to_owned();
+                table.row([id, name, text(&tenant["weight"]), keys.to_string(), state.to_owned()]);
             }
             super::print(&table.to_string());
-            Ok(())
         }
         TenantCommand::Change { id, name, weight, priorities, policy } => {
-            let request = tenant_request(id.clone(), name, weight, &priorities, &policy);
-            request.check().map_err(|wrong| refused(&wrong))?;
-            let TenantRequest {
-                name, weight, priority_ceiling, default_priority, allowed_models, limits, budgets, ..
-            } = request;
-            let patch = TenantPatch {
-                name: name.map(Some),
-                weight,
-                suspended: None,
-                priority_ceiling: priority_ceiling.map(Some),
-                default_priority: default_priority.map(Some),
-                allowed_models: allowed_models.map(Some),
-                limits: limits.map(Some),
-                budgets: budgets.map(Some),
-            };
-            if patch == TenantPatch::default() {
+            let patch = tenant_fields(name, weight, &priorities, &policy);
+            if patch.is_empty() {
                 return Err(
                     "name what is to be changed; `sluicegate tenant change --help` says what there is".to_owned()
                 );
             }
-            change(tenants, json, &id, "changed", patch).await
+            change(at, json, &id, "changed", &Value::Object(patch)).await?;
         }
-        TenantCommand::Suspend { id } => change(tenants, json, &id, "suspended", suspension(true)).await,
-        TenantCommand::Resume { id } => change(tenants, json, &id, "resumed", suspension(false)).await,
+        TenantCommand::Suspend { id } => change(at, json, &id, "suspended", &json!({ "suspended": true })).await?,
+        TenantCommand::Resume { id } => change(at, json, &id, "resumed", &json!({ "suspended": false })).await?,
         TenantCommand::Delete { id } => {
-            tenants.delete_tenant(&id, None).await.map_err(|error| error.to_string())?;
-            say(json, &json!({"id": id, "deleted": true}), || format!("tenant {id} and its keys deleted"));
-            Ok(())
+            at.delete_tenant(&id).await?;
+            say(json, &json!({ "id": id, "deleted": true }), || format!("tenant {id} and its keys deleted"));
         }
     }
+    Ok(())
 }
 
-fn tenant_request(
-    id: String,
+/// What is given, as the admin API takes it.
+fn tenant_fields(
     name: Option<String>,
     weight: Option<u32>,
     priorities: &PriorityArguments,
     policy: &PolicyArguments,
-) -> TenantRequest {
-    TenantRequest {
-        id,
-        name,
-        weight,
-        suspended: None,
-        priority_ceiling: priorities.priority_ceiling.map(Priority::from),
-        default_priority: priorities.default_priority.map(Priority::from),
-        allowed_models: policy.models(),
-        limits: policy.limits(),
-        budgets: policy.budgets(),
-    }
+) -> Map<String, Value> {
+    let mut fields = policy.fields();
+    let priority = |argument: Option<_>| argument.map(|argument| super::arguments::name_of(argument).into());
+    let own: [(&str, Option<Value>); 4] = [
+        ("name", name.map(Value::from)),
+        ("weight", weight.map(Value::from)),
+        ("priority_ceiling", priority(priorities.priority_ceiling)),
+        ("default_priority", priority(priorities.default_priority)),
+    ];
+    fields.extend(own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
+    fields
 }
 
-fn suspension(suspended: bool) -> TenantPatch {
-    TenantPatch { suspended: Some(suspended), ..TenantPatch::default() }
-}
-
-async fn change(tenants: &Tenants, json: bool, id: &str, done: &str, patch: TenantPatch) -> Result<(), String> {
-    tenants.change_tenant(id, None, patch).await.map_err(|error| error.to_string())?;
-    let changed: Option<TenantView> = tenants.tenant(id);
+async fn change(at: &Administration, json: bool, id: &str, done: &str, patch: &Value) -> Result<(), String> {
+    let changed = at.change_tenant(id, patch).await?;
     say(json, &changed, || format!("tenant {id} {done}"));
     Ok(())
 }
@@ -276,81 +274,70 @@ async fn change(tenants: &Tenants, json: bool, id: &str, done: &str, patch: Tena
 /// # Errors
 ///
 /// One line, for the operator.
-pub(super) async fn key(config: &Config, json: bool, arguments: KeyArguments) -> Result<(), String> {
-    let open = Open::store(config).await?;
-    let done = key_command(&open.tenants, json, arguments.command).await;
-    open.close().await;
-    done
-}
-
-async fn key_command(tenants: &Tenants, json: bool, command: KeyCommand) -> Result<(), String> {
-    let unknown = |id: &str| format!("there is no key {id:?}");
-    match command {
+pub(super) async fn key(at: &Administration, json: bool, arguments: KeyArguments) -> Result<(), String> {
+    match arguments.command {
         KeyCommand::Create { tenant, admin: _, scopes, name, days, policy, pools } => {
             let scopes = if scopes.is_empty() { vec![ScopeArgument::Infer] } else { scopes };
-            let request = KeyRequest {
-                tenant_id: tenant.clone().unwrap_or_default(),
-                scopes: scopes.into_iter().map(Scope::from).collect(),
-                name,
-                expires_ms: days.map(expiry),
-                allowed_models: policy.models(),
-                allowed_pools: (!pools.is_empty()).then_some(pools),
-                limits: policy.limits(),
-                budgets: policy.budgets(),
-            };
-            request.check().map_err(|wrong| refused(&wrong))?;
+            let scopes: Vec<_> = scopes.into_iter().map(|scope| Scope::from(scope).as_str()).collect();
+            let mut request = policy.fields();
+            let own = [
+                ("name", name.map(Value::from)),
+                ("expires_ms", days.map(|days| expiry(days).into())),
+                ("allowed_pools", (!pools.is_empty()).then(|| pools.into())),
+            ];
+            request.extend(own.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))));
             let made = match tenant {
-                Some(_) => tenants.create_key(&request).await,
-                None => tenants.create_admin_key(request).await,
+                Some(tenant) => {
+                    request.insert("tenant_id".to_owned(), tenant.into());
+                    request.insert("scopes".to_owned(), scopes.into());
+                    at.create_key(&Value::Object(request)).await?
+                }
+                None => at.create_admin_key(Value::Object(request)).await?,
             };
-            let (view, secret) = made.map_err(|error| error.to_string())?;
-            let mut shown = serde_json::to_value(&view).map_err(|error| error.to_string())?;
-            shown["key"] = secret.reveal().into();
-            say(json, &shown, || {
-                format!(
-                    "{}\n\nThis is the key {} of {}. It is not shown again.",
-                    secret.reveal(),
-                    view.id,
-                    view.tenant_id
-                )
-            });
-            Ok(())
+            say(json, &made, || new_key(&made));
         }
         KeyCommand::List { tenant } => {
-            let keys = tenants.keys(tenant.as_deref());
+            let keys = at.keys(tenant.as_deref()).await?;
             if json {
                 keys.iter().for_each(print_json);
                 return Ok(());
             }
             let mut table = Table::new(["KEY", "TENANT", "NAME", "SCOPES", "EXPIRES", "LAST USED"]);
             for key in keys {
-                let (scopes, name) = (scopes_of(&key), key.name.clone().unwrap_or_default());
-                let (expires, used) = (when(key.expires_ms, "never"), when(key.last_used_ms, "never"));
-                table.row([key.id, key.tenant_id, name, scopes, expires, used]);
+                let name = key["name"].as_str().unwrap_or_default().to_owned();
+                let (expires, used) = (when(&key["expires_ms"]), when(&key["last_used_ms"]));
+                table.row([text(&key["id"]), text(&key["tenant_id"]), name, scopes_of(&key), expires, used]);
             }
             super::print(&table.to_string());
-            Ok(())
         }
         KeyCommand::Show { id } => {
-            let key = tenants.key(&id).ok_or_else(|| unknown(&id))?;
+            let key = at.key(&id).await?;
             say(json, &key, || {
-                let (expires, used) = (when(key.expires_ms, "never"), when(key.last_used_ms, "never"));
-                let name = key.name.as_deref().unwrap_or("none");
-                let (tenant, scopes) = (&key.tenant_id, scopes_of(&key));
+                let (expires, used) = (when(&key["expires_ms"]), when(&key["last_used_ms"]));
+                let name = key["name"].as_str().unwrap_or("none");
+                let (tenant, scopes) = (text(&key["tenant_id"]), scopes_of(&key));
                 format!("key {id} of {tenant}\nname: {name}\nscopes: {scopes}\nexpires: {expires}\nlast used: {used}")
             });
-            Ok(())
+        }
+        KeyCommand::Rotate { id, overlap } => {
+            let made = at.rotate_key(&id, overlap).await?;
+            say(json, &made, || new_key(&made));
         }
         KeyCommand::Revoke { id } => {
-            tenants.revoke_key(&id, None).await.map_err(|error| error.to_string())?;
-            say(json, &json!({"id": id, "revoked": true}), || format!("key {id} revoked"));
-            Ok(())
+            at.revoke_key(&id).await?;
+            say(json, &json!({ "id": id, "revoked": true }), || format!("key {id} revoked"));
         }
     }
+    Ok(())
 }
 
-fn scopes_of(key: &KeyView) -> String {
-    key.scopes.iter().map(|scope| scope.as_str()).collect::<Vec<_>>().join(",")
+fn new_key(made: &Value) -> String {
+    let (key, id, tenant) = (text(&made["key"]), text(&made["id"]), text(&made["tenant_id"]));
+    format!("{key}\n\nThis is the key {id} of {tenant}. It is not shown again.")
+}
+
+fn scopes_of(key: &Value) -> String {
+    key["scopes"].as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(",")
 }
 
 /// So many days from now, as a Unix time in ms.
@@ -360,8 +347,8 @@ fn expiry(days: u32) -> u64 {
 }
 
 /// How long ago, or in how long, in words.
-fn when(at_ms: Option<u64>, never: &str) -> String {
-    let Some(at) = at_ms else { return never.to_owned() };
+fn when(at_ms: &Value) -> String {
+    let Some(at) = at_ms.as_u64() else { return "never".to_owned() };
     let at = UNIX_EPOCH + Duration::from_millis(at);
     let now = SystemTime::now();
     match at.duration_since(now) {
@@ -370,38 +357,24 @@ fn when(at_ms: Option<u64>, never: &str) -> String {
     }
 }
 
-/// The store that the configuration names, open beside a gateway that may run on it.
-struct Open {
-    store: Store,
-    tenants: Tenants,
-}
-
-impl Open {
-    async fn store(config: &Config) -> Result<Self, String> {
-        if config.store == Location::Memory {
-            return Err(
-                "the store of this configuration is in memory, where only the gateway itself can reach it".to_owned()
-            );
-        }
-        let lifecycle = Lifecycle::new();
-        let store = Store::open_beside(&config.store, &lifecycle).await.map_err(|error| error.to_string())?;
-        let tenants = Tenants::open(store.clone()).await.map_err(|error| error.to_string())?;
-        Ok(Self { store, tenants })
-    }
-
-    async fn close(self) {
-        self.store.close().await;
-    }
-}
-
-fn refused(wrong: &Violation) -> String {
-    format!("{}: {}", wrong.param, wrong.message)
-}
-
-fn say(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) {
+fn say(json: bool, value: &Value, text: impl FnOnce() -> String) {
     if json { print_json(value) } else { super::print(&text()) }
 }
 
-fn print_json(value: &impl Serialize) {
-    super::print(&serde_json::to_string(value).unwrap_or_default());
+fn print_json(value: &Value) {
+    super::print(&value.to_string());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::duration_ms;
+
+    #[test]
+    fn times_have_units() {
+        let times = ["250ms", "30s", "15m", "12h", "7d", "0s"].map(|text| duration_ms(text).unwrap());
+        assert_eq!(times, [250, 30_000, 900_000, 43_200_000, 604_800_000, 0]);
+        for wrong in ["", "5", "h", "1w", "-1s", "1.5h", "99999999999999999999s", "999999999999999999d"] {
+            assert!(duration_ms(wrong).is_err(), "{wrong}");
+        }
+    }
 }

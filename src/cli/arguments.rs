@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use super::access::{KeyArguments, TenantArguments};
 use super::models::ModelArguments;
 use super::operate::{PoolArguments, Target, TaskArguments};
+use super::usage::UsageArguments;
 use crate::config::Overrides;
 
 /// An inference gateway with the engine inside it: tasks over /v2, the OpenAI API over /v1.
@@ -47,10 +48,12 @@ pub(super) enum Command {
     Pool(PoolArguments),
     /// See the catalog of a running gateway, and add, verify, retire and remove models
     Model(ModelArguments),
-    /// Make, list, change, suspend and delete tenants, on the store that the configuration names
+    /// Make, list, change, suspend and delete tenants: of the gateway where there is a key for it, else on the store
     Tenant(TenantArguments),
-    /// Make, list and revoke API keys, on the store that the configuration names
+    /// Make, list, rotate and revoke API keys: of the gateway where there is a key for it, else on the store
     Key(KeyArguments),
+    /// Show what tasks have used: of the gateway where there is a key for it, else on the store
+    Usage(UsageArguments),
     /// Print a script that completes commands and flags in your shell
     Completions {
         /// The shell

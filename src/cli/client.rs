@@ -72,6 +72,21 @@ impl Gateway {
         self.json(if let Some(body) = body { request.json(body) } else { request }).await
     }
 
+    /// The text of `GET` of the path of these segments, with a query.
+    pub async fn text(&self, path: &[&str], query: &[(&str, String)]) -> Result<String, String> {
+        let mut url = self.url(path);
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let answer = self.send(self.client.request(Method::GET, url)).await?;
+        answer.text().await.map_err(|error| self.unreachable(&error))
+    }
+
+    /// `PATCH` of the path of these segments.
+    pub async fn patch(&self, path: &[&str], body: &Value) -> Result<Value, String> {
+        self.json(self.client.request(Method::PATCH, self.url(path)).json(body)).await
+    }
+
     /// `POST` to the path of these segments, with a query and no body.
     pub async fn post_with(&self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, String> {
         let mut url = self.url(path);

@@ -1,15 +1,15 @@
 //! What tenants and keys may ask for, as the commands that make and change them take it.
 
 use clap::{Args, ValueEnum};
-use serde_json::Value;
-use sluicegate_compat::native::{Budget, Priority, RateLimits};
+use serde_json::{Map, Value, json};
+use sluicegate_compat::native::{Budget, RateLimits};
 
 /// What both take. For a change, what is not given stays as it is, but limits and budgets, which are given all together.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct PolicyArguments {
     /// A model that may be asked, by any of its names; may be given several times; without it, every model
     #[arg(long = "model", value_name = "NAME")]
-    pub models: Vec<String>,
+    models: Vec<String>,
     /// Requests per minute that are let in, a minute's worth at once
     #[arg(long, value_name = "N")]
     requests_per_minute: Option<u64>,
@@ -50,24 +50,25 @@ fn budget(text: &str) -> Result<Budget, String> {
 }
 
 impl PolicyArguments {
-    /// `None` where none is given.
-    pub fn budgets(&self) -> Option<Vec<Budget>> {
-        (!self.budgets.is_empty()).then(|| self.budgets.clone())
-    }
-
-    pub fn models(&self) -> Option<Vec<String>> {
-        (!self.models.is_empty()).then(|| self.models.clone())
-    }
-
-    /// `None` where none is given.
-    pub fn limits(&self) -> Option<RateLimits> {
+    /// What is given, as the admin API takes it.
+    pub fn fields(&self) -> Map<String, Value> {
         let limits = RateLimits {
             requests_per_minute: self.requests_per_minute,
             tokens_per_minute: self.tokens_per_minute,
             tokens_in_flight: self.tokens_in_flight,
             concurrency: self.concurrency,
         };
-        (!limits.is_none()).then_some(limits)
+        let mut fields = Map::new();
+        if !self.models.is_empty() {
+            fields.insert("allowed_models".to_owned(), self.models.clone().into());
+        }
+        if !limits.is_none() {
+            fields.insert("limits".to_owned(), json!(limits));
+        }
+        if !self.budgets.is_empty() {
+            fields.insert("budgets".to_owned(), json!(self.budgets));
+        }
+        fields
     }
 }
 
@@ -88,15 +89,6 @@ pub(super) enum PriorityArgument {
     Interactive,
     /// It may wait
     Batch,
-}
-
-impl From<PriorityArgument> for Priority {
-    fn from(argument: PriorityArgument) -> Self {
-        match argument {
-            PriorityArgument::Interactive => Self::Interactive,
-            PriorityArgument::Batch => Self::Batch,
-        }
-    }
 }
 
 #[cfg(test)]

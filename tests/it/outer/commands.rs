@@ -83,7 +83,7 @@ fn a_task_is_submitted_followed_and_listed() {
     let config = run(&["--json", "config", "show"]);
     assert_eq!(
         (config.code, config.stderr.as_str()),
-        (Some(2), "sluicegate: --json goes with task, pool, model, tenant and key\n")
+        (Some(2), "sluicegate: --json goes with task, pool, model, tenant, key and usage\n")
     );
 }
 

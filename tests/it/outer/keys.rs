@@ -38,7 +38,10 @@ async fn keys_close_and_open(store: &str) {
 
     assert_eq!(run(&["tenant", "create", "acme", "--weight", "3"]).code, Some(0));
     let again = run(&["tenant", "create", "acme"]);
-    assert_eq!((again.code, again.stderr.trim()), (Some(1), "sluicegate: there is, or was, a tenant \"acme\""));
+    assert_eq!(
+        (again.code, again.stderr.trim()),
+        (Some(1), "sluicegate: CONFLICT: there is, or was, a tenant \"acme\"")
+    );
     let made = run(&["key", "create", "--tenant", "acme"]);
     let key = made.stdout.lines().next().unwrap().to_owned();
     let listed = run(&["key", "list", "--json"]);
