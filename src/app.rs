@@ -1,6 +1,6 @@
 //! The composition root: everything is built here, top to bottom, and taken down in phases.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,11 +17,10 @@ use crate::api::{self, Api, FailedLogins, Settings};
 use crate::audit::{Act, Action, Actor};
 use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
-use crate::config::{self, Config};
+use crate::config::{self, Config, SectionDigest, Source};
 use crate::engine::{LoadError, Loader};
 use crate::gateway::{
-    Configured, Gateway, KeptPool, Parts, ProvisionSettings, Waiting, take_in, take_in_models, take_in_pools,
-    take_in_prices,
+    Gateway, KeptPool, Parts, ProvisionSettings, Waiting, take_in, take_in_models, take_in_pools, take_in_prices,
 };
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
@@ -29,8 +28,9 @@ use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
 use crate::sessions::{self, Sessions};
 use crate::store::{Location, OpenError, Outage, Store, StoreError, StoreMetrics, signed};
 use crate::tasks::{Clock, Journal, Registry, Retention, millis};
-use crate::tenants::{ChangeError, Tenants};
+use crate::tenants::{ChangeError, DeclareError, Tenants};
 
+mod declared;
 mod greeting;
 mod load;
 mod metrics;
@@ -75,6 +75,8 @@ const STORE_DEADLINE: Duration = Duration::from_secs(10);
 pub struct ServeOptions {
     /// Gets the address that is listened on, once the gateway is ready.
     pub port_file: Option<PathBuf>,
+    /// Where the configuration comes from, with what it amounted to: it is read again while the gateway serves.
+    pub source: Option<(Source, BTreeMap<String, SectionDigest>)>,
 }
 
 /// Why the gateway did not start. The message is one line, for the operator.
@@ -98,6 +100,8 @@ pub enum StartError {
     Stored(#[from] StoreError),
     #[error("{}", .0.message)]
     Budgets(ErrorEnvelope),
+    #[error("{0}")]
+    Declared(#[from] DeclareError),
     #[error("cannot make the first API key: {0}")]
     FirstKey(ChangeError),
     #[error("{0}")]
@@ -153,7 +157,11 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
         () = lifecycle.draining().cancelled() => return app.shut_down(&config, server).await,
     }
     if let Some(path) = options.port_file {
-        write_port_file(&path, address).map_err(|error| StartError::PortFile { path, error })?;
+        greeting::write_port_file(&path, address).map_err(|error| StartError::PortFile { path, error })?;
+    }
+    if let Some((source, sections)) = options.source {
+        let (tenants, store) = (Arc::clone(&app.tenants), app.store.clone());
+        declared::Follower::new(source, sections, tenants, store).follow(&lifecycle);
     }
     greeting::print(&app.gateway, &format!("{scheme}://{address}"), app.tenants.is_open());
     lifecycle.draining().cancelled().await;
@@ -220,6 +228,7 @@ impl App {
         let (journal, kept) = Journal::open(store.clone(), config.ledger.enabled).await?;
         let keys = journal.keys().await?;
         let tenants = Arc::new(Tenants::open(store.clone()).await?);
+        tenants.declare(&config.declared).await?;
         let retention = Retention {
             time: config.admission.retention,
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
@@ -246,7 +255,7 @@ impl App {
             accounts.ready(&owned).await.map_err(StartError::Budgets)?;
         }
         let left = take_in(&tasks, &sessions, kept, holds);
-        let configured: Vec<_> = config.pools.iter().map(configured).collect();
+        let configured: Vec<_> = config.pools.iter().map(load::configured).collect();
         let kept_pools = take_in_pools(&configured, &store).await?;
         let build_pool = |pool| build_pool(pool, loader(pool, &catalog), lifecycle, &pool_metrics);
         let pools: Vec<_> = config.pools.iter().map(build_pool).collect();
@@ -455,14 +464,6 @@ fn provision(config: &Config) -> ProvisionSettings {
     }
 }
 
-fn configured(pool: &config::Pool) -> Configured {
-    Configured {
-        id: PoolId::from(pool.id.as_str()),
-        model: ModelId::from(pool.model.as_str()),
-        engine: load::engine_name(&pool.engine),
-    }
-}
-
 fn build_pool(pool: &config::Pool, loader: Arc<dyn Loader>, lifecycle: &Lifecycle, metrics: &PoolMetrics) -> Arc<Pool> {
     let spec = PoolSpec {
         id: PoolId::from(pool.id.as_str()),
@@ -492,13 +493,4 @@ fn cannot_listen(address: SocketAddr, error: &std::io::Error) -> StartError {
         _ => error.to_string(),
     };
     StartError::Listen { address, reason }
-}
-
-/// Written beside and renamed, so that a reader finds it whole or not at all.
-fn write_port_file(path: &std::path::Path, address: SocketAddr) -> std::io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(std::path::Path::new(".")))?;
-    std::fs::write(file.path(), format!("{address}\n"))?;
-    file.persist(path)?;
-    Ok(())
 }

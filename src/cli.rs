@@ -2,13 +2,12 @@
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 
 use crate::app::{self, ServeOptions};
-use crate::config::{Config, Effective, Mistakes};
+use crate::config::{Config, Effective, Mistakes, Source};
 use crate::telemetry;
 
 mod access;
@@ -29,16 +28,14 @@ use operate::Target;
 /// Does what the command line of this process says. The code is 0 when all went well, 1 when something was wrong (one
 /// message on standard error says what), and 2 when the command line makes no sense.
 pub fn run() -> ExitCode {
-    run_with(std::env::args_os(), environment().collect(), |config, port_file| {
-        app::run(config, ServeOptions { port_file })
-    })
+    run_with(std::env::args_os(), environment().collect(), app::run)
 }
 
 /// As [`run`], for any command line and environment; `serve` does the serving.
 pub fn run_with<E: Display>(
     arguments: impl Iterator<Item = OsString>,
     environment: Vec<(String, String)>,
-    serve: impl FnOnce(Config, Option<PathBuf>) -> Result<(), E>,
+    serve: impl FnOnce(Config, ServeOptions) -> Result<(), E>,
 ) -> ExitCode {
     let Arguments { target, command } = match Arguments::try_parse_from(arguments) {
         Ok(arguments) => arguments,
@@ -76,10 +73,13 @@ pub fn run_with<E: Display>(
             let file = arguments.file.clone();
             administer(&target, &file, environment, async |at| access::tenant(at, target.json, arguments).await)
         }
-        Command::Key(arguments) => {
-            let file = arguments.file.clone();
-            administer(&target, &file, environment, async |at| access::key(at, target.json, arguments).await)
-        }
+        Command::Key(arguments) => match arguments.hashes() {
+            Some(of) => access::hash(target.json, of).map_err(|error| format!("sluicegate: {error}")),
+            None => {
+                let file = arguments.file.clone();
+                administer(&target, &file, environment, async |at| access::key(at, target.json, arguments).await)
+            }
+        },
         Command::Usage(arguments) => {
             let file = arguments.file.clone();
             administer(&target, &file, environment, async |at| usage::usage(at, target.json, arguments).await)
@@ -132,13 +132,16 @@ fn administer(
 fn start<E: Display>(
     arguments: ServeArguments,
     environment: Vec<(String, String)>,
-    serve: impl FnOnce(Config, Option<PathBuf>) -> Result<(), E>,
+    serve: impl FnOnce(Config, ServeOptions) -> Result<(), E>,
 ) -> Result<(), String> {
-    let config = load(&arguments.settings(), environment)?.config;
+    let settings = arguments.settings();
+    let Effective { config, sections, .. } = load(&settings, environment.clone())?;
+    let source = Source { file: settings.file, environment, overrides: settings.overrides };
     let telemetry = &config.telemetry;
     telemetry::init_logs(telemetry.log_format, telemetry.log_level)
         .map_err(|error| format!("sluicegate: logs: {error}"))?;
-    serve(config, arguments.port_file).map_err(|error| format!("sluicegate: {error}"))
+    let options = ServeOptions { port_file: arguments.port_file, source: Some((source, sections)) };
+    serve(config, options).map_err(|error| format!("sluicegate: {error}"))
 }
 
 fn load(settings: &arguments::Settings, environment: Vec<(String, String)>) -> Result<Effective, String> {

@@ -9,7 +9,9 @@
 //! | `read` | document to shape, with all wrong types and unknown keys |
 //! | `check` | shape to [`Config`], with all values that are out of range or do not fit together |
 //! | `mistake` | what is wrong, and where |
+//! | `source` | where it comes from, so that it can be read again |
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +25,7 @@ use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
 use crate::gateway::MediaSettings;
 use crate::store;
+use crate::tenants::Declarations;
 use crate::web::Webhook;
 
 mod check;
@@ -31,9 +34,11 @@ mod layers;
 mod mistake;
 mod read;
 mod shape;
+mod source;
 
 pub use mistake::{Mistake, Mistakes, Place};
 pub use shape::{Http2, LogFormat, Policy, RemoteEngine, UnknownFields};
+pub use source::Source;
 
 /// The checked configuration: whatever is in it can be served.
 #[derive(Debug, Clone)]
@@ -64,6 +69,8 @@ pub struct Config {
     pub webhook: Option<Webhook>,
     /// How long it is recorded what administrators did.
     pub audit_retention: Duration,
+    /// Tenants and keys that stand here.
+    pub declared: Declarations,
 }
 
 /// What tasks have used that have ended.
@@ -285,7 +292,12 @@ pub struct Effective {
     pub config: Config,
     /// TOML with every setting, defaults included; secrets are shown as `***`.
     pub text: String,
+    /// What each part of it amounts to, by its name.
+    pub sections: BTreeMap<String, SectionDigest>,
 }
+
+/// Stands for what is in a part of the configuration, secrets included.
+pub type SectionDigest = [u8; 32];
 
 impl Effective {
     /// As [`Config::load`].
@@ -302,7 +314,9 @@ impl Effective {
         let (shape, mut mistakes) = read::read(&layers);
         let config = check::check(shape, &layers, &mut mistakes);
         match config {
-            Some(config) if mistakes.is_empty() => Ok(Self { config, text: layers.show() }),
+            Some(config) if mistakes.is_empty() => {
+                Ok(Self { config, text: layers.show(), sections: layers.sections() })
+            }
             _ => Err(mistakes.in_order()),
         }
     }

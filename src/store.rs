@@ -112,7 +112,7 @@ use reader::Reader;
 pub use sessions::{HeldRows, HoldRow, SessionRow, SpentRow};
 use sql::Connection;
 pub use sums::SpentSums;
-pub use tenants::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow};
+pub use tenants::{ApiKeyRow, Changed, DEFAULT_TENANT, Home, TenantChange, TenantRow};
 pub use workers::WorkerRow;
 use writer::Writer;
 

@@ -21,11 +21,13 @@ use crate::store::{DEFAULT_TENANT, Store, StoreError, signed};
 
 mod book;
 mod change;
+mod declared;
 mod facts;
 mod key;
 mod scopes;
 
 use book::{Book, Entry, Known};
+pub use declared::{Declaration, Declarations, DeclareError, DeclaredKey, Redeclared};
 pub use key::{KeyDigest, NotRandom, Secret};
 pub use scopes::Scopes;
 
@@ -106,6 +108,9 @@ pub enum ChangeError {
     /// Or there was one: what belonged to it is nobody else's.
     #[error("there is, or was, a tenant {0:?}")]
     Exists(String),
+    /// It is as the configuration has it.
+    #[error("the {0} {1:?} is declared in the configuration; change it there")]
+    Declared(&'static str, String),
     #[error("the key has expired: make another one")]
     Expired,
     /// It is not, or is no longer, as whoever changes it has seen it.
@@ -154,7 +159,9 @@ impl From<ChangeError> for ErrorEnvelope {
         match error {
             ChangeError::NoSuchTenant(_) | ChangeError::NoSuchKey(_) => Self::new(ErrorCode::NotFound, message),
             ChangeError::Zone(_) => Self::invalid("budgets", message),
-            ChangeError::Exists(_) | ChangeError::Expired => Self::new(ErrorCode::Conflict, message),
+            ChangeError::Exists(_) | ChangeError::Declared(..) | ChangeError::Expired => {
+                Self::new(ErrorCode::Conflict, message)
+            }
             ChangeError::Meanwhile => Self::new(ErrorCode::Conflict, message).with_detail(detail::PRECONDITION_FAILED),
             ChangeError::Store(StoreError::Away) => {
                 StoreError::Away.away().unwrap_or_else(|| Self::new(ErrorCode::Internal, message))
@@ -191,8 +198,7 @@ impl Tenants {
     ///
     /// [`StoreError`].
     pub async fn open(store: Store) -> Result<Self, StoreError> {
-        let tenants =
-            Self { store, book: Arc::default(), used: Arc::default(), refreshing: Arc::default(), act: None };
+        let tenants = Self { store, book: Arc::default(), used: Arc::default(), refreshing: Arc::default(), act: None };
         tenants.refresh().await?;
         Ok(tenants)
     }
@@ -254,8 +260,8 @@ impl Tenants {
             let mut rights = Rights::default();
             for owner in owners {
                 match owner {
-                    Owner::Tenant(id) => rights.tenant = policy(book.tenants.get(id).map(|known| &known.policy)),
-                    Owner::Key(_, id) => rights.key = policy(book.keys.get(id).map(|entry| &entry.policy)),
+                    Owner::Tenant(id) => rights.tenant = policy(book.tenant(id).map(|known| &known.policy)),
+                    Owner::Key(_, id) => rights.key = policy(book.key(id).map(|entry| &entry.policy)),
                 }
             }
             rights
@@ -277,9 +283,7 @@ impl Tenants {
         {
             let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
             for (key, at_ms) in used {
-                if let Some(entry) = book.keys.get_mut(&key) {
-                    entry.row.last_used_ms = Some(signed(at_ms));
-                }
+                book.used(&key, signed(at_ms));
             }
         }
         self.store.keys_used(rows);
@@ -287,7 +291,7 @@ impl Tenants {
 
     /// By their ids.
     pub fn tenants(&self) -> Vec<TenantView> {
-        let mut views: Vec<_> = self.read(|book| book.tenants.values().map(Known::shown).collect());
+        let mut views: Vec<_> = self.read(|book| book.each_tenant().map(Known::shown).collect());
         views.sort_by(|a, b| a.id.cmp(&b.id));
         views
     }
@@ -299,13 +303,13 @@ impl Tenants {
     /// With its version.
     pub fn versioned_tenant(&self, id: &str) -> Option<Versioned<TenantView>> {
         let versioned = |known: &Known| Versioned { what: known.shown(), version: known.row.version };
-        self.read(|book| book.tenants.get(&TenantId::from(id)).map(versioned))
+        self.read(|book| book.tenant(&TenantId::from(id)).map(versioned))
     }
 
     /// By their ids; of one tenant, or of all.
     pub fn keys(&self, tenant: Option<&str>) -> Vec<KeyView> {
         let of = |entry: &&Entry| tenant.is_none_or(|tenant| entry.tenant.as_str() == tenant);
-        let mut views: Vec<_> = self.read(|book| book.keys.values().filter(of).map(Entry::shown).collect());
+        let mut views: Vec<_> = self.read(|book| book.each_key().filter(of).map(Entry::shown).collect());
         views.sort_by(|a, b| a.created_ms.cmp(&b.created_ms).then_with(|| a.id.cmp(&b.id)));
         views
     }
@@ -317,7 +321,7 @@ impl Tenants {
     /// With its version.
     pub fn versioned_key(&self, id: &str) -> Option<Versioned<KeyView>> {
         let versioned = |entry: &Entry| Versioned { what: entry.shown(), version: entry.row.version };
-        self.read(|book| book.keys.get(&KeyId::from(id)).map(versioned))
+        self.read(|book| book.key(&KeyId::from(id)).map(versioned))
     }
 
     fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {

@@ -1,5 +1,8 @@
 //! What the program says once it is ready.
 
+use std::net::SocketAddr;
+use std::path::Path;
+
 use crate::gateway::Gateway;
 use crate::tenants::{Rights, Secret};
 
@@ -42,4 +45,13 @@ fn text(gateway: &Gateway, url: &str, open: bool) -> String {
          \"stream\": true, \"messages\": [{{\"role\": \"user\", \"content\": \"What is Sluicegate?\"}}]}}'\n"
     );
     text
+}
+
+/// Writes the address that is listened on to a file, beside and renamed, so that a reader finds it whole or not at all.
+pub(super) fn write_port_file(path: &Path, address: SocketAddr) -> std::io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let file = tempfile::NamedTempFile::new_in(folder.unwrap_or(Path::new(".")))?;
+    std::fs::write(file.path(), format!("{address}\n"))?;
+    file.persist(path)?;
+    Ok(())
 }

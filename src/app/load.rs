@@ -13,6 +13,8 @@ use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as Engi
 use crate::engine::remote::{Place, RemoteEngine, RemoteSpec};
 use crate::engine::scripted::{Failure, FailureKind, Script, ScriptedEngine};
 use crate::engine::{Engine, LoadError, Loader, Room};
+use crate::gateway::Configured;
+use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::Lifecycle;
 
 mod memory;
@@ -34,6 +36,15 @@ pub(super) const fn engine_name(engine: &config::Engine) -> EngineName {
             config::RemoteEngine::Tgi => EngineName::Tgi,
             config::RemoteEngine::Triton => EngineName::Triton,
         },
+    }
+}
+
+/// A pool as the configuration has it.
+pub(super) fn configured(pool: &config::Pool) -> Configured {
+    Configured {
+        id: PoolId::from(pool.id.as_str()),
+        model: ModelId::from(pool.model.as_str()),
+        engine: engine_name(&pool.engine),
     }
 }
 

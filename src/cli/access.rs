@@ -14,6 +14,7 @@ use super::arguments::FileArguments;
 use super::operate::{Target, text};
 use super::policy::{PolicyArguments, PriorityArguments};
 use super::table::Table;
+use crate::tenants::Secret;
 
 #[derive(Debug, Args)]
 pub(super) struct TenantArguments {
@@ -136,6 +137,12 @@ enum KeyCommand {
         #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration_ms)]
         overlap: u64,
     },
+    /// Print the line that declares a key in the configuration, which does not have the key itself; reads it from standard input
+    Hash {
+        /// Make a new key and print it first; it is stored nowhere
+        #[arg(long)]
+        new: bool,
+    },
     /// Revoke a key for good
     Revoke {
         /// The id of the key: what stands between sk-sg- and the next hyphen
@@ -162,6 +169,25 @@ impl From<ScopeArgument> for Scope {
             ScopeArgument::Read => Self::Read,
             ScopeArgument::Admin => Self::Admin,
             ScopeArgument::Metrics => Self::Metrics,
+        }
+    }
+}
+
+/// Which key there is a hash of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HashOf {
+    New,
+    /// From standard input.
+    Read,
+}
+
+impl KeyArguments {
+    /// Whether it works on nothing but what it reads, or makes.
+    pub fn hashes(&self) -> Option<HashOf> {
+        match self.command {
+            KeyCommand::Hash { new: true } => Some(HashOf::New),
+            KeyCommand::Hash { new: false } => Some(HashOf::Read),
+            _ => None,
         }
     }
 }
@@ -269,6 +295,31 @@ async fn change(at: &Administration, json: bool, id: &str, done: &str, patch: &V
     Ok(())
 }
 
+/// Runs `sluicegate key hash`.
+///
+/// # Errors
+///
+/// One line, for the operator, without what was read.
+pub(super) fn hash(json: bool, of: HashOf) -> Result<(), String> {
+    let new = of == HashOf::New;
+    let key = if new { Secret::new().map_err(|error| error.to_string())? } else { read_key()? };
+    let hash = format!("sha256:{}", key.digest());
+    let mut shown = json!({ "hash": hash });
+    if new {
+        shown["key"] = key.reveal().into();
+    }
+    say(json, &shown, || {
+        let line = format!("hash = \"{hash}\"");
+        if new { format!("{}\n{line}", key.reveal()) } else { line }
+    });
+    Ok(())
+}
+
+fn read_key() -> Result<Secret, String> {
+    let text = super::operate::stdin()?;
+    Secret::parse(text.trim()).ok_or_else(|| "standard input has no whole API key (sk-sg-…)".to_owned())
+}
+
 /// Runs `sluicegate key …`.
 ///
 /// # Errors
@@ -323,6 +374,7 @@ pub(super) async fn key(at: &Administration, json: bool, arguments: KeyArguments
             let made = at.rotate_key(&id, overlap).await?;
             say(json, &made, || new_key(&made));
         }
+        KeyCommand::Hash { new } => hash(json, if new { HashOf::New } else { HashOf::Read })?,
         KeyCommand::Revoke { id } => {
             at.revoke_key(&id).await?;
             say(json, &json!({ "id": id, "revoked": true }), || format!("key {id} revoked"));

@@ -54,6 +54,10 @@ impl Administration {
         let lifecycle = Lifecycle::new();
         let store = Store::open_beside(&config.store, &lifecycle).await.map_err(|error| error.to_string())?;
         let tenants = Tenants::open(store.clone()).await.map_err(|error| error.to_string())?;
+        if let Err(error) = tenants.declare(&config.declared).await {
+            // So that what is in the way can be taken away.
+            eprintln!("sluicegate: what the configuration declares is left out: {error}");
+        }
         Ok(Self::Store(Open { store, tenants }))
     }
 
@@ -157,9 +161,7 @@ impl Administration {
     pub async fn key(&self, id: &str) -> Result<Value, String> {
         match self {
             Self::Gateway(gateway) => gateway.get(&["v2", "admin", "keys", id], &[]).await,
-            Self::Store(open) => {
-                open.tenants.key(id).map_or_else(|| Err(told(ChangeError::no_key(id).into())), value)
-            }
+            Self::Store(open) => open.tenants.key(id).map_or_else(|| Err(told(ChangeError::no_key(id).into())), value),
         }
     }
 

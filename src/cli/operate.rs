@@ -427,7 +427,7 @@ fn read(file: &std::path::Path) -> Result<String, String> {
     std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-fn stdin() -> Result<String, String> {
+pub(super) fn stdin() -> Result<String, String> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text).map_err(|error| format!("standard input: {error}"))?;
     Ok(text)

@@ -17,6 +17,7 @@ use crate::gateway::MediaSettings;
 use crate::store::{DatabaseUrl, Location};
 use crate::web::{Hosts, Reach};
 
+mod declared;
 mod models;
 mod pools;
 mod remote;
@@ -55,6 +56,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
     };
     let webhook = check.webhook(&shape.budgets);
     let audit_retention = check.ms("audit.retention_ms", shape.audit.retention_ms, 1);
+    let declared = check.declared(&shape.tenants, &shape.keys);
     let catalog = check.models(&shape.catalog, &web.hosts);
     let roots = FileRoots(shape.catalog.allowed_file_roots.iter().map(PathBuf::from).collect());
     let catalog_policy =
@@ -79,6 +81,7 @@ pub(super) fn check(shape: Option<Shape>, layers: &Layers, mistakes: &mut Mistak
         ledger,
         webhook,
         audit_retention,
+        declared,
     })
 }
 

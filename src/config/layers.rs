@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest as _, Sha256};
 use toml::{Table, Value};
 use toml_edit::ImDocument;
 
 use super::key::Key;
-use super::{Mistakes, Overrides, Place};
+use super::{Mistakes, Overrides, Place, SectionDigest};
 
 mod environment;
 mod flags;
@@ -106,6 +107,16 @@ impl Layers {
             }
         }
         text_of(&table)
+    }
+
+    /// What each part amounts to, by its name.
+    pub(super) fn sections(&self) -> BTreeMap<String, SectionDigest> {
+        let digest = |value: &Value| {
+            let mut part = Table::new();
+            part.insert("part".to_owned(), value.clone());
+            Sha256::digest(text_of(&Value::Table(part))).into()
+        };
+        self.table.iter().map(|(name, value)| (name.clone(), digest(value))).collect()
     }
 
     fn set(&mut self, key: &Key, value: Value, place: Place) {

@@ -18,7 +18,18 @@ pub(super) struct Shape {
     #[serde(default)]
     pub budgets: Budgets,
     pub audit: Audit,
+    #[serde(default)]
+    pub tenants: Vec<Declared>,
+    #[serde(default)]
+    pub keys: Vec<Declared>,
 }
+
+/// What the admin API takes, read as it reads it.
+#[derive(Debug, serde::Deserialize)]
+#[serde(transparent)]
+pub(super) struct Declared(pub toml::Value);
+
+eserde::impl_edeserialize_compat!(Declared);
 
 #[derive(Debug, eserde::Deserialize)]
 pub(super) struct Server {

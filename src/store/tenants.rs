@@ -63,9 +63,18 @@ from_row!(ApiKeyRow {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TenantChange {
     Tenant(TenantRow),
-    Key(ApiKeyRow),
+    Key(ApiKeyRow, Home),
     /// The old key as it is to be, and the one in its place: both, or nothing.
-    Rotation(Box<(ApiKeyRow, ApiKeyRow)>),
+    Rotation(Box<(ApiKeyRow, ApiKeyRow)>, Home),
+}
+
+/// Where the tenant of a key is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Home {
+    /// Here; where it is not, there is no such key.
+    Stored,
+    /// In the configuration.
+    Declared,
 }
 
 /// What a change came to.
@@ -124,11 +133,11 @@ async fn put(connection: &mut Connection, change: TenantChange, act: Option<Arc<
             }
             put_tenant(&mut all_or_none, row, number).await?
         }
-        TenantChange::Key(row) => put_key(&mut all_or_none, row, number).await?,
-        TenantChange::Rotation(keys) => {
+        TenantChange::Key(row, home) => put_key(&mut all_or_none, row, home, number).await?,
+        TenantChange::Rotation(keys, home) => {
             let (old, new) = *keys;
-            let changed = put_key(&mut all_or_none, old, number).await?;
-            if changed == 0 { 0 } else { put_key(&mut all_or_none, new, number).await? }
+            let changed = put_key(&mut all_or_none, old, home, number).await?;
+            if changed == 0 { 0 } else { put_key(&mut all_or_none, new, home, number).await? }
         }
     };
     if rows == 0 {
@@ -160,17 +169,18 @@ async fn delete_keys_of(connection: &mut Connection, tenant: &str, number: i64) 
     sql::query(update).bind(tenant).bind(number).execute(connection).await.map(|_| ())
 }
 
-async fn put_key(connection: &mut Connection, row: ApiKeyRow, number: i64) -> sql::Result<u64> {
+async fn put_key(connection: &mut Connection, row: ApiKeyRow, home: Home, number: i64) -> sql::Result<u64> {
     let upsert = "INSERT INTO api_keys (id, tenant_id, name, digest, scopes, expires_ms, created_ms, deleted, version, \
                   policy) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $11 \
                   WHERE EXISTS (SELECT 1 FROM api_keys WHERE id = $1) \
-                  OR ($10 = 0 AND EXISTS (SELECT 1 FROM tenants WHERE id = $2 AND deleted = 0)) \
+                  OR ($10 = 0 AND ($12 <> 0 OR EXISTS (SELECT 1 FROM tenants WHERE id = $2 AND deleted = 0))) \
                   ON CONFLICT (id) DO UPDATE SET name = excluded.name, scopes = excluded.scopes, \
                   expires_ms = excluded.expires_ms, deleted = excluded.deleted, version = excluded.version, \
                   policy = excluded.policy WHERE api_keys.version = $10";
     let query = sql::query(upsert).bind(row.id).bind(row.tenant_id).bind(row.name).bind(row.digest);
     let query = query.bind(row.scopes).bind(row.expires_ms).bind(row.created_ms).bind(i64::from(row.deleted));
-    query.bind(number).bind(row.version).bind(row.policy).execute(connection).await
+    let query = query.bind(number).bind(row.version).bind(row.policy);
+    query.bind(i64::from(home == Home::Declared)).execute(connection).await
 }
 
 async fn touch(connection: &mut Connection, used: Vec<(String, i64)>) -> sql::Result<()> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use sluicegate_compat::native::{BudgetView, KeyView, Policy, Scope, TenantView};
 
+use super::declared::Declared;
 use super::{Denied, Identity, KeyDigest, Rights, Scopes, Secret};
 use crate::ids::{KeyId, TenantId};
 use crate::store::{ApiKeyRow, TenantRow, signed};
@@ -18,6 +19,8 @@ pub(super) struct Book {
     pub version: i64,
     /// There was a key once: from then on everybody has to have one.
     pub closed: bool,
+    /// What the configuration has beside that.
+    pub declared: Declared,
 }
 
 /// A tenant.
@@ -25,16 +28,18 @@ pub(super) struct Book {
 pub(super) struct Known {
     pub row: TenantRow,
     pub policy: Arc<Policy>,
+    declared: bool,
 }
 
 /// A key.
 #[derive(Debug)]
 pub(super) struct Entry {
-    digest: KeyDigest,
+    pub digest: KeyDigest,
     scopes: Scopes,
     pub tenant: TenantId,
     pub row: ApiKeyRow,
     pub policy: Arc<Policy>,
+    declared: bool,
 }
 
 impl Book {
@@ -44,8 +49,7 @@ impl Book {
         if row.deleted {
             self.tenants.remove(&id);
         } else {
-            let policy = Arc::new(read(&row.policy));
-            self.tenants.insert(id, Known { row, policy });
+            self.tenants.insert(id, Known::of(row, false));
         }
     }
 
@@ -53,34 +57,26 @@ impl Book {
         self.version = self.version.max(row.version);
         self.closed = true;
         let id = KeyId::from(row.id.as_str());
-        // One that cannot be read lets nobody in.
-        let digest = KeyDigest::parse(&row.digest).filter(|_| !row.deleted);
-        let Some(digest) = digest else {
-            self.keys.remove(&id);
-            return;
-        };
         let mut row = row;
         row.last_used_ms = row.last_used_ms.max(self.keys.get(&id).and_then(|known| known.row.last_used_ms));
-        let scopes: Vec<_> = row.scopes.split(' ').filter_map(Scope::parse).collect();
-        let tenant = TenantId::from(row.tenant_id.as_str());
-        let policy = Arc::new(read(&row.policy));
-        self.keys.insert(id, Entry { digest, scopes: Scopes::of(&scopes), tenant, row, policy });
+        match Entry::of(row, false) {
+            Some(entry) => drop(self.keys.insert(id, entry)),
+            None => drop(self.keys.remove(&id)),
+        }
     }
 
     pub fn identify(&self, sent: &str, now_ms: u64) -> Result<Identity, Denied> {
-        let secret = Secret::parse(sent).ok_or(Denied::Malformed)?;
-        let entry = self.keys.get(secret.id()).filter(|entry| entry.digest.is(&secret.digest()));
-        let entry = entry.ok_or(Denied::Unknown)?;
+        let entry = self.entry(&Secret::parse(sent).ok_or(Denied::Malformed)?).ok_or(Denied::Unknown)?;
         if entry.row.expires_ms.is_some_and(|expires_ms| signed(now_ms) >= expires_ms) {
             return Err(Denied::Expired);
         }
-        let tenant = self.tenants.get(&entry.tenant).ok_or(Denied::Unknown)?;
+        let tenant = self.tenant(&entry.tenant).ok_or(Denied::Unknown)?;
         if tenant.row.suspended {
             return Err(Denied::Suspended);
         }
         let weight = u32::try_from(tenant.row.weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         let rights = Rights { tenant: Arc::clone(&tenant.policy), key: Arc::clone(&entry.policy) };
-        let (tenant, key) = (entry.tenant.clone(), Some(secret.id().clone()));
+        let (tenant, key) = (entry.tenant.clone(), Some(entry.id()));
         Ok(Identity { tenant, weight, key, rights, scopes: entry.scopes })
     }
 }
@@ -88,15 +84,65 @@ impl Book {
 impl Book {
     /// The owner of a good key of a suspended tenant, with no scope.
     pub fn suspended(&self, sent: &str) -> Option<Identity> {
-        let secret = Secret::parse(sent)?;
-        let entry = self.keys.get(secret.id()).filter(|entry| entry.digest.is(&secret.digest()))?;
-        let (tenant, key) = (entry.tenant.clone(), Some(secret.id().clone()));
+        let entry = self.entry(&Secret::parse(sent)?)?;
+        let (tenant, key) = (entry.tenant.clone(), Some(entry.id()));
         let (rights, scopes) = (Rights::default(), Scopes::default());
         Some(Identity { tenant, weight: NonZeroU32::MIN, key, rights, scopes })
     }
 }
 
+impl Book {
+    /// A tenant, stored or declared.
+    pub fn tenant(&self, id: &TenantId) -> Option<&Known> {
+        self.declared.tenants.get(id).or_else(|| self.tenants.get(id))
+    }
+
+    /// A key, stored or declared.
+    pub fn key(&self, id: &KeyId) -> Option<&Entry> {
+        self.declared.keys.get(id).or_else(|| self.keys.get(id))
+    }
+
+    pub fn each_tenant(&self) -> impl Iterator<Item = &Known> {
+        let stored = self.tenants.iter().filter(|(id, _)| !self.declared.tenants.contains_key(*id));
+        self.declared.tenants.values().chain(stored.map(|(_, known)| known))
+    }
+
+    pub fn each_key(&self) -> impl Iterator<Item = &Entry> {
+        let stored = self.keys.iter().filter(|(id, _)| !self.declared.keys.contains_key(*id));
+        self.declared.keys.values().chain(stored.map(|(_, entry)| entry))
+    }
+
+    /// Notes when a key was used last.
+    pub fn used(&mut self, id: &KeyId, at_ms: i64) {
+        for keys in [&mut self.keys, &mut self.declared.keys] {
+            if let Some(entry) = keys.get_mut(id) {
+                entry.row.last_used_ms = Some(at_ms);
+            }
+        }
+    }
+
+    /// What is known of a key that somebody has sent.
+    fn entry(&self, secret: &Secret) -> Option<&Entry> {
+        let digest = secret.digest();
+        let stored = self.keys.get(secret.id()).filter(|entry| entry.digest.is(&digest));
+        stored.or_else(|| self.declared.with_digest(&digest))
+    }
+}
+
 impl Entry {
+    /// `None` where it was deleted, or cannot be read: it lets nobody in.
+    pub fn of(row: ApiKeyRow, declared: bool) -> Option<Self> {
+        let digest = KeyDigest::parse(&row.digest).filter(|_| !row.deleted)?;
+        let scopes: Vec<_> = row.scopes.split(' ').filter_map(Scope::parse).collect();
+        let tenant = TenantId::from(row.tenant_id.as_str());
+        let policy = Arc::new(read(&row.policy));
+        Some(Self { digest, scopes: Scopes::of(&scopes), tenant, row, policy, declared })
+    }
+
+    fn id(&self) -> KeyId {
+        KeyId::from(self.row.id.as_str())
+    }
+
     pub fn shown(&self) -> KeyView {
         KeyView {
             id: self.row.id.clone(),
@@ -110,11 +156,17 @@ impl Entry {
             budgets: self.policy.budgets.iter().cloned().map(BudgetView::from).collect(),
             created_ms: self.row.created_ms.cast_unsigned(),
             last_used_ms: self.row.last_used_ms.map(i64::cast_unsigned),
+            declared: self.declared,
         }
     }
 }
 
 impl Known {
+    pub fn of(row: TenantRow, declared: bool) -> Self {
+        let policy = Arc::new(read(&row.policy));
+        Self { row, policy, declared }
+    }
+
     pub fn shown(&self) -> TenantView {
         let policy = &self.policy;
         TenantView {
@@ -128,6 +180,7 @@ impl Known {
             limits: policy.limits,
             budgets: policy.budgets.iter().cloned().map(BudgetView::from).collect(),
             created_ms: self.row.created_ms.cast_unsigned(),
+            declared: self.declared,
         }
     }
 }

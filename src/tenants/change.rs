@@ -6,7 +6,7 @@ use super::book::read;
 use super::{ChangeError, Periods, Scopes, Secret, Tenants, unix_ms};
 use crate::audit::Action;
 use crate::ids::{KeyId, TenantId};
-use crate::store::{ApiKeyRow, Changed, DEFAULT_TENANT, TenantChange, TenantRow, signed};
+use crate::store::{ApiKeyRow, Changed, DEFAULT_TENANT, Home, TenantChange, TenantRow, signed};
 
 /// How often a change is tried that others come before.
 const TRIES: u32 = 8;
@@ -16,6 +16,9 @@ impl Tenants {
     ///
     /// [`ChangeError`].
     pub async fn create_tenant(&self, request: &TenantRequest) -> Result<TenantView, ChangeError> {
+        if self.home(&request.id) == Home::Declared {
+            return Err(ChangeError::Declared("tenant", request.id.clone()));
+        }
         check_zones(&request.policy())?;
         let row = TenantRow {
             id: request.id.clone(),
@@ -68,8 +71,7 @@ impl Tenants {
         change: impl Fn(&mut TenantRow),
     ) -> Result<(), ChangeError> {
         self.try_again(expected, || {
-            let row = self.read(|book| book.tenants.get(&TenantId::from(id)).map(|known| known.row.clone()));
-            let mut row = row.ok_or_else(|| ChangeError::no_tenant(id))?;
+            let mut row = self.stored_tenant(id)?;
             let version = row.version;
             change(&mut row);
             Ok((version, TenantChange::Tenant(row)))
@@ -102,7 +104,8 @@ impl Tenants {
             version: 0,
             policy: written(&request.policy()),
         };
-        self.change(TenantChange::Key(row)).await.map_err(|error| match error {
+        let home = self.home(&request.tenant_id);
+        self.change(TenantChange::Key(row, home)).await.map_err(|error| match error {
             // Deleted just now.
             ChangeError::Meanwhile => ChangeError::no_tenant(&request.tenant_id),
             other => other,
@@ -156,8 +159,7 @@ impl Tenants {
         let secret = Secret::new()?;
         self.try_again(expected, || {
             let now_ms = signed(unix_ms());
-            let row = self.read(|book| book.keys.get(&KeyId::from(id)).map(|entry| entry.row.clone()));
-            let mut old = row.ok_or_else(|| ChangeError::no_key(id))?;
+            let mut old = self.stored_key(id)?;
             if old.expires_ms.is_some_and(|expires_ms| expires_ms <= now_ms) {
                 return Err(ChangeError::Expired);
             }
@@ -169,10 +171,11 @@ impl Tenants {
                 version: 0,
                 ..old.clone()
             };
+            let home = self.home(&old.tenant_id);
             let until = now_ms.saturating_add(signed(overlap_ms));
             old.expires_ms = Some(old.expires_ms.map_or(until, |at| at.min(until)));
             old.deleted = overlap_ms == 0;
-            Ok((old.version, TenantChange::Rotation(Box::new((old, new)))))
+            Ok((old.version, TenantChange::Rotation(Box::new((old, new)), home)))
         })
         .await?;
         let view = self.key(secret.id().as_str()).ok_or(ChangeError::Meanwhile)?;
@@ -186,13 +189,36 @@ impl Tenants {
         change: impl Fn(&mut ApiKeyRow),
     ) -> Result<(), ChangeError> {
         self.try_again(expected, || {
-            let row = self.read(|book| book.keys.get(&KeyId::from(id)).map(|entry| entry.row.clone()));
-            let mut row = row.ok_or_else(|| ChangeError::no_key(id))?;
+            let mut row = self.stored_key(id)?;
             let version = row.version;
             change(&mut row);
-            Ok((version, TenantChange::Key(row)))
+            let home = self.home(&row.tenant_id);
+            Ok((version, TenantChange::Key(row, home)))
         })
         .await
+    }
+
+    /// A tenant that can be changed.
+    fn stored_tenant(&self, id: &str) -> Result<TenantRow, ChangeError> {
+        let key = TenantId::from(id);
+        self.read(|book| match book.declared.tenants.contains_key(&key) {
+            true => Err(ChangeError::Declared("tenant", id.to_owned())),
+            false => book.tenants.get(&key).map(|known| known.row.clone()).ok_or_else(|| ChangeError::no_tenant(id)),
+        })
+    }
+
+    /// A key that can be changed.
+    fn stored_key(&self, id: &str) -> Result<ApiKeyRow, ChangeError> {
+        let key = KeyId::from(id);
+        self.read(|book| match book.declared.keys.contains_key(&key) {
+            true => Err(ChangeError::Declared("key", id.to_owned())),
+            false => book.keys.get(&key).map(|entry| entry.row.clone()).ok_or_else(|| ChangeError::no_key(id)),
+        })
+    }
+
+    fn home(&self, tenant: &str) -> Home {
+        let declared = self.read(|book| book.declared.tenants.contains_key(&TenantId::from(tenant)));
+        if declared { Home::Declared } else { Home::Stored }
     }
 
     /// Makes a change of what has a version, where that is `expected`. Without one, a change that comes after another is made to
@@ -247,13 +273,13 @@ impl Tenants {
 }
 
 /// Whether each budget is of a time zone that there is.
-fn check_zones(policy: &Policy) -> Result<(), ChangeError> {
+pub(super) fn check_zones(policy: &Policy) -> Result<(), ChangeError> {
     policy.budgets.iter().try_for_each(|budget| Periods::of(budget).map(drop))?;
     Ok(())
 }
 
 /// As rows have it.
-fn written(policy: &Policy) -> String {
+pub(super) fn written(policy: &Policy) -> String {
     // There is nothing in it that JSON has not.
     serde_json::to_string(policy).unwrap_or_else(|_| "{}".to_owned())
 }

@@ -19,8 +19,8 @@ impl Tenants {
                 let before = self.read(|book| book.tenants.get(&id).map(|known| of_tenant(&known.row)));
                 (&row.id, difference(&before.unwrap_or_default(), &of_tenant(row)))
             }
-            TenantChange::Key(row) => (&row.id, self.difference(row)),
-            TenantChange::Rotation(keys) => {
+            TenantChange::Key(row, _) => (&row.id, self.difference(row)),
+            TenantChange::Rotation(keys, _) => {
                 let (old, new) = keys.as_ref();
                 let mut changes = self.difference(old);
                 changes.insert("new_key_id".to_owned(), json!({ "to": new.id }));
@@ -46,12 +46,12 @@ impl Tenants {
     }
 }
 
-fn of_tenant(row: &TenantRow) -> Map<String, Value> {
+pub(super) fn of_tenant(row: &TenantRow) -> Map<String, Value> {
     let fields = json!({ "name": row.name, "weight": row.weight, "suspended": row.suspended });
     whole(row.deleted, fields, &row.policy)
 }
 
-fn of_key(row: &ApiKeyRow) -> Map<String, Value> {
+pub(super) fn of_key(row: &ApiKeyRow) -> Map<String, Value> {
     let scopes: Vec<_> = row.scopes.split(' ').collect();
     let fields =
         json!({ "tenant_id": row.tenant_id, "name": row.name, "scopes": scopes, "expires_ms": row.expires_ms });

@@ -145,7 +145,7 @@ fn the_environment_reaches_into_lists_and_makes_them() {
 fn names_that_other_programs_share_are_understood() {
     let variables = [("HF_ENDPOINT", "http://127.0.0.1:9/"), ("HF_TOKEN", "12345"), ("ORCHD_PREFER_H2", "1")];
     let setup = Setup { file: "server.http2 = \"off\"", environment: &variables, ..Setup::default() };
-    let Effective { config, text } = setup.load().unwrap();
+    let Effective { config, text, .. } = setup.load().unwrap();
     assert_eq!((config.hub.endpoint.as_str(), config.server.http2), ("http://127.0.0.1:9", Http2::Auto));
     assert_eq!(config.hub.token.as_ref().map(|token| token.0.as_str()), Some("12345"));
     assert!(!text.contains("12345") && !format!("{config:?}").contains("12345"), "a secret is shown");
@@ -328,7 +328,7 @@ engine = "remote"
 remote = { base_url = "http://127.0.0.1:9000/v1/", model = "there", api_key_env = "UPSTREAM_KEY", engine = "vllm" }
 "#;
     let setup = Setup { file: text, environment: &[("UPSTREAM_KEY", "geheim")], ..Setup::default() };
-    let Effective { config, text } = setup.load().unwrap();
+    let Effective { config, text, .. } = setup.load().unwrap();
     let Engine::Remote(remote) = &config.pools[0].engine else { panic!("remote: {:?}", config.pools) };
     assert_eq!((remote.base_url.as_str(), remote.model.as_str()), ("http://127.0.0.1:9000/v1", "there"));
     assert_eq!(remote.api_key.as_ref().map(|key| key.0.as_str()), Some("geheim"));
@@ -452,8 +452,8 @@ fn command(arguments: &[&str], environment: &[(&str, &str)]) -> (ExitCode, Optio
     let arguments = std::iter::once("sluicegate").chain(arguments.iter().copied()).map(Into::into);
     let environment = environment.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
     let mut served = None;
-    let code = sluicegate::cli::run_with(arguments, environment, |config, port_file| {
-        served = Some((config, port_file));
+    let code = sluicegate::cli::run_with(arguments, environment, |config, options| {
+        served = Some((config, options.port_file));
         Ok::<(), String>(())
     });
     (code, served)

@@ -13,6 +13,7 @@ mod catalog;
 mod classes;
 mod config;
 mod cors;
+mod declared;
 mod downloads;
 mod draining;
 mod durability;

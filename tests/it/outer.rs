@@ -15,6 +15,7 @@
 //! | `reload` | whether a pool gets another model while it serves, and keeps its own where that is damaged |
 //! | `catalog` | models that are added, verified, retired, removed, and pulled; and where none may come from |
 //! | `commands` | the commands that operate a running gateway |
+//! | `administration` | tenants, keys and usage from the command line, and what the configuration declares |
 //! | `tls` | TLS, and a certificate that is exchanged while the gateway serves |
 //! | `remote` | a gateway in front of another one |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
@@ -24,6 +25,7 @@
 //!
 //! `SLUICEGATE_TEST_SDKS=off` leaves out the Python and Node clients and schemathesis, which need package registries once.
 
+mod administration;
 mod catalog;
 mod commands;
 mod crash;

@@ -84,6 +84,8 @@ pub struct TenantView {
     pub limits: RateLimits,
     pub budgets: Vec<BudgetView>,
     pub created_ms: u64,
+    /// In the configuration, and changed there alone.
+    pub declared: bool,
 }
 
 /// The body of `GET /v2/admin/tenants`.
@@ -154,6 +156,8 @@ pub struct KeyView {
     pub created_ms: u64,
     /// To within a minute; null where it was never used.
     pub last_used_ms: Option<u64>,
+    /// In the configuration, and changed there alone.
+    pub declared: bool,
 }
 
 /// The body of `GET /v2/admin/keys`.

@@ -15,7 +15,6 @@ use crate::harness::{BOTH_MODELS, Gate, request, says};
 mod admin;
 mod inputs;
 mod messages;
-mod operations;
 mod responses;
 mod tokens;
 

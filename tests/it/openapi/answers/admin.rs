@@ -8,16 +8,19 @@ use sluicegate::api::ClientAddress;
 use super::super::witness::Witness;
 use crate::harness::{Answer, Gate, request, says};
 
+mod declared;
+mod operations;
+
 const TENANTS: &str = "/v2/admin/tenants";
 const KEYS: &str = "/v2/admin/keys";
 
-pub(super) async fn ask(witness: &mut Witness, gate: &Gate, method: &str, path: &str, body: Value) -> Answer {
+async fn ask(witness: &mut Witness, gate: &Gate, method: &str, path: &str, body: Value) -> Answer {
     let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
     witness.send(gate, request(method, path, body)).await.0
 }
 
 /// A request that is made where nobody has changed what it is about since `tag`.
-pub(super) async fn ask_if(witness: &mut Witness, gate: &Gate, method: &str, path: &str, tag: &str) -> StatusCode {
+async fn ask_if(witness: &mut Witness, gate: &Gate, method: &str, path: &str, tag: &str) -> StatusCode {
     let body = if method == "DELETE" { Body::empty() } else { Body::from("{}") };
     let mut request = request(method, path, body);
     request.headers_mut().insert("if-match", tag.parse().unwrap());
@@ -29,7 +32,8 @@ pub(super) async fn see(witness: &mut Witness) {
     keys(witness).await;
     refused(witness).await;
     usage(witness).await;
-    super::operations::see(witness).await;
+    operations::see(witness).await;
+    declared::see(witness).await;
 }
 
 async fn usage(witness: &mut Witness) {

@@ -4,9 +4,9 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use serde_json::{Value, json};
 
-use super::super::witness::Witness;
-use super::admin::{ask, ask_if};
-use super::{NOBODY, TASK};
+use super::super::super::witness::Witness;
+use super::super::{NOBODY, TASK};
+use super::{ask, ask_if};
 use crate::harness::{Gate, request, says};
 
 const PRICES: &str = "/v2/admin/prices";
@@ -29,7 +29,8 @@ async fn prices(witness: &mut Witness) {
         let late = ask_if(witness, &gate, method, &price, seen.header("etag")).await;
         assert_eq!(late, StatusCode::PRECONDITION_FAILED, "{method}");
     }
-    for (body, param) in [(json!({"engine_second": 1_000_000_000_000_001_u64}), "engine_second"), (json!({"a": 1}), "a")]
+    for (body, param) in
+        [(json!({"engine_second": 1_000_000_000_000_001_u64}), "engine_second"), (json!({"a": 1}), "a")]
     {
         let refused = ask(witness, &gate, "PUT", &price, body).await;
         assert_eq!((refused.status, &refused.json()["param"]), (StatusCode::BAD_REQUEST, &json!(param)));

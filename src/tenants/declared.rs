@@ -1,0 +1,209 @@
+//! Tenants and keys that the configuration declares. They are in no store, hold as long as they stand there, and are changed there
+//! alone.
+
+use std::collections::HashMap;
+
+use serde_json::{Map, Value};
+use sluicegate_compat::native::{KeyRequest, TenantRequest};
+
+use super::book::{Book, Entry, Known};
+use super::change::{check_zones, written};
+use super::facts::{of_key, of_tenant};
+use super::{KeyDigest, Scopes, Tenants, unix_ms};
+use crate::audit::{Action, difference};
+use crate::ids::{KeyId, TenantId};
+use crate::store::{ApiKeyRow, StoreError, TenantRow, signed};
+
+/// What a configuration declares.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Declarations {
+    pub tenants: Vec<Declaration<TenantRequest>>,
+    pub keys: Vec<Declaration<DeclaredKey>>,
+}
+
+/// Something that is declared, and where.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Declaration<T> {
+    pub what: T,
+    /// For messages: file, line and key.
+    pub place: String,
+}
+
+/// A key, of which nobody here knows more than its digest.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DeclaredKey {
+    pub id: String,
+    pub digest: KeyDigest,
+    pub request: KeyRequest,
+}
+
+/// Why declarations do not hold: nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclareError {
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// Each with its place.
+    #[error("{}", .0.join("\n"))]
+    Mistakes(Vec<String>),
+}
+
+/// Something that is declared otherwise than before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Redeclared {
+    pub action: Action,
+    pub id: String,
+    pub changes: Map<String, Value>,
+}
+
+/// What is declared now.
+#[derive(Debug, Default)]
+pub(super) struct Declared {
+    pub tenants: HashMap<TenantId, Known>,
+    pub keys: HashMap<KeyId, Entry>,
+    by_digest: HashMap<String, KeyId>,
+}
+
+impl Declared {
+    pub fn with_digest(&self, digest: &KeyDigest) -> Option<&Entry> {
+        self.keys.get(self.by_digest.get(&digest.to_string())?)
+    }
+
+    fn of(declarations: &Declarations, before: &Self) -> Self {
+        let now_ms = signed(unix_ms());
+        let mut declared = Self::default();
+        for Declaration { what: request, .. } in &declarations.tenants {
+            let id = TenantId::from(request.id.as_str());
+            let created_ms = before.tenants.get(&id).map_or(now_ms, |known| known.row.created_ms);
+            declared.tenants.insert(id, Known::of(tenant_row(request, created_ms), true));
+        }
+        for Declaration { what: key, .. } in &declarations.keys {
+            let id = KeyId::from(key.id.as_str());
+            let known = before.keys.get(&id).map(|entry| (entry.row.created_ms, entry.row.last_used_ms));
+            let (created_ms, last_used_ms) = known.unwrap_or((now_ms, None));
+            let row = ApiKeyRow { created_ms, last_used_ms, ..key_row(key) };
+            if let Some(entry) = Entry::of(row, true) {
+                declared.by_digest.insert(key.digest.to_string(), id.clone());
+                declared.keys.insert(id, entry);
+            }
+        }
+        declared
+    }
+
+    /// What is otherwise than it was `before`.
+    fn since(&self, before: &Self) -> Vec<Redeclared> {
+        let tenants = |declared: &Self| -> Facts {
+            declared.tenants.iter().map(|(id, known)| (id.to_string(), of_tenant(&known.row))).collect()
+        };
+        let keys = |declared: &Self| -> Facts {
+            declared.keys.iter().map(|(id, entry)| (id.to_string(), of_key(&entry.row))).collect()
+        };
+        let of_tenants = [Action::CREATE_TENANT, Action::CHANGE_TENANT, Action::DELETE_TENANT];
+        let of_keys = [Action::CREATE_KEY, Action::CHANGE_KEY, Action::REVOKE_KEY];
+        let mut redeclared = compared(&tenants(before), &tenants(self), of_tenants);
+        redeclared.extend(compared(&keys(before), &keys(self), of_keys));
+        redeclared
+    }
+}
+
+/// By ids.
+type Facts = HashMap<String, Map<String, Value>>;
+
+fn compared(before: &Facts, after: &Facts, [created, changed, deleted]: [Action; 3]) -> Vec<Redeclared> {
+    let nothing = Map::new();
+    let mut ids: Vec<_> = before.keys().chain(after.keys().filter(|id| !before.contains_key(*id))).collect();
+    ids.sort();
+    let redeclared = ids.into_iter().filter_map(|id| {
+        let (was, is) = (before.get(id), after.get(id));
+        let action = match (was, is) {
+            (None, _) => created,
+            (Some(_), Some(_)) => changed,
+            (Some(_), None) => deleted,
+        };
+        let changes = difference(was.unwrap_or(&nothing), is.unwrap_or(&nothing));
+        (!changes.is_empty()).then(|| Redeclared { action, id: id.clone(), changes })
+    });
+    redeclared.collect()
+}
+
+impl Tenants {
+    /// Lets what is declared hold from now on, in the place of what was declared before: all of it, or nothing of it. What has changed
+    /// is returned.
+    ///
+    /// # Errors
+    ///
+    /// [`DeclareError`].
+    pub async fn declare(&self, declarations: &Declarations) -> Result<Vec<Redeclared>, DeclareError> {
+        self.refresh().await?;
+        let mut book = self.book.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mistakes = mistakes(declarations, &book);
+        if !mistakes.is_empty() {
+            return Err(DeclareError::Mistakes(mistakes));
+        }
+        let declared = Declared::of(declarations, &book.declared);
+        let redeclared = declared.since(&book.declared);
+        book.closed |= !declared.keys.is_empty();
+        book.declared = declared;
+        Ok(redeclared)
+    }
+}
+
+/// What does not go with what is stored.
+fn mistakes(declarations: &Declarations, book: &Book) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    let mut add = |place: &str, message: String| mistakes.push(format!("{place}: {message}"));
+    for Declaration { what: tenant, place } in &declarations.tenants {
+        if let Err(error) = check_zones(&tenant.policy()) {
+            add(place, error.to_string());
+        }
+        if book.tenants.contains_key(&TenantId::from(tenant.id.as_str())) {
+            add(place, format!("the tenant {:?} is in the store; delete it there, or declare another one", tenant.id));
+        }
+    }
+    for Declaration { what: key, place } in &declarations.keys {
+        if let Err(error) = check_zones(&key.request.policy()) {
+            add(place, error.to_string());
+        }
+        if book.keys.contains_key(&KeyId::from(key.id.as_str())) {
+            add(place, format!("the key {:?} is in the store; revoke it there, or declare another one", key.id));
+        }
+        if let Some(stored) = book.keys.values().find(|entry| entry.digest.is(&key.digest)) {
+            add(place, format!("this is the hash of the key {:?}, which is in the store", stored.row.id));
+        }
+        let home = &key.request.tenant_id;
+        let declared = declarations.tenants.iter().any(|tenant| tenant.what.id == *home);
+        if !declared && !book.tenants.contains_key(&TenantId::from(home.as_str())) {
+            add(place, format!("there is no tenant {home:?}, here or in the store"));
+        }
+    }
+    mistakes
+}
+
+fn tenant_row(request: &TenantRequest, created_ms: i64) -> TenantRow {
+    TenantRow {
+        id: request.id.clone(),
+        name: request.name.clone(),
+        weight: i64::from(request.weight.unwrap_or(1)),
+        suspended: request.suspended.unwrap_or(false),
+        created_ms,
+        deleted: false,
+        version: 0,
+        policy: written(&request.policy()),
+    }
+}
+
+fn key_row(key: &DeclaredKey) -> ApiKeyRow {
+    let request = &key.request;
+    ApiKeyRow {
+        id: key.id.clone(),
+        tenant_id: request.tenant_id.clone(),
+        name: request.name.clone(),
+        digest: key.digest.to_string(),
+        scopes: Scopes::of(&request.scopes).to_string(),
+        expires_ms: request.expires_ms.map(signed),
+        created_ms: 0,
+        last_used_ms: None,
+        deleted: false,
+        version: 0,
+        policy: written(&request.policy()),
+    }
+}
