@@ -8,6 +8,7 @@ mod addresses;
 mod artifacts;
 mod audit;
 mod budgets;
+mod canary;
 mod cancel;
 mod catalog;
 mod classes;

@@ -16,6 +16,7 @@
 //! | `catalog` | models that are added, verified, retired, removed, and pulled; and where none may come from |
 //! | `commands` | the commands that operate a running gateway |
 //! | `administration` | tenants, keys and usage from the command line, and what the configuration declares |
+//! | `canary` | whether anything that is secret reaches the log |
 //! | `tls` | TLS, and a certificate that is exchanged while the gateway serves |
 //! | `remote` | a gateway in front of another one |
 //! | `seeds` | whether a seed gives the same text alone and in a crowd |
@@ -26,6 +27,7 @@
 //! `SLUICEGATE_TEST_SDKS=off` leaves out the Python and Node clients and schemathesis, which need package registries once.
 
 mod administration;
+mod canary;
 mod catalog;
 mod commands;
 mod crash;

@@ -373,7 +373,9 @@ fn check_scopes(scopes: &[Scope]) -> Result<(), Violation> {
 
 fn check_name(name: Option<&str>) -> Result<(), Violation> {
     let fits = name.is_none_or(|name| (1..=256).contains(&name.len()) && !name.chars().any(char::is_control));
-    ensure(fits, "name", "1 to 256 bytes, without control characters")
+    ensure(fits, "name", "1 to 256 bytes, without control characters")?;
+    // It would be shown to whoever lists them.
+    ensure(name.is_none_or(|name| !name.contains("sk-sg-")), "name", "an API key is no name")
 }
 
 fn refused(violation: Violation) -> ErrorEnvelope {
