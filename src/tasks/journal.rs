@@ -97,6 +97,9 @@ impl Filing {
 /// Rows of the ledger that are added up in one step, so that nobody waits much longer than for others: a few ms.
 const SUMMED_AT_ONCE: usize = 5000;
 
+/// Rows that are added up each time: more than come in a second, and not so many that an old ledger holds up others.
+const SUMMED_IN_A_TURN: i64 = 50_000;
+
 /// Files tasks. Cheap to clone.
 #[derive(Clone)]
 pub struct Journal {
@@ -382,10 +385,12 @@ impl Journal {
     pub fn sum_up(&self, budgets: &Budgets) {
         // Each number that was given by then is in the hands of the store.
         let last = budgets.between_ends(|| self.next_entry.load(Ordering::Relaxed)) - 1;
-        let summed = self.summed.swap(last, Ordering::Relaxed);
+        let summed = self.summed.load(Ordering::Relaxed);
+        let last = last.min(summed.saturating_add(SUMMED_IN_A_TURN));
         for step in (summed..last).step_by(SUMMED_AT_ONCE) {
             self.store.ledger_sum_up(last.min(step.saturating_add(SUMMED_AT_ONCE as i64)));
         }
+        self.summed.store(last, Ordering::Relaxed);
     }
 
     /// Deletes entries of the ledger of tasks that ended longer ago.
