@@ -319,7 +319,9 @@ impl Admission {
         let (asked, fitted, tiers) = self.fit(request, pools).await?;
         let last = self.last_good(&asked.request, caller);
         let near = last.as_ref().map(|last| &last.pool_id);
-        let limits = self.affordable(&asked, caller, fitted.limits, pools.price)?;
+        // Who only asks wants to know of every pool.
+        let refused = look == Look::Needed;
+        let limits = self.affordable(&asked, caller, fitted.limits, pools.price, refused)?;
         let look = if deadline_ms.is_some() { Look::Always } else { look };
         let order = by_start(tiers, priority, &caller.share, &limits, near, look);
         let order = in_time(order, deadline_ms)?;
@@ -349,20 +351,22 @@ impl Admission {
         self.accounts.ready(&caller.owned().collect::<SmallVec<[_; 2]>>()).await
     }
 
-    /// What a task may use with what its budgets leave now; nothing is reserved.
+    /// What a task may use with what its budgets leave now; nothing is reserved. Where that is too little, the owner of the budget
+    /// is told if the task is `refused` for it, and not only foreseen.
     fn affordable(
         &self,
         asked: &Asked,
         caller: &Caller,
         limits: Limits,
         price: ModelPrice,
+        refused: bool,
     ) -> Result<Limits, ErrorEnvelope> {
         let session = asked.request.session_id.map(SessionId);
         let left = self.left(&caller.share.tenant, session, caller.owners());
         let granted = grant(&limits, asked.request.max_tokens.is_some(), &left, price);
         let granted = granted.map_err(|Exceeded(unit)| {
-            let tight =
-                self.budgets.tightest(&self.holders(&caller.share.tenant, session, caller.owners()).0, unit, true);
+            let (holders, _) = self.holders(&caller.share.tenant, session, caller.owners());
+            let tight = self.budgets.tightest(&holders, unit, refused);
             over_budget(unit, &[(asked, limits)], (&left, tight))
         })?;
         Ok(Limits { max_tokens: granted.max_tokens, ..limits })

@@ -124,7 +124,7 @@ impl Admission {
         model: &Entry,
     ) -> Result<(), ErrorEnvelope> {
         let asked = self.asked(request);
-        let limits = self.affordable(&asked, caller, asked.guess(), model.price)?;
+        let limits = self.affordable(&asked, caller, asked.guess(), model.price, false)?;
         let room = self.limiter.check(&self.scopes_of(caller, model), worst_case(&limits), task_ms);
         room.map_err(|no_room| no_room.refusal(|label, bound| field(&[(&asked, limits)], label, bound)))
     }

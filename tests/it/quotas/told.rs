@@ -48,6 +48,12 @@ async fn a_soft_limit_is_told_with_a_header_a_metric_and_one_signed_event_and_st
     let second = chat(&gate, &key, 9).await;
     assert_eq!((second.status, second.header("x-budget-soft-limit-reached")), (StatusCode::OK, "tenant-daily-tokens"));
     assert_eq!(chat(&gate, &key, 1).await.status, StatusCode::OK);
+    // Who asks what would become of a task is refused nothing.
+    let preview = json!({"model_ref": "builtin", "prompt": "say it", "max_tokens": 40}).to_string();
+    let preview = ask(&gate, &key, "POST", "/v2/tasks/preview", &preview).await.json();
+    assert_eq!((&preview["feasible"], &preview["error"]["policy_label"]), (&json!(false), &json!("budget.tokens")));
+    let metrics = ask(&gate, &admin, "GET", "/metrics", "").await.body;
+    assert!(metrics.contains(r#"budget_limits_reached_total{kind="tokens"} 0"#));
     assert_eq!(chat(&gate, &key, 40).await.status, StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(chat(&gate, &key, 40).await.status, StatusCode::TOO_MANY_REQUESTS);
     let (headers, body) = events.recv().await.unwrap();
