@@ -83,14 +83,13 @@ fn access(criterion: &mut Criterion) {
     let budgets = Budgets::new();
     let (tenants, keys, accounts) = runtime.block_on(async {
         let store = Store::open(&Location::Memory, &Lifecycle::new()).await.unwrap_or_else(|error| panic!("{error}"));
-        let tenants = Tenants::open(store.clone()).await.unwrap_or_else(|error| panic!("{error}"));
+        let tenants = Tenants::open(store.clone()).await.map(Arc::new).unwrap_or_else(|error| panic!("{error}"));
         let keys = fill(&tenants).await;
-        let accounts = Accounts::new(budgets.clone(), store);
+        let accounts = Accounts::new(budgets.clone(), Arc::clone(&tenants), store);
         for key in &keys {
             let identity = tenants.identify(Some(key)).unwrap_or_else(|denied| panic!("{denied}"));
             let caller = Caller::new(CorrelationId::from("bench"), &identity);
-            let owned: Vec<_> = caller.owned().collect();
-            accounts.ready(&owned).await.unwrap_or_else(|error| panic!("{}", error.message));
+            accounts.ready(&caller.owners()).await.unwrap_or_else(|error| panic!("{error}"));
         }
         (tenants, keys, accounts)
     });
@@ -127,7 +126,7 @@ fn access(criterion: &mut Criterion) {
         bencher.iter(|| {
             let caller = permitted(next());
             caller.grade(&mut request);
-            let ready = accounts.ready(&caller.owned().collect::<Vec<_>>()).now_or_never();
+            let ready = accounts.ready(&caller.owners()).now_or_never();
             assert!(matches!(ready, Some(Ok(()))));
             let holders = Holders { accounts: Vec::new(), owners: caller.owners() };
             let (reservation, ()) =

@@ -7,12 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sluicegate_compat::native::{
-    AdmissionResponse, Budget, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, ModelPrice, PolicyLabel,
-    Preparation, RateLimits, Scope, Streams, TaskRequest, Workload,
+    AdmissionResponse, Determinism, EngineName, ErrorCode, ErrorEnvelope, KvHint, ModelPrice, PolicyLabel, Preparation,
+    RateLimits, Scope, Streams, TaskRequest, Workload,
 };
-use smallvec::SmallVec;
 
-use crate::budgets::{Budgets, Exceeded, Holders, Left, Owner, Owners, owners};
+use crate::budgets::{Budgets, Exceeded, Holders, Left, Owners, owners};
 use crate::engine::Engine;
 use crate::ids::{CorrelationId, KeyId, ModelId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
@@ -33,7 +32,7 @@ mod refusal;
 mod together;
 mod translate;
 
-pub use accounts::Accounts;
+pub use accounts::{Accounts, Untold};
 pub use again::{Reserved, Unprepared, interrupted, not_kept};
 use grant::grant;
 pub use limits::{AtOnce, Charge, Limiter, NoRoom, ScopeId, Scopes, Standing};
@@ -41,7 +40,7 @@ use order::{Choice, Look, by_start, in_time, submit};
 pub use recipe::check_shown;
 use recipe::{Asked, Counted, check_engine};
 pub use refusal::violation;
-use refusal::{field, nowhere, over_budget, refused};
+use refusal::{field, nowhere, over_budget, refused, wanted};
 pub use together::{Refusal, never_queued};
 use translate::spec;
 
@@ -75,12 +74,6 @@ impl Caller {
     /// Whose budgets the caller's tasks count for.
     pub fn owners(&self) -> Owners {
         owners(&self.share.tenant, self.key.as_ref())
-    }
-
-    /// The same, with the budgets that they are to have.
-    pub fn owned(&self) -> impl Iterator<Item = (Owner, &[Budget])> {
-        let Rights { tenant, key } = &self.rights;
-        self.owners().into_iter().zip([tenant.budgets.as_slice(), key.budgets.as_slice()])
     }
 
     /// The limits that the caller's tasks count for, where nobody says otherwise those of `default`; and those of their model.
@@ -348,7 +341,7 @@ impl Admission {
     ///
     /// What the client is told where the store does not say that.
     pub async fn ready(&self, caller: &Caller) -> Result<(), ErrorEnvelope> {
-        self.accounts.ready(&caller.owned().collect::<SmallVec<[_; 2]>>()).await
+        Ok(self.accounts.ready(&caller.owners()).await?)
     }
 
     /// What a task may use with what its budgets leave now; nothing is reserved. Where that is too little, the owner of the budget
@@ -365,8 +358,8 @@ impl Admission {
         let left = self.left(&caller.share.tenant, session, caller.owners());
         let granted = grant(&limits, asked.request.max_tokens.is_some(), &left, price);
         let granted = granted.map_err(|Exceeded(unit)| {
-            let (holders, _) = self.holders(&caller.share.tenant, session, caller.owners());
-            let tight = self.budgets.tightest(&holders, unit, refused);
+            let wanted = refused.then(|| wanted(unit, &[(asked, limits)], &price));
+            let tight = self.budgets.tightest(&caller.owners(), unit, &left, wanted);
             over_budget(unit, &[(asked, limits)], (&left, tight))
         })?;
         Ok(Limits { max_tokens: granted.max_tokens, ..limits })

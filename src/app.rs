@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use sluicegate_compat::native::{ErrorEnvelope, KeyRequest};
+use sluicegate_compat::native::KeyRequest;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::admission::{self, Accounts, Admission, Limiter};
+use crate::admission::{self, Accounts, Admission, Limiter, Untold};
 use crate::api::{self, Api, FailedLogins, Settings};
 use crate::audit::{Act, Action, Actor};
 use crate::budgets::Budgets;
@@ -27,7 +26,7 @@ use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
 use crate::sessions::{self, Sessions};
 use crate::store::{Location, OpenError, Outage, Store, StoreError, StoreMetrics, signed};
-use crate::tasks::{Clock, Journal, Registry, Retention, millis};
+use crate::tasks::{Clock, Holder, Journal, Registry, Retention, Stage, millis};
 use crate::tenants::{ChangeError, DeclareError, Tenants};
 
 mod declared;
@@ -54,9 +53,6 @@ const LOOK_FOR_CHANGES: Duration = Duration::from_millis(500);
 
 /// When keys were used last is filed once in so many of these times.
 const LOOKS_PER_FILING: u32 = 60;
-
-/// Events of budgets that wait to be told at most.
-const MOST_NOTICES: usize = 1024;
 
 /// Sessions that nothing uses at most.
 const MOST_IDLE_SESSIONS: usize = 100_000;
@@ -98,8 +94,6 @@ pub enum StartError {
     Store(#[from] OpenError),
     #[error("cannot read what is stored: {0}")]
     Stored(#[from] StoreError),
-    #[error("{}", .0.message)]
-    Budgets(ErrorEnvelope),
     #[error("{0}")]
     Declared(#[from] DeclareError),
     #[error("cannot make the first API key: {0}")]
@@ -234,12 +228,8 @@ impl App {
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
         };
         let tasks = Registry::with_journal(retention, journal);
-        let (notices, notices_to_tell) = mpsc::channel(MOST_NOTICES);
-        let (webhook, ended) = (config.webhook.clone(), lifecycle.forced().clone());
-        let telling = webhooks::tell(notices_to_tell, budget_metrics, webhook, ended);
-        lifecycle.spawn("budget events", OnPanic::Continue, telling);
-        let budgets = Budgets::telling(notices);
-        let accounts = Accounts::new(budgets.clone(), store.clone());
+        let budgets = Budgets::telling(webhooks::start(lifecycle, budget_metrics, config.webhook.clone()));
+        let accounts = Accounts::new(budgets.clone(), Arc::clone(&tenants), store.clone());
         let sessions = sessions::Settings {
             ttl: config.sessions.ttl,
             most_idle: MOST_IDLE_SESSIONS,
@@ -247,12 +237,15 @@ impl App {
         };
         let (sessions, holds) = Sessions::open(sessions, budgets.clone(), session_metrics, store.clone()).await?;
         // What tasks had reserved of the budgets of their tenants and keys is reserved there again.
-        for holder in holds.holders() {
-            let owners = holder.owners();
-            let rights = tenants.rights(&owners);
-            let policies = [rights.tenant.budgets.as_slice(), rights.key.budgets.as_slice()];
-            let owned: Vec<_> = owners.into_iter().zip(policies).collect();
-            accounts.ready(&owned).await.map_err(StartError::Budgets)?;
+        let waiting = kept.iter().filter(|task| !matches!(task.stage, Stage::Ended { .. }));
+        let owners = waiting.map(|task| task.spec.owners()).chain(holds.holders().map(Holder::owners));
+        for owners in owners {
+            match accounts.ready(&owners).await {
+                Err(Untold::Store { error, .. }) => return Err(error.into()),
+                // The others can go on.
+                Err(error) => tracing::error!(%error, "tasks of an earlier process go on without a budget"),
+                Ok(()) => {}
+            }
         }
         let left = take_in(&tasks, &sessions, kept, holds);
         let configured: Vec<_> = config.pools.iter().map(load::configured).collect();

@@ -201,7 +201,9 @@ impl Budgets {
 
     /// Whether an owner has just these budgets, and what was spent of them before is known.
     pub fn is_ready(&self, owner: &Owner, budgets: &[Budget]) -> bool {
-        self.lock().owned.is_ready(owner, budgets, unix_ms())
+        let mut state = self.lock();
+        let State { ledger, owned } = &mut *state;
+        owned.is_ready(ledger, owner, budgets, unix_ms())
     }
 
     /// Gives an owner just these budgets; to be called [between ends](Self::between_ends). The accounts that are returned are
@@ -233,19 +235,18 @@ impl Budgets {
 
     /// The budgets of these owners whose soft limit is reached.
     pub fn soft_limits(&self, owners: &[Owner]) -> Vec<(Owner, Budget)> {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.accounts(&Holders { accounts: Vec::new(), owners: owners.iter().cloned().collect() }, unix_ms());
         let soft = state.owned.soft(&state.ledger, owners);
         soft.map(|(owner, budget)| (owner.clone(), budget.clone())).collect()
     }
 
-    /// The budget of an owner that leaves these holders least of a unit, where it is one of an owner. Where a task was
-    /// `refused` for it, the owner is told.
-    pub fn tightest(&self, holders: &Holders, unit: Unit, refused: bool) -> Option<Tight> {
+    /// The budget of one of these owners that leaves no more than `left` of a unit. Where a task was `refused` for it that wants so
+    /// much, and which it would not cover if no other task ran, the owner is told.
+    pub fn tightest(&self, owners: &[Owner], unit: Unit, left: &Left, refused: Option<u64>) -> Option<Tight> {
         let mut state = self.lock();
-        let accounts = state.accounts(holders, unix_ms());
-        let left = state.ledger.left(&accounts).get(unit);
         let State { ledger, owned } = &mut *state;
-        let (tight, notice) = owned.tightest(ledger, &holders.owners, (unit, left), refused);
+        let (tight, notice) = owned.tightest(ledger, owners, (unit, left.get(unit)), refused);
         drop(state);
         self.tell(notice);
         tight
@@ -276,8 +277,9 @@ impl Budgets {
 
     fn tell(&self, notices: impl IntoIterator<Item = Notice>) {
         for notice in notices {
-            if self.0.notices.as_ref().is_some_and(|to| to.try_send(notice).is_err()) {
-                tracing::warn!("somebody is not told of a budget: too much is to be told");
+            if let Some(Err(error)) = self.0.notices.as_ref().map(|to| to.try_send(notice)) {
+                let Notice { owner, what, .. } = error.into_inner();
+                tracing::warn!(%owner, ?what, "somebody is not told of a budget: too much is to be told");
             }
         }
     }

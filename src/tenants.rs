@@ -116,8 +116,9 @@ pub enum ChangeError {
     /// It is not, or is no longer, as whoever changes it has seen it.
     #[error("somebody else has changed it meanwhile; look at it again")]
     Meanwhile,
-    #[error("`budgets`: {0}")]
-    Zone(#[from] NoSuchZone),
+    /// Of the budget with this place in its list.
+    #[error("`budgets[{0}].timezone`: {1}")]
+    Zone(usize, NoSuchZone),
     #[error("{0}")]
     Store(#[from] StoreError),
     #[error("{0}")]
@@ -158,7 +159,7 @@ impl From<ChangeError> for ErrorEnvelope {
         let message = error.to_string();
         match error {
             ChangeError::NoSuchTenant(_) | ChangeError::NoSuchKey(_) => Self::new(ErrorCode::NotFound, message),
-            ChangeError::Zone(_) => Self::invalid("budgets", message),
+            ChangeError::Zone(place, _) => Self::invalid(format!("budgets[{place}].timezone"), message),
             ChangeError::Exists(_) | ChangeError::Declared(..) | ChangeError::Expired => {
                 Self::new(ErrorCode::Conflict, message)
             }
@@ -254,17 +255,15 @@ impl Tenants {
         Ok(identity)
     }
 
-    /// What the owners of budgets may ask for; everything, where they are not known.
-    pub fn rights(&self, owners: &[Owner]) -> Rights {
+    /// What a tenant or a key may ask for; everything, where it is not known, and where nobody has to have a key.
+    pub fn policy(&self, of: &Owner) -> Arc<Policy> {
         self.read(|book| {
-            let mut rights = Rights::default();
-            for owner in owners {
-                match owner {
-                    Owner::Tenant(id) => rights.tenant = policy(book.tenant(id).map(|known| &known.policy)),
-                    Owner::Key(_, id) => rights.key = policy(book.key(id).map(|entry| &entry.policy)),
-                }
-            }
-            rights
+            let policy = match of {
+                _ if !book.closed => None,
+                Owner::Tenant(id) => book.tenant(id).map(|known| &known.policy),
+                Owner::Key(_, id) => book.key(id).map(|entry| &entry.policy),
+            };
+            policy.map(Arc::clone).unwrap_or_default()
         })
     }
 
@@ -331,10 +330,6 @@ impl Tenants {
     fn used(&self) -> MutexGuard<'_, HashMap<KeyId, u64>> {
         self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn policy(known: Option<&Arc<Policy>>) -> Arc<Policy> {
-    known.map(Arc::clone).unwrap_or_default()
 }
 
 #[cfg(test)]

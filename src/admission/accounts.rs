@@ -1,59 +1,77 @@
-//! The budgets of tenants and keys, ready for use: what was spent of them before is asked of the store, once.
+//! The budgets of tenants and keys, ready for use: as they are to be now, with what was spent of them before, which the store is
+//! asked once.
+
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use sluicegate_compat::native::{Budget, BudgetView, ErrorEnvelope};
+use sluicegate_compat::native::{BudgetView, ErrorCode, ErrorEnvelope};
 use tokio::sync::Mutex;
 
-use super::again::not_kept;
 use crate::budgets::{Amounts, Budgets, NoSuchZone, Owner, Sought};
 use crate::store::{SpentSums, Store, StoreError, signed};
+use crate::tenants::Tenants;
 
 /// Opens the accounts of owners when they are first asked for. Built once.
 pub struct Accounts {
     budgets: Budgets,
+    tenants: Arc<Tenants>,
     store: Store,
     /// One opens accounts at a time: that each is opened once.
     opening: Mutex<()>,
 }
 
+/// Why it is not known what is left of somebody's budgets.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Untold {
+    /// Stored by a version with other time zones.
+    #[error("a budget of the {owner} cannot be counted: {error}")]
+    Zone { owner: Owner, error: NoSuchZone },
+    #[error("the store does not say what the {owner} has spent: {error}")]
+    Store { owner: Owner, error: StoreError },
+}
+
+impl From<Untold> for ErrorEnvelope {
+    /// As clients are told it; operators find the rest in the log.
+    fn from(error: Untold) -> Self {
+        tracing::error!(%error, "nothing is let in that counts for a budget");
+        let message = "the gateway cannot tell what is left of a budget; try again later";
+        Self::new(ErrorCode::PoolUnready, message).with_retry_after_ms(5000)
+    }
+}
+
 impl Accounts {
-    pub fn new(budgets: Budgets, store: Store) -> Self {
-        Self { budgets, store, opening: Mutex::new(()) }
+    pub fn new(budgets: Budgets, tenants: Arc<Tenants>, store: Store) -> Self {
+        Self { budgets, tenants, store, opening: Mutex::new(()) }
     }
 
-    /// Sees to it that owners have just these budgets, with what was spent of them before.
+    /// Sees to it that owners have the budgets that they are to have now, with what was spent of them before.
     ///
     /// # Errors
     ///
-    /// What a client is told where the store does not say what was spent.
-    pub async fn ready(&self, owned: &[(Owner, &[Budget])]) -> Result<(), ErrorEnvelope> {
-        for (owner, budgets) in owned {
-            if !self.budgets.is_ready(owner, budgets) {
-                self.open(owner, budgets).await?;
+    /// [`Untold`].
+    pub async fn ready(&self, owners: &[Owner]) -> Result<(), Untold> {
+        for owner in owners {
+            if !self.budgets.is_ready(owner, &self.tenants.policy(owner).budgets) {
+                self.open(owner).await?;
             }
         }
         Ok(())
     }
 
-    async fn open(&self, owner: &Owner, budgets: &[Budget]) -> Result<(), ErrorEnvelope> {
+    async fn open(&self, owner: &Owner) -> Result<(), Untold> {
         let _one_at_a_time = self.opening.lock().await;
-        if self.budgets.is_ready(owner, budgets) {
+        let policy = self.tenants.policy(owner);
+        if self.budgets.is_ready(owner, &policy.budgets) {
             return Ok(());
         }
         // What ends before this is in the sums, and what ends after is charged.
         let sought = self.budgets.between_ends(|| {
-            let sought = self.budgets.adopt(owner, budgets)?;
-            Ok::<_, NoSuchZone>(sought.into_iter().map(|sought| (self.sum(&sought), sought)).collect::<Vec<_>>())
+            let sought = self.budgets.adopt(owner, &policy.budgets)?;
+            Ok(sought.into_iter().map(|sought| (self.sum(&sought), sought)).collect::<Vec<_>>())
         });
-        let sought = sought.map_err(|error| {
-            tracing::error!(%error, "a budget cannot be counted, and nothing is let in that counts for it");
-            not_kept()
-        })?;
+        let sought = sought.map_err(|error| Untold::Zone { owner: owner.clone(), error })?;
         for (sum, sought) in sought {
-            let sums = sum.await.map_err(|error| {
-                tracing::error!(%error, "the store does not say what was spent of a budget");
-                not_kept()
-            })?;
+            let sums = sum.await.map_err(|error| Untold::Store { owner: owner.clone(), error })?;
             self.budgets.opened(&sought, amounts(sums));
         }
         Ok(())
@@ -68,13 +86,13 @@ impl Accounts {
         self.store.spent(tenant.to_string(), key, signed(sought.from_ms))
     }
 
-    /// How the budgets of an owner stand, which are these.
+    /// How the budgets of an owner stand.
     ///
     /// # Errors
     ///
-    /// As [`ready`](Self::ready).
-    pub async fn standing(&self, owner: Owner, budgets: &[Budget]) -> Result<Vec<BudgetView>, ErrorEnvelope> {
-        self.ready(&[(owner.clone(), budgets)]).await?;
+    /// [`Untold`].
+    pub async fn standing(&self, owner: Owner) -> Result<Vec<BudgetView>, Untold> {
+        self.ready(std::slice::from_ref(&owner)).await?;
         Ok(self.budgets.standing(&owner))
     }
 }

@@ -1,9 +1,10 @@
 //! Refusals: what clients are told whose request finds no place.
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel, Violation};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, PolicyLabel, Violation};
 
 use super::recipe::Asked;
 use super::worst_case;
+use crate::budgets::price::worst_cost;
 use crate::budgets::{Left, Tight, Unit};
 use crate::placement::NoPlace;
 use crate::pools::{Pool, Refused};
@@ -42,6 +43,19 @@ pub(super) fn over_budget(
         Unit::Time => return ErrorEnvelope::rejected(label(unit), format!("{whose} does not leave any engine time")),
     };
     ErrorEnvelope { param: Some(field.to_owned()), ..ErrorEnvelope::rejected(label(unit), message) }
+}
+
+/// How much of a unit tasks want at least that do not get it.
+pub(super) fn wanted(unit: Unit, wanted: &[(&Asked, Limits)], price: &ModelPrice) -> u64 {
+    let each = wanted.iter().map(|(_, limits)| match unit {
+        Unit::Tokens => worst_case(limits),
+        Unit::Cost => {
+            let prompt = u64::from(limits.prompt_tokens);
+            worst_cost(price, prompt, worst_case(limits).saturating_sub(prompt))
+        }
+        Unit::Time => 1,
+    });
+    each.fold(0, u64::saturating_add)
 }
 
 /// A budget of a tenant or a key in words, with when it begins anew.

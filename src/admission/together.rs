@@ -8,6 +8,7 @@ use sluicegate_compat::native::{ErrorEnvelope, ModelPrice, PolicyLabel, Priority
 use super::grant::{Grant, grant};
 use super::limits::{AtOnce, Charge};
 use super::recipe::Asked;
+use super::refusal;
 use super::translate::job;
 use super::{
     Admission, Admitted, Caller, Checked, Choice, Life, Look, Pools, Scopes, allowed, field, nowhere, over_budget,
@@ -165,8 +166,9 @@ impl Admission {
         });
         let reserved = self.budgets.reserve_each(plans).map_err(|Exceeded(unit)| {
             let holders = turns.first().map(holders).unwrap_or_default();
-            let tight = self.budgets.tightest(&holders, unit, true);
-            over_budget(unit, wanted, (&self.budgets.left(holders), tight))
+            let left = self.budgets.left(holders);
+            let tight = self.budgets.tightest(&owners, unit, &left, Some(refusal::wanted(unit, wanted, &price)));
+            over_budget(unit, wanted, (&left, tight))
         })?;
         let mut all = Vec::with_capacity(wanted.len());
         for (((_, limits), turn), (reservation, grant)) in wanted.iter().zip(turns).zip(reserved) {

@@ -26,7 +26,7 @@ use crate::tenants::{ChangeError, Secret, Versioned};
 pub async fn tenants(State(api): State<Api>) -> Result<Response, Failure> {
     let mut tenants = api.tenants.tenants();
     for tenant in &mut tenants {
-        stand(&api, tenant_owner(&tenant.id), &mut tenant.budgets).await?;
+        stand(&api, tenant_owner(&tenant.id), &mut tenant.budgets).await;
     }
     Ok(axum::Json(TenantList { tenants }).into_response())
 }
@@ -85,7 +85,7 @@ pub async fn keys(State(api): State<Api>, query: Parameters) -> Result<Response,
     }
     let mut keys = api.tenants.keys(tenant.as_deref());
     for key in &mut keys {
-        stand(&api, key_owner(key), &mut key.budgets).await?;
+        stand(&api, key_owner(key), &mut key.budgets).await;
     }
     Ok(axum::Json(KeyList { keys }).into_response())
 }
@@ -144,7 +144,7 @@ pub async fn rotate_key(
 }
 
 async fn made_key(api: &Api, (mut view, secret): (KeyView, Secret)) -> Result<Response, Failure> {
-    stand(api, key_owner(&view), &mut view.budgets).await?;
+    stand(api, key_owner(&view), &mut view.budgets).await;
     let shown = axum::Json(NewKey { view, key: secret.reveal().to_owned() });
     let mut response = (StatusCode::CREATED, shown).into_response();
     // Nobody on the way keeps it.
@@ -154,23 +154,23 @@ async fn made_key(api: &Api, (mut view, secret): (KeyView, Secret)) -> Result<Re
 
 async fn show_tenant(api: &Api, id: &str) -> Result<Response, Failure> {
     let mut tenant = api.tenants.versioned_tenant(id).ok_or_else(|| no_tenant(id))?;
-    stand(api, tenant_owner(id), &mut tenant.what.budgets).await?;
+    stand(api, tenant_owner(id), &mut tenant.what.budgets).await;
     Ok(shown(tenant))
 }
 
 async fn show_key(api: &Api, id: &str) -> Result<Response, Failure> {
     let mut key = api.tenants.versioned_key(id).ok_or_else(|| no_key(id))?;
-    stand(api, key_owner(&key.what), &mut key.what.budgets).await?;
+    stand(api, key_owner(&key.what), &mut key.what.budgets).await;
     Ok(shown(key))
 }
 
-/// Fills in how budgets stand.
-async fn stand(api: &Api, owner: Owner, budgets: &mut Vec<BudgetView>) -> Result<(), Failure> {
-    if !budgets.is_empty() {
-        let wanted: Vec<_> = budgets.iter().map(|view| view.budget.clone()).collect();
-        *budgets = api.gateway.budgets(owner, &wanted).await?;
+/// Fills in how budgets stand. What was made or changed is shown in any case.
+async fn stand(api: &Api, owner: Owner, budgets: &mut Vec<BudgetView>) {
+    if !budgets.is_empty()
+        && let Some(standing) = api.gateway.budgets(owner).await
+    {
+        *budgets = standing;
     }
-    Ok(())
 }
 
 fn tenant_owner(id: &str) -> Owner {

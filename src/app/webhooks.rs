@@ -9,7 +9,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::budgets::{BudgetMetrics, Delivery, Notice, Owner, Reached};
 use crate::clock::unix_ms;
+use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::web::{Courier, Webhook};
+
+/// Events that wait to be counted, or to be told, at most.
+const MOST_WAITING: usize = 1024;
 
 /// The body of an event.
 #[derive(Debug, Serialize)]
@@ -46,27 +50,56 @@ impl<'a> Event<'a> {
     }
 }
 
-/// Tells of what comes until nobody sends any more, or the process ends.
-pub(super) async fn tell(
+/// Counts and logs what comes, and has it told, until nobody sends any more or the process ends.
+pub(super) async fn follow(
     mut notices: mpsc::Receiver<Notice>,
     metrics: BudgetMetrics,
-    webhook: Option<Webhook>,
+    bodies: Option<mpsc::Sender<String>>,
     ended: CancellationToken,
 ) {
-    let courier = webhook.map(Courier::new).transpose();
-    let courier = courier.inspect_err(|error| tracing::error!(%error, "nobody can be told of budgets")).ok().flatten();
     while let Some(Some(notice)) = ended.run_until_cancelled(notices.recv()).await {
         metrics.reached(&notice);
         let event = Event::of(&notice, unix_ms());
         let Data { tenant_id, key_id, .. } = event.data;
         let (kind, period) = (notice.budget.kind.as_str(), notice.budget.period.as_str());
         tracing::info!(event = event.kind, tenant_id, key_id, kind, period, spent = notice.spent, "a budget");
-        let Some(courier) = &courier else { continue };
-        let Ok(body) = serde_json::to_string(&event) else { continue };
+        let Some(bodies) = &bodies else { continue };
+        let sent = serde_json::to_string(&event).map(|body| bodies.try_send(body));
+        if !matches!(sent, Ok(Ok(()))) {
+            tracing::error!(event = event.kind, tenant_id, key_id, "an event is told to nobody: too many wait");
+            metrics.told(Delivery::Failed);
+        }
+    }
+}
+
+/// Tells of events, one after the other.
+pub(super) async fn tell(
+    mut bodies: mpsc::Receiver<String>,
+    metrics: BudgetMetrics,
+    courier: Courier,
+    ended: CancellationToken,
+) {
+    while let Some(Some(body)) = ended.run_until_cancelled(bodies.recv()).await {
         match ended.run_until_cancelled(courier.deliver(&body)).await {
             Some(Ok(())) => metrics.told(Delivery::Delivered),
             Some(Err(_logged)) => metrics.told(Delivery::Failed),
             None => return,
         }
     }
+}
+
+/// Starts both; what owners are to be told goes to what is returned.
+pub(super) fn start(lifecycle: &Lifecycle, metrics: BudgetMetrics, webhook: Option<Webhook>) -> mpsc::Sender<Notice> {
+    let (notices, to_follow) = mpsc::channel(MOST_WAITING);
+    let courier = webhook.map(Courier::new).transpose();
+    let courier = courier.inspect_err(|error| tracing::error!(%error, "nobody can be told of budgets")).ok().flatten();
+    let bodies = courier.map(|courier| {
+        let (bodies, to_tell) = mpsc::channel(MOST_WAITING);
+        let telling = tell(to_tell, metrics.clone(), courier, lifecycle.forced().clone());
+        lifecycle.spawn("webhook", OnPanic::Continue, telling);
+        bodies
+    });
+    let following = follow(to_follow, metrics, bodies, lifecycle.forced().clone());
+    lifecycle.spawn("budget events", OnPanic::Continue, following);
+    notices
 }

@@ -5,7 +5,7 @@ use sluicegate_compat::native::BudgetKind;
 
 use super::owned::{Notice, Reached};
 
-/// Two counters; the help texts are the documentation. Cheap to clone: all clones are the same series.
+/// Three counters; the help texts are the documentation. Cheap to clone: all clones are the same series.
 #[derive(Clone)]
 pub struct BudgetMetrics {
     soft_limits: IntCounterVec,

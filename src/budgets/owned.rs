@@ -1,9 +1,10 @@
 //! Budgets of tenants and keys: which there are, and the account of each.
 //!
 //! Plain data beside the accounts. What an owner had spent before its accounts were opened is in the store: an account is
-//! open once that was added, and until then takes in what tasks use meanwhile, and gives nothing away.
+//! open once that was added, and until then takes in what tasks use meanwhile, and gives nothing away: its limit is 0.
 
 use std::collections::HashMap;
+use std::fmt;
 
 use sluicegate_compat::native::{Budget, BudgetKind, BudgetView};
 use smallvec::SmallVec;
@@ -31,6 +32,15 @@ impl Owner {
         match self {
             Self::Tenant(_) => "tenant",
             Self::Key(..) => "key",
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tenant(tenant) => write!(f, "tenant {tenant}"),
+            Self::Key(tenant, key) => write!(f, "key {key} of tenant {tenant}"),
         }
     }
 }
@@ -83,8 +93,16 @@ struct Line {
     account: AccountId,
     /// What was spent before is known.
     open: bool,
-    /// In the period that began then, its soft limit was told of, and its limit.
-    told: (u64, bool, bool),
+    told: Told,
+}
+
+/// What an owner was told of a budget.
+#[derive(Debug, Clone, Copy, Default)]
+struct Told {
+    /// In the period that began then.
+    began_ms: u64,
+    soft_limit: bool,
+    limit: bool,
 }
 
 #[derive(Debug, Default)]
@@ -111,6 +129,11 @@ impl Line {
         Left::of(unit(budget.kind), budget.limit)
     }
 
+    /// One whose period has not begun has seen a wrong time, and knows nothing of what was spent in the period that it is.
+    fn is_open(&self, ledger: &Ledger, now_ms: u64) -> bool {
+        self.open && ledger.span(self.account).began_ms <= now_ms
+    }
+
     fn spent(&self, ledger: &Ledger) -> u64 {
         ledger.used(self.account).unwrap_or_default().0.get(unit(self.budget.kind))
     }
@@ -122,10 +145,13 @@ impl Line {
     /// Notes that its owner is told, where that is not done in this period.
     fn tell(&mut self, owner: &Owner, what: Reached, ledger: &Ledger) -> Option<Notice> {
         let span = ledger.span(self.account);
-        if self.told.0 != span.began_ms {
-            self.told = (span.began_ms, false, false);
+        if self.told.began_ms != span.began_ms {
+            self.told = Told { began_ms: span.began_ms, ..Told::default() };
         }
-        let told = if what == Reached::SoftLimit { &mut self.told.1 } else { &mut self.told.2 };
+        let told = match what {
+            Reached::SoftLimit => &mut self.told.soft_limit,
+            Reached::Limit => &mut self.told.limit,
+        };
         if std::mem::replace(told, true) {
             return None;
         }
@@ -135,11 +161,15 @@ impl Line {
 
 impl Owned {
     /// Whether an owner has just these budgets, and they are open.
-    pub fn is_ready(&mut self, owner: &Owner, budgets: &[Budget], now_ms: u64) -> bool {
+    pub fn is_ready(&mut self, ledger: &Ledger, owner: &Owner, budgets: &[Budget], now_ms: u64) -> bool {
         let Some(lines) = self.0.get_mut(owner) else { return budgets.is_empty() };
         lines.used_ms = now_ms;
         lines.each.len() == budgets.len()
-            && lines.each.iter().zip(budgets).all(|(line, budget)| line.open && line.budget == *budget)
+            && lines
+                .each
+                .iter()
+                .zip(budgets)
+                .all(|(line, budget)| line.is_open(ledger, now_ms) && line.budget == *budget)
     }
 
     /// Gives an owner just these budgets. Those that are counted as one that it had go on with that.
@@ -158,18 +188,22 @@ impl Owned {
         let (mut each, mut sought) = (Vec::with_capacity(budgets.len()), Vec::new());
         let mut wrong = None;
         for budget in budgets {
-            let known = before.iter().position(|line| line.open && line.budget.counts_like(budget));
+            let known = before.iter().position(|line| line.is_open(ledger, now_ms) && line.budget.counts_like(budget));
             match known.map(|place| before.swap_remove(place)) {
                 Some(line) => {
                     ledger.limit(line.account, Line::limits(budget));
-                    each.push(Line { budget: budget.clone(), ..line });
+                    let mut line = Line { budget: budget.clone(), ..line };
+                    // Of other limits it has not been told.
+                    line.told.soft_limit &= line.is_soft(ledger);
+                    line.told.limit = false;
+                    each.push(line);
                 }
                 None => match Periods::of(budget) {
                     Ok(periods) => {
-                        let account = ledger.open_for(Line::limits(budget), periods, now_ms);
+                        let account = ledger.open_for(Left::of(unit(budget.kind), 0), periods, now_ms);
                         let from_ms = ledger.span(account).began_ms;
                         sought.push(Sought { owner: owner.clone(), account, from_ms });
-                        let told = (from_ms, false, false);
+                        let told = Told { began_ms: from_ms, ..Told::default() };
                         each.push(Line { budget: budget.clone(), account, open: false, told });
                     }
                     Err(error) => wrong = Some(error),
@@ -195,15 +229,16 @@ impl Owned {
         if ledger.span(line.account).began_ms == sought.from_ms {
             ledger.spend(line.account, spent, sought.from_ms);
         }
+        ledger.limit(line.account, Line::limits(&line.budget));
         line.open = true;
         // Who has reached it before was told before.
-        line.told.1 = line.is_soft(ledger);
+        line.told.soft_limit = line.is_soft(ledger);
     }
 
-    /// The accounts of owners that are open.
+    /// The accounts of owners.
     pub fn accounts<'a>(&'a self, owners: &'a [Owner]) -> impl Iterator<Item = AccountId> + 'a {
         let lines = owners.iter().filter_map(|owner| self.0.get(owner)).flat_map(|lines| &lines.each);
-        lines.filter(|line| line.open).map(|line| line.account)
+        lines.map(|line| line.account)
     }
 
     /// A task of these owners has used so much at this moment. Its `reserved` accounts are charged; others of theirs, which
@@ -229,19 +264,21 @@ impl Owned {
         notices
     }
 
-    /// Of the budgets of these owners, the one that leaves least of a unit, and no more than `left`; with what its owner is to
-    /// be told, where a task was `refused` for it.
+    /// Of the budgets of these owners, the one that leaves no more than `left` of a unit; with what its owner is to be told where a
+    /// task was refused for it that wants so much: not where it would do once other tasks have ended.
     pub fn tightest(
         &mut self,
         ledger: &Ledger,
         owners: &[Owner],
         (kind, left): (Unit, Option<u64>),
-        refused: bool,
+        refused: Option<u64>,
     ) -> (Option<Tight>, Option<Notice>) {
         for owner in owners {
             for line in self.0.get_mut(owner).map(|lines| lines.each.as_mut_slice()).unwrap_or_default() {
                 if line.open && left.is_some() && ledger.left(&[line.account]).get(kind) == left {
-                    let notice = refused.then(|| line.tell(owner, Reached::Limit, ledger)).flatten();
+                    let unspent = line.budget.limit.saturating_sub(line.spent(ledger));
+                    let for_good = refused.is_some_and(|wanted| wanted > unspent);
+                    let notice = for_good.then(|| line.tell(owner, Reached::Limit, ledger)).flatten();
                     let resets_ms = ledger.span(line.account).resets_ms;
                     return (Some(Tight { owner: owner.clone(), budget: line.budget.clone(), resets_ms }), notice);
                 }
@@ -282,7 +319,9 @@ impl Owned {
         self.0.retain(|_, lines| {
             let idle = now_ms.saturating_sub(lines.used_ms) >= IDLE_MS;
             let reserved = |line: &Line| ledger.used(line.account).is_some_and(|(_, held)| held != Amounts::default());
-            let keep = !idle || lines.each.iter().any(|line| !line.open || reserved(line));
+            // Who was told of a limit is not told again before the period is over.
+            let told = |line: &Line| line.told.limit && !ledger.span(line.account).is_over(now_ms);
+            let keep = !idle || lines.each.iter().any(|line| reserved(line) || told(line));
             if !keep {
                 lines.each.iter().for_each(|line| ledger.close(line.account));
             }

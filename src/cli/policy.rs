@@ -27,6 +27,9 @@ pub(super) struct PolicyArguments {
     /// uses as much is told; may be given several times
     #[arg(long = "budget", value_name = "BUDGET", value_parser = budget)]
     budgets: Vec<Budget>,
+    /// Take all budgets away
+    #[arg(long, conflicts_with = "budgets")]
+    no_budgets: bool,
 }
 
 /// A budget, as the command line has it.

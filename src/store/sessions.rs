@@ -81,7 +81,7 @@ impl Store {
         self.run(move |connection| Box::pin(put(connection, row.clone())))
     }
 
-    /// Forgets sessions, with what their tasks hold. As [`put_session`](Self::put_session).
+    /// Forgets sessions. What their tasks hold of other budgets stays. As [`put_session`](Self::put_session).
     pub fn forget_sessions(&self, numbers: Vec<i64>) -> BoxFuture<'static, Result<(), StoreError>> {
         self.run(move |connection| Box::pin(forget(connection, numbers.clone())))
     }
@@ -152,8 +152,9 @@ async fn put(connection: &mut Connection, row: SessionRow) -> sql::Result<()> {
 async fn forget(connection: &mut Connection, numbers: Vec<i64>) -> sql::Result<()> {
     let mut all_or_none = connection.begin().await?;
     for number in numbers {
-        for delete in ["DELETE FROM sessions WHERE number = $1", "DELETE FROM holds WHERE session = $1"] {
-            sql::query(delete).bind(number).execute(&mut all_or_none).await?;
+        // What is reserved counts for a tenant and a key as well.
+        for part in ["DELETE FROM sessions WHERE number = $1", "UPDATE holds SET session = NULL WHERE session = $1"] {
+            sql::query(part).bind(number).execute(&mut all_or_none).await?;
         }
     }
     all_or_none.commit().await

@@ -274,8 +274,8 @@ impl Tenants {
 
 /// Whether each budget is of a time zone that there is.
 pub(super) fn check_zones(policy: &Policy) -> Result<(), ChangeError> {
-    policy.budgets.iter().try_for_each(|budget| Periods::of(budget).map(drop))?;
-    Ok(())
+    let mut each = policy.budgets.iter().enumerate();
+    each.try_for_each(|(place, budget)| Periods::of(budget).map(drop).map_err(|error| ChangeError::Zone(place, error)))
 }
 
 /// As rows have it.

@@ -26,8 +26,8 @@ const AGAIN_AFTER: [Duration; 4] =
 #[derive(Clone)]
 pub struct Webhook {
     url: Url,
-    /// The key of the signatures.
-    secret: Vec<u8>,
+    /// With the key of the signatures.
+    mac: Hmac<Sha256>,
 }
 
 impl fmt::Debug for Webhook {
@@ -39,16 +39,16 @@ impl fmt::Debug for Webhook {
 
 impl Webhook {
     /// At an address with http or https and without user or password; `None` where it is none.
-    pub fn new(url: &str, secret: Vec<u8>) -> Option<Self> {
+    pub fn new(url: &str, secret: &[u8]) -> Option<Self> {
         let url = Url::parse(url).ok()?;
         let plain = url.username().is_empty() && url.password().is_none() && url.host_str().is_some();
-        (plain && matches!(url.scheme(), "http" | "https")).then_some(Self { url, secret })
+        let mac = Hmac::new_from_slice(secret).ok()?;
+        (plain && matches!(url.scheme(), "http" | "https")).then_some(Self { url, mac })
     }
 
     /// Of the id, the time and the body.
     fn signature(&self, id: &str, time: u64, body: &str) -> String {
-        // A key of any length will do.
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(&self.secret) else { return String::new() };
+        let mut mac = self.mac.clone();
         mac.update(format!("{id}.{time}.{body}").as_bytes());
         format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
     }
@@ -71,6 +71,8 @@ impl Courier {
     /// [`Problem::Unreachable`] where this machine lets nobody have a client.
     pub fn new(to: Webhook) -> Result<Self, Problem> {
         let client = reqwest::Client::builder()
+            // What is told is for nobody else.
+            .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(DEADLINE)
             .user_agent(concat!("sluicegate/", env!("CARGO_PKG_VERSION")))
@@ -123,7 +125,7 @@ mod tests {
     fn an_event_is_signed_as_the_standard_has_it() {
         // The example of the reference implementations.
         let secret = STANDARD.decode("MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
-        let webhook = Webhook::new("https://example.com/hook", secret).unwrap();
+        let webhook = Webhook::new("https://example.com/hook", &secret).unwrap();
         let signed = webhook.signature("msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, r#"{"test": 2432232314}"#);
         assert_eq!(signed, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
         assert!(!format!("{webhook:?}").contains("hook\""));
@@ -132,7 +134,7 @@ mod tests {
     #[test]
     fn an_address_with_a_password_or_of_another_protocol_is_none() {
         for wrong in ["ftp://example.com", "https://user:secret@example.com/", "example.com", "file:///etc/passwd"] {
-            assert!(Webhook::new(wrong, Vec::new()).is_none(), "{wrong}");
+            assert!(Webhook::new(wrong, &[]).is_none(), "{wrong}");
         }
     }
 }

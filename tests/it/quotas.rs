@@ -203,7 +203,10 @@ async fn what_is_wrong_with_budgets_is_told_with_its_place() {
         (json!([{"kind": "tokens", "limit": -5, "period": "daily"}]), "budgets[0].limit"),
         (json!([{"kind": "tokens", "limit": 5, "period": "daily", "soft_limit": 6}]), "budgets[0].soft_limit"),
         (json!([{"kind": "tokens", "limit": 5, "period": "total", "timezone": "UTC"}]), "budgets[0].timezone"),
-        (json!([{"kind": "tokens", "limit": 5, "period": "daily", "timezone": "Europe/Atlantis"}]), "budgets"),
+        (
+            json!([{"kind": "tokens", "limit": 5, "period": "daily", "timezone": "Europe/Atlantis"}]),
+            "budgets[0].timezone",
+        ),
         (json!([{"kind": "tokens", "limit": 5, "period": "daily", "limits": 6}]), "budgets[].limits"),
         (json!([["tokens", 5, "daily"]]), "budgets[0]"),
         (json!({"kind": "tokens"}), "budgets"),
@@ -359,4 +362,61 @@ async fn what_was_spent_and_reserved_is_there_after_a_crash() {
     let usage = ask(&fourth, &admin, "GET", "/v2/usage?tenant_id=acme", "").await.json()["total"].clone();
     assert_eq!(usage["tokens_in"].as_u64().unwrap() + usage["tokens_out"].as_u64().unwrap(), after, "{usage}");
     fourth.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_task_of_an_evicted_session_holds_of_its_tenants_budget_outlives_a_crash() {
+    let folder = TempDir::new().unwrap();
+    let url = format!("sqlite:{}/test.db", folder.path().display());
+    let settings = [("SLUICEGATE_STORE__URL", url.as_str())];
+    let script = Script { slots: 1, tokens: vec!["word ".into()], repeat: true, ..Script::default() };
+    let first = Gate::with(script, &settings).await;
+    let admin = acme(&first, vec![tokens(500)]).await;
+    let (_, key) = key(&first, vec![]).await;
+    let session = SESSION.rsplit('/').next();
+    let body = json!({"model_ref": "builtin", "prompt": "say it", "max_tokens": 50, "session_id": session}).to_string();
+    for _ in 0..2 {
+        assert_eq!(ask(&first, &key, "POST", "/v2/tasks", &body).await.status, StatusCode::ACCEPTED);
+    }
+    assert_eq!(ask(&first, &key, "DELETE", SESSION, "").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(stands(&first, &admin, "/v2/admin/tenants/acme").await, (0, 104));
+    first.crash().await;
+    let second = Gate::with(Script { slots: 1, ..Script::default() }, &settings).await;
+    second.settle().await;
+    let (spent, reserved) = stands(&second, &admin, "/v2/admin/tenants/acme").await;
+    assert_eq!((spent, reserved), (104, 0), "one ran, and one is run");
+    second.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn whose_budget_is_too_small_is_told_and_no_other() {
+    let gate = Gate::with(Script::default(), &[("SLUICEGATE_SESSIONS__BUDGET", "{ tokens = 10 }")]).await;
+    let admin = acme(&gate, vec![tokens(1000)]).await;
+    let (_, key) = key(&gate, vec![]).await;
+    let session = SESSION.rsplit('/').next();
+    let body = json!({"model_ref": "builtin", "prompt": "say it", "max_tokens": 50, "session_id": session}).to_string();
+    let refused = ask(&gate, &key, "POST", "/v2/tasks", &body).await;
+    assert!(refused.body.contains("and the budget leaves 10"), "{}", refused.body);
+    // The tenant's is reserved for the moment, and not used up.
+    let running = submit(&gate, &key, Some(990)).await;
+    assert!(submit(&gate, &key, Some(20)).await.body.contains("the total budget of the tenant leaves 8"));
+    let reached = async || {
+        let metrics = ask(&gate, &admin, "GET", "/metrics", "").await.body;
+        let line = metrics.lines().find(|line| line.starts_with(r#"budget_limits_reached_total{kind="tokens"}"#));
+        line.unwrap().rsplit(' ').next().unwrap().to_owned()
+    };
+    gate.settle().await;
+    assert_eq!(reached().await, "0");
+    events(&gate, &key, &running).await;
+    // Of a new limit it is told again.
+    for limit in [1001, 1002] {
+        let change = json!({"budgets": [{"kind": "tokens", "limit": limit, "period": "total"}]}).to_string();
+        ask(&gate, &admin, "PATCH", "/v2/admin/tenants/acme", &change).await;
+        for _ in 0..2 {
+            assert_eq!(submit(&gate, &key, Some(20)).await.status, StatusCode::TOO_MANY_REQUESTS);
+        }
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert_eq!(reached().await, "2");
+    gate.finish().await;
 }

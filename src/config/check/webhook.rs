@@ -13,7 +13,7 @@ impl Check<'_> {
     pub(super) fn webhook(&mut self, budgets: &shape::Budgets) -> Option<Webhook> {
         let secret = budgets.webhook_secret_env.as_deref().and_then(|name| self.secret(name));
         let url = budgets.webhook_url.as_deref()?;
-        let sound = Webhook::new(url, secret.clone().unwrap_or_default());
+        let sound = Webhook::new(url, secret.as_deref().unwrap_or_default());
         let message = "an address such as https://ops.example.com/sluicegate, without user or password";
         self.ensure(sound.is_some(), URL, message);
         self.ensure(

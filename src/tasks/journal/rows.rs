@@ -9,6 +9,9 @@ use crate::budgets::Amounts;
 use crate::ids::{KeyId, TaskId};
 use crate::store::{LedgerRow, SpentRow, signed};
 
+/// What a row has at most, so that the sum of very many is a number too.
+const MOST: u64 = 1 << 50;
+
 pub(super) fn holder(task: &Task) -> Holder {
     let spec = &task.spec;
     Holder {
@@ -41,8 +44,8 @@ pub(super) fn lost_entry(
         tokens_cached: 0,
         tokens_out: signed(amounts.tokens - input),
         queue_ms: signed(started_ms.saturating_sub(holder.created_ms)),
-        engine_ms: signed(amounts.time_ms),
-        cost: signed(amounts.cost),
+        engine_ms: signed(amounts.time_ms.min(MOST)),
+        cost: signed(amounts.cost.min(MOST)),
         outcome: ErrorCode::WorkerReset.as_str().to_owned(),
         ended_ms: signed(at_ms),
     }
@@ -69,8 +72,8 @@ pub(super) fn entry(
         tokens_cached: signed(tokens.cached.min(tokens.input)),
         tokens_out: signed(tokens.output),
         queue_ms: signed(waited.map_or(0, millis)),
-        engine_ms: signed(*engine_ms),
-        cost: signed(*cost),
+        engine_ms: signed(*engine_ms.min(&MOST)),
+        cost: signed(*cost.min(&MOST)),
         outcome: match last {
             Event::End(end) => end.finish_reason.as_str(),
             Event::Error(error) => error.code.as_str(),
