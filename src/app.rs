@@ -346,6 +346,9 @@ impl App {
                 budgets.sweep();
                 if let Some(journal) = tasks.journal() {
                     journal.sum_up(&budgets);
+                    if tasks.has_live() {
+                        journal.lives();
+                    }
                 }
                 if let Some(logins) = failed_logins.as_ref().filter(|_| tick.is_multiple_of(SWEEPS_OF_LOGINS)) {
                     logins.forget();

@@ -17,14 +17,21 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use super::{Book, Key, SessionMetrics, Sessions, Settings, Turn};
-use crate::budgets::price::{Tokens, time_cost};
-use crate::budgets::{Amounts, Budgets, Holders, Left, Owners};
+use crate::budgets::price::Tokens;
+use crate::budgets::{Budgets, Holders, Owners};
 use crate::ids::TaskId;
 use crate::store::{HoldRow, Store, StoreError};
 use crate::tasks::{Clock, Hold, Holder, Journal, Kept, Observer, Spending, Stage, TaskSpec, Ties, millis};
 
 /// What the tasks of an earlier process had reserved.
-pub struct Holds(HashMap<TaskId, Held>);
+pub struct Holds {
+    holds: HashMap<TaskId, Held>,
+    /// When that process was seen to live last; `None` where nobody has looked.
+    alive_ms: Option<u64>,
+}
+
+/// A process that lives is seen to within so many ms.
+const SEEN_WITHIN_MS: u64 = 2000;
 
 struct Held {
     /// The session, where it is still there, and its number.
@@ -37,7 +44,7 @@ struct Held {
 impl Holds {
     /// Whose budgets they are of.
     pub fn holders(&self) -> impl Iterator<Item = &Holder> {
-        self.0.values().filter_map(|held| held.hold.holder.as_ref())
+        self.holds.values().filter_map(|held| held.hold.holder.as_ref())
     }
 }
 
@@ -53,7 +60,8 @@ impl Sessions {
         metrics: SessionMetrics,
         store: Store,
     ) -> Result<(Arc<Self>, Holds), StoreError> {
-        let (rows, holds) = (store.sessions().await?, store.holds().await?);
+        let (rows, holds, alive_ms) = (store.sessions().await?, store.holds().await?, store.seen_alive().await?);
+        let alive_ms = alive_ms.map(i64::cast_unsigned);
         let used: HashSet<_> = holds.iter().filter_map(|hold| hold.session).collect();
         let (mut book, now) = (Book::new(settings, budgets.clone()), Clock::now());
         let (mut there, mut over) = (HashMap::new(), Vec::new());
@@ -70,15 +78,18 @@ impl Sessions {
             let session = row.session.and_then(|number| Some((there.get(&number)?.clone(), number.cast_unsigned())));
             Some((TaskId::parse(&row.task_id)?, Held::read(&row, session)?))
         };
-        Ok((sessions, Holds(holds.into_iter().filter_map(held).collect())))
+        let holds = holds.into_iter().filter_map(held).collect();
+        Ok((sessions, Holds { holds, alive_ms }))
     }
 
     /// What those of the tasks that are `kept` hold again which have not ended. What others held is charged or given back. The
     /// budgets of their [holders](Holds::holders) are ready.
     pub fn resume(self: &Arc<Self>, holds: Holds, kept: &[Kept], journal: &Journal) -> HashMap<TaskId, Ties> {
-        let (Holds(mut holds), now) = (holds, Clock::now());
-        let mut ties = HashMap::new();
-        // What waits had its reservation before what ran is charged for its time.
+        let (Holds { mut holds, alive_ms }, now) = (holds, Clock::now());
+        // The process lived no longer than this.
+        let until_ms = alive_ms.map_or(now.unix_ms, |alive_ms| now.unix_ms.min(alive_ms + SEEN_WITHIN_MS));
+        let (mut ties, mut lost) = (HashMap::new(), Vec::new());
+        // Everybody has what it had reserved before what ran is charged for more time.
         for task in kept.iter().filter(|task| matches!(task.stage, Stage::Waiting(_))) {
             let again = match holds.remove(&task.spec.id) {
                 Some(held) => self.hold_again(held, task.spec.owners()),
@@ -89,19 +100,29 @@ impl Sessions {
         for task in kept {
             let Stage::Started(log) = &task.stage else { continue };
             let started = log.progress().started.map_or(now.instant, |(at, _)| at);
-            let ran_ms = millis(now.instant.saturating_duration_since(started));
+            let started_ms = now.unix_ms.saturating_sub(millis(now.instant.saturating_duration_since(started)));
             let again = match holds.remove(&task.spec.id) {
-                Some(held) => self.hold_lost(held, task.spec.owners(), ran_ms),
+                Some(held) => self.hold_lost(held, task.spec.owners()),
                 None => self.unreserved(&task.spec),
             };
+            lost.push((task.spec.id, until_ms.saturating_sub(started_ms)));
             ties.insert(task.spec.id, again);
         }
-        for (id, held) in holds {
+        let started = holds.into_iter().map(|(id, held)| {
             let (hold, started_ms) = (held.hold.clone(), held.started_at_ms);
-            let charged = started_ms.and_then(|started_ms| {
-                let owners = hold.holder.as_ref().map(Holder::owners).unwrap_or_default();
-                let lost = self.hold_lost(held, owners, now.unix_ms.saturating_sub(started_ms)).spending?;
-                Some(lost.settle(Tokens::default(), 0, now.unix_ms)?.charged)
+            let owners = hold.holder.as_ref().map(Holder::owners).unwrap_or_default();
+            (id, hold, started_ms, started_ms.map(|_| self.hold_lost(held, owners)))
+        });
+        let gone: Vec<_> = started.collect();
+        for (id, ran_ms) in lost {
+            if let Some(spending) = ties.get(&id).and_then(|ties| ties.spending.as_ref()) {
+                spending.ran(ran_ms);
+            }
+        }
+        for (id, hold, started_ms, ties) in gone {
+            let charged = ties.and_then(|ties| ties.spending).and_then(|spending| {
+                spending.ran(until_ms.saturating_sub(started_ms.unwrap_or(until_ms)));
+                Some(spending.settle(Tokens::default(), 0, now.unix_ms)?.charged)
             });
             journal.settled(id, now.unix_ms, charged.unwrap_or_default(), (&hold, started_ms));
         }
@@ -122,15 +143,11 @@ impl Sessions {
         tied(turn, spending)
     }
 
-    /// Of a task that ran for no longer than this.
-    fn hold_lost(self: &Arc<Self>, held: Held, owners: Owners, ran_ms: u64) -> Ties {
+    /// Of a task that ran: what it had reserved at first, which was covered, also where the limit was lowered since.
+    fn hold_lost(self: &Arc<Self>, held: Held, owners: Owners) -> Ties {
         let Hold { amounts, terms, .. } = held.hold;
         let turn = self.enter_again(held.session);
-        let cost = terms.tokens_cost.saturating_add(time_cost(&terms.price, ran_ms));
-        let most = Amounts { tokens: amounts.tokens, time_ms: ran_ms, cost };
-        // What was reserved at first was covered, also where the limit was lowered since.
-        let plan = |left: &Left| most.least(left.whole().most(amounts));
-        let reservation = self.budgets.reserve_again(holders(turn.as_ref(), owners), plan);
+        let reservation = self.budgets.reserve_again(holders(turn.as_ref(), owners), |_| amounts);
         let spending = Spending::lost(&self.budgets, reservation, terms, turn.as_ref().map(Turn::session));
         tied(turn, spending)
     }

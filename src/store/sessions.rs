@@ -124,6 +124,21 @@ impl Store {
         self.run(move |connection| Box::pin(sql::query(all).fetch_all(connection))).await
     }
 
+    /// Notes that the gateway lives.
+    pub fn alive(&self, at_ms: i64) {
+        self.enqueue(Scrub::No, move |connection| Box::pin(set_alive(connection, at_ms)), |_| ());
+    }
+
+    /// When that was noted last; `None` where it never was.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`].
+    pub async fn seen_alive(&self) -> Result<Option<i64>, StoreError> {
+        let last = "SELECT at_ms FROM alive WHERE at_ms > 0";
+        self.run(move |connection| Box::pin(sql::query(last).fetch_optional(connection))).await
+    }
+
     /// What all tasks have reserved.
     ///
     /// # Errors
@@ -133,6 +148,10 @@ impl Store {
         let all = "SELECT task_id, session, held, started_at_ms FROM holds";
         self.run(move |connection| Box::pin(sql::query(all).fetch_all(connection))).await
     }
+}
+
+async fn set_alive(connection: &mut Connection, at_ms: i64) -> sql::Result<()> {
+    sql::query("UPDATE alive SET at_ms = $1").bind(at_ms).execute(connection).await.map(|_| ())
 }
 
 async fn put(connection: &mut Connection, row: SessionRow) -> sql::Result<()> {

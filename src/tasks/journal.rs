@@ -393,6 +393,12 @@ impl Journal {
         self.summed.store(last, Ordering::Relaxed);
     }
 
+    /// Notes that the process lives: whoever finds later that it was killed knows how long its tasks can have run. Called every
+    /// second or so while there are any.
+    pub fn lives(&self) {
+        self.store.alive(signed(unix_ms()));
+    }
+
     /// Deletes entries of the ledger of tasks that ended longer ago.
     pub fn forget_entries(&self, retention: Duration) {
         let now_ms = unix_ms();

@@ -194,6 +194,11 @@ impl Registry {
         tasks.filter(|task| task.log.progress().ended.is_none()).cloned().collect()
     }
 
+    /// Whether there is any.
+    pub fn has_live(&self) -> bool {
+        self.lock().live > 0
+    }
+
     /// How many tasks are known, ended ones included.
     pub fn len(&self) -> usize {
         self.lock().tasks.len()

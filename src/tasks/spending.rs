@@ -186,6 +186,19 @@ impl Spending {
         state.reservation.as_mut().map_or(Ok(()), |reservation| reservation.renew(|left| slice(left, &price)))
     }
 
+    /// Of a task that is [lost](Self::lost): it ran for no longer than this, for which it is charged as far as its budgets go. What
+    /// others have reserved is theirs.
+    pub fn ran(&self, ran_ms: u64) {
+        let mut state = self.lock();
+        let Terms { price, tokens_cost, .. } = state.terms;
+        let Some(reservation) = state.reservation.as_mut() else { return };
+        let cost = tokens_cost.saturating_add(time_cost(&price, ran_ms));
+        let most = Amounts { tokens: 0, time_ms: ran_ms, cost };
+        let more = most.minus(reservation.held());
+        // It is as much as is left, so there is nothing to refuse.
+        let _ = reservation.renew(|left| Ok(more.least(left.whole())));
+    }
+
     /// The output tokens of each choice that the reservation covers with a prompt of so many tokens, and no more than
     /// `wanted`; `None` where it does not even cover the prompt. For a task that was prepared anew for another model.
     pub(super) fn cover(&self, prompt_tokens: u32, choices: u16, wanted: u32) -> Option<u32> {
