@@ -225,6 +225,12 @@ impl Gateway {
         self.store.is_away()
     }
 
+    /// Before a change that has to be stored: none is made that could not be.
+    fn check_store(&self) -> Result<(), ErrorEnvelope> {
+        let away = self.store.is_away().then(|| StoreError::Away.away()).flatten();
+        away.map_or(Ok(()), Err)
+    }
+
     fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
     }

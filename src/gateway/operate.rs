@@ -44,6 +44,7 @@ impl Gateway {
         waiting: WhenDrained,
         act: &Arc<Act>,
     ) -> Result<PoolView, ErrorEnvelope> {
+        self.check_store()?;
         let pool = self.pool_named(id)?;
         let until_ms = Clock::now().unix_ms.saturating_add(millis(deadline));
         let filed = {
@@ -67,6 +68,7 @@ impl Gateway {
     ///
     /// NOT_FOUND; INTERNAL where it does not outlive the process.
     pub async fn resume(&self, id: &str, act: &Arc<Act>) -> Result<PoolView, ErrorEnvelope> {
+        self.check_store()?;
         let pool = self.pool_named(id)?;
         let filed = {
             let _one_at_a_time = self.filing.lock().unwrap_or_else(PoisonError::into_inner);

@@ -56,6 +56,7 @@ impl Gateway {
     ///
     /// NOT_FOUND; INTERNAL where it does not outlive the process.
     pub async fn extend_session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<(), ErrorEnvelope> {
+        self.check_store()?;
         let extended = self.sessions.extend(&key(tenant, id)?);
         stored("a session", extended.ok_or_else(no_such_session)?).await
     }
@@ -71,6 +72,7 @@ impl Gateway {
         id: Option<SessionId>,
         request: &SessionRequest,
     ) -> Result<(), ErrorEnvelope> {
+        self.check_store()?;
         let SessionBudget { tokens, time_ms, cost } = request.budget.unwrap_or_default();
         let ttl = request.ttl_ms.map(Duration::from_millis);
         stored("a session", self.sessions.put(&key(tenant, id)?, ttl, Left { tokens, time_ms, cost })).await
@@ -82,6 +84,7 @@ impl Gateway {
     ///
     /// NOT_FOUND; INTERNAL where the session may come back with the next process.
     pub async fn evict_session(&self, tenant: &TenantId, id: Option<SessionId>) -> Result<(), ErrorEnvelope> {
+        self.check_store()?;
         let evicted = self.sessions.evict(&key(tenant, id)?);
         stored("a session", evicted.ok_or_else(no_such_session)?).await
     }

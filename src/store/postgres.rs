@@ -9,6 +9,8 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls, Row, Statement};
@@ -18,8 +20,11 @@ use super::reader::LONGEST;
 use super::sql::{Error, Result, Value};
 use crate::lifecycle::{Lifecycle, OnPanic};
 
+mod tls;
 mod url;
 
+use tls::Tls;
+pub(in crate::store) use tls::TlsError;
 pub use url::DatabaseUrl;
 
 /// How long a server may take to answer nothing.
@@ -64,6 +69,8 @@ pub(super) enum Unusable {
     OtherFile(i64),
     #[error(transparent)]
     Failed(#[from] Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl From<tokio_postgres::Error> for Unusable {
@@ -205,7 +212,7 @@ impl Session {
     }
 
     /// Opens a session beside that of the gateway, which changes nothing.
-    pub(super) async fn open_to_read(url: &DatabaseUrl, lifecycle: &Lifecycle) -> Result<Self> {
+    pub(super) async fn open_to_read(url: &DatabaseUrl, lifecycle: &Lifecycle) -> std::result::Result<Self, Unusable> {
         let (client, ended) = connect(url, lifecycle).await?;
         let limit = LONGEST.as_millis();
         client
@@ -388,8 +395,17 @@ fn borrowed<'p>(parameters: &'p [Parameter<'_>]) -> Vec<&'p (dyn ToSql + Sync)> 
 async fn connect(
     url: &DatabaseUrl,
     lifecycle: &Lifecycle,
-) -> std::result::Result<(Client, CancellationToken), tokio_postgres::Error> {
-    let (client, connection) = url.0.connect(NoTls).await?;
+) -> std::result::Result<(Client, CancellationToken), Unusable> {
+    let (client, connection): (_, BoxFuture<'static, _>) = match Tls::of(&url.encryption)? {
+        None => {
+            let (client, connection) = url.config.connect(NoTls).await?;
+            (client, connection.boxed())
+        }
+        Some(tls) => {
+            let (client, connection) = url.config.connect(tls).await?;
+            (client, connection.boxed())
+        }
+    };
     let (ended, place) = (CancellationToken::new(), url.to_string());
     let ending = ended.clone().drop_guard();
     lifecycle.spawn("database", OnPanic::Shutdown, async move {

@@ -3,7 +3,7 @@
 //! One reads at a time, in the order in which they came, so that whoever has to have the database's log to himself for a moment gets
 //! his turn.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -81,19 +81,21 @@ impl Reader {
 impl Held {
     async fn connection(&mut self, location: &Location, lifecycle: &Lifecycle) -> Result<&mut Connection, StoreError> {
         if matches!(self, Self::Nothing) {
-            let opened = open(location, lifecycle).await;
-            let connection = opened.map_err(|error| StoreError::Failed(error.to_string().into()))?;
-            *self = Self::Connection(Box::new(connection));
+            *self = Self::Connection(Box::new(open(location, lifecycle).await?));
         }
         if let Self::Connection(connection) = self { Ok(connection) } else { Err(StoreError::Closed) }
     }
 }
 
-async fn open(location: &Location, lifecycle: &Lifecycle) -> sql::Result<Connection> {
-    match location {
-        Location::Memory => sqlite::connect_to_read(Path::new(":memory:")).await,
-        Location::File(path) => sqlite::connect_to_read(path).await,
-        Location::DataFolder(folder) => sqlite::connect_to_read(&folder.join(FILE)).await,
-        Location::Postgres(url) => Ok(Connection::postgres(Session::open_to_read(url, lifecycle).await?)),
-    }
+async fn open(location: &Location, lifecycle: &Lifecycle) -> Result<Connection, StoreError> {
+    let path = match location {
+        Location::Memory => PathBuf::from(":memory:"),
+        Location::File(path) => path.clone(),
+        Location::DataFolder(folder) => folder.join(FILE),
+        Location::Postgres(url) => {
+            let session = Session::open_to_read(url, lifecycle).await;
+            return session.map(Connection::postgres).map_err(|error| StoreError::Failed(error.to_string().into()));
+        }
+    };
+    sqlite::connect_to_read(&path).await.map_err(|error| StoreError::Failed(error.to_string().into()))
 }

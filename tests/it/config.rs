@@ -261,7 +261,7 @@ fn the_file_of_the_store_takes_no_parameters() {
 #[test]
 fn what_this_version_does_not_serve_is_refused_by_name() {
     let text = r#"
-store.url = "postgres://user:geheim@host/db?sslmode=require"
+store.url = "postgres://user:geheim@host/db?sslmode=prefer"
 admission.provision = "on-demand"
 sessions.ttl_ms = 1000
 [[catalog.models]]
@@ -271,7 +271,7 @@ source = "http://host/m.gguf"
     let mistakes = file(text).mistakes();
     assert!(!mistakes.contains("geheim"), "{mistakes}");
     assert_snapshot!(mistakes, @r#"
-    :2: store.url: encrypted connections to a database are not served by this version; leave sslmode out
+    :2: store.url: sslmode is disable (which it is where nothing is said), require or verify-full
     :3: admission.provision: "on-demand" needs a pool with `on_demand = true` to give models to
     :7: catalog.models[0].source: http://host/m.gguf is not encrypted, and its host is not in catalog.web.trusted_hosts; write https://
     "#);

@@ -22,6 +22,11 @@ trap : INT TERM HUP
 printf '%s' "$4" > password
 "$bin/initdb" -D cluster -U "$user" -A scram-sha-256 --pwfile=password -E UTF8 --no-locale --no-sync > initdb.log 2>&1 || { cat initdb.log; exit 1; }
 options="-p $port -c listen_addresses=127.0.0.1 -c unix_socket_directories='$folder' -c max_connections=200"
+if [ $# -gt 4 ]; then
+  printf '%s' "$5" > server.crt
+  (umask 077; printf '%s' "$6" > server.key)
+  options="$options -c ssl=on -c ssl_cert_file='$folder/server.crt' -c ssl_key_file='$folder/server.key'"
+fi
 "$bin/pg_ctl" -D cluster -w -l server.log -o "$options" start > start.log 2>&1 || { cat start.log server.log; exit 1; }
 echo ready
 while read -r command; do
@@ -60,6 +65,11 @@ impl Cluster {
     /// Of a test's own, which may stop it.
     pub fn of_its_own() -> Self {
         start()
+    }
+
+    /// With this certificate and its key, in PEM form.
+    pub fn encrypting(certificate: &str, key: &str) -> Self {
+        start_with(&[certificate, key])
     }
 
     /// Of its schema that is there from the beginning.
@@ -112,6 +122,10 @@ fn cluster() -> &'static Cluster {
 }
 
 fn start() -> Cluster {
+    start_with(&[])
+}
+
+fn start_with(certificate: &[&str]) -> Cluster {
     let bin = programs();
     let port = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port").port();
     // The server does not run as root.
@@ -124,7 +138,7 @@ fn start() -> Cluster {
         command.args(["-c", SCRIPT, "sh"]);
         command
     };
-    command.arg(&bin).arg(port.to_string()).args([USER, PASSWORD]).current_dir("/");
+    command.arg(&bin).arg(port.to_string()).args([USER, PASSWORD]).args(certificate).current_dir("/");
     let mut keeper =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a shell, and setpriv for root");
     let (mut said, mut all) = (BufReader::new(keeper.stdout.take().expect("its output")), String::new());

@@ -1,17 +1,23 @@
 //! Where a PostgreSQL database is.
 
 use std::fmt::{self, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode};
+
+use super::tls::Encryption;
 
 /// How long it may take until a server is reached.
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Where a database is, and how one gets in. It shows itself without the password.
 #[derive(Clone, PartialEq)]
-pub struct DatabaseUrl(pub(super) Box<Config>);
+pub struct DatabaseUrl {
+    pub(super) config: Box<Config>,
+    pub(super) encryption: Encryption,
+}
 
 impl Eq for DatabaseUrl {}
 
@@ -22,6 +28,7 @@ impl DatabaseUrl {
     ///
     /// What it has to look like.
     pub fn parse(text: &str) -> std::result::Result<Self, &'static str> {
+        let (text, encryption) = encryption(text)?;
         let mut config: Config = text.parse().map_err(
             |_| "write postgres://user:password@host:5432/database, with % codes for special characters of the password",
         )?;
@@ -31,25 +38,49 @@ impl DatabaseUrl {
             (_, _, None) => return Err("the database is missing: postgres://user:password@host:5432/database"),
             (Some(_), [_, ..], Some(_)) => {}
         }
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err("encrypted connections to a database are not served by this version; leave sslmode out");
-        }
-        config.ssl_mode(SslMode::Disable);
+        config.ssl_mode(if encryption == Encryption::Off { SslMode::Disable } else { SslMode::Require });
         if config.get_application_name().is_none() {
             config.application_name("sluicegate");
         }
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(CONNECT);
         }
-        Ok(Self(Box::new(config)))
+        Ok(Self { config: Box::new(config), encryption })
     }
+}
+
+/// Takes out of a URL what it says of encryption.
+fn encryption(url: &str) -> std::result::Result<(String, Encryption), &'static str> {
+    let (place, parameters) = url.split_once('?').unwrap_or((url, ""));
+    let (mut mode, mut roots, mut others) = (None, None, Vec::new());
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter.split_once('=') {
+            Some(("sslmode", value)) => mode = Some(value),
+            Some(("sslrootcert", value)) => roots = Some(value),
+            _ => others.push(parameter),
+        }
+    }
+    let roots = match roots {
+        None => None,
+        Some(path) if path.contains('%') => return Err("sslrootcert: a path is written as it is, without % codes"),
+        Some(path) => Some(PathBuf::from(path)),
+    };
+    let encryption = match (mode, roots) {
+        (None | Some("disable"), None) => Encryption::Off,
+        (Some("require"), None) => Encryption::Unverified,
+        (Some("verify-full"), roots) => Encryption::Verified(roots),
+        (None | Some("disable" | "require"), Some(_)) => return Err("sslrootcert is for sslmode=verify-full"),
+        (Some(_), _) => return Err("sslmode is disable (which it is where nothing is said), require or verify-full"),
+    };
+    let text = if others.is_empty() { place.to_owned() } else { format!("{place}?{}", others.join("&")) };
+    Ok((text, encryption))
 }
 
 impl fmt::Display for DatabaseUrl {
     fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(text, "database {} on ", self.0.get_dbname().unwrap_or_default())?;
-        let ports = self.0.get_ports();
-        for (number, host) in self.0.get_hosts().iter().enumerate() {
+        write!(text, "database {} on ", self.config.get_dbname().unwrap_or_default())?;
+        let ports = self.config.get_ports();
+        for (number, host) in self.config.get_hosts().iter().enumerate() {
             if number > 0 {
                 text.write_char(',')?;
             }

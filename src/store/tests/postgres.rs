@@ -78,7 +78,8 @@ fn a_url_shows_itself_without_its_password() {
         ("postgres://me:geheim@host", "the database is missing"),
         ("postgres://me:geheim@/db", "the host is missing"),
         ("postgres://me:gehe/im@host:x/db", "write postgres://"),
-        ("postgres://me:geheim@host/db?sslmode=require", "encrypted connections"),
+        ("postgres://me:geheim@host/db?sslmode=prefer", "sslmode is disable"),
+        ("postgres://me:geheim@host/db?sslmode=require&sslrootcert=/ca.pem", "sslrootcert is for sslmode=verify-full"),
     ] {
         let mistake = DatabaseUrl::parse(wrong).expect_err("a mistake");
         assert!(mistake.contains(needle) && !mistake.contains("geheim"), "{wrong}: {mistake}");
@@ -105,4 +106,38 @@ async fn a_lost_session_ends_the_gateway_and_the_next_one_has_what_was_answered(
     store.close().await;
     let next = place.open().await;
     assert_eq!(next.tasks().await, Ok(vec![task(1)]));
+}
+
+#[tokio::test]
+async fn a_connection_is_encrypted_where_that_is_wanted_and_the_server_is_who_it_should_be() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let other = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let (own, others) = (folder.path().join("own.pem"), folder.path().join("others.pem"));
+    std::fs::write(&own, made.cert.pem()).expect("room");
+    std::fs::write(&others, other.cert.pem()).expect("room");
+    let server = cluster::Cluster::encrypting(&made.cert.pem(), &made.signing_key.serialize_pem());
+    let encrypted = "SELECT COUNT(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                     WHERE ssl AND application_name = 'sluicegate'";
+    let full = format!("&sslmode=verify-full&sslrootcert={}", own.display());
+    for (how, sessions) in [("", "0"), ("&sslmode=disable", "0"), ("&sslmode=require", "1"), (&full, "1")] {
+        let location = Location::Postgres(DatabaseUrl::parse(&(server.public_url() + how)).expect("a URL"));
+        let store = Store::open(&location, &Lifecycle::new()).await.unwrap_or_else(|error| panic!("{how}: {error}"));
+        assert_eq!(server.sql(encrypted).trim(), sessions, "{how}");
+        store.close().await;
+        // The server has yet to see the end of it.
+        while server.sql(encrypted).trim() != "0" {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+    let strange =
+        refusal(&format!("{}&sslmode=verify-full&sslrootcert={}", server.public_url(), others.display())).await;
+    assert!(strange.contains("certificate"), "{strange}");
+    let absent = refusal(&(server.public_url() + "&sslmode=verify-full&sslrootcert=/no/such/file")).await;
+    assert!(absent.contains("/no/such/file cannot be read"), "{absent}");
+    let elsewhere = server.public_url().replace("127.0.0.1", "localhost");
+    let misnamed = refusal(&format!("{elsewhere}{full}")).await;
+    assert!(misnamed.contains("certificate"), "{misnamed}");
+    let plain = refusal(&(cluster::fresh_url() + "&sslmode=require")).await;
+    assert!(plain.contains("does not support TLS"), "{plain}");
 }
