@@ -160,6 +160,21 @@ pub(in crate::store) struct Transaction<'c> {
     entered: usize,
 }
 
+/// Ends a transaction that the driver still counts. SQLite takes one back by itself where it fails badly, as on a full disk; the
+/// driver's own end of it then fails as well, and it would begin none any more. So what it counts is begun again, and taken back.
+async fn forget_transaction(sqlite: &mut SqliteConnection) -> Result<()> {
+    let counted = SqliteTransactions::get_transaction_depth(sqlite);
+    for depth in 0..counted {
+        let begin = if depth == 0 { "BEGIN".to_owned() } else { format!("SAVEPOINT _sqlx_savepoint_{depth}") };
+        // Where it is still there it cannot be begun, which is as well.
+        let _ = sqlx::query(&begin).execute(&mut *sqlite).await;
+    }
+    for _ in 0..counted {
+        SqliteTransactions::rollback(sqlite).await?;
+    }
+    Ok(())
+}
+
 impl Connection {
     pub fn sqlite(sqlite: SqliteConnection) -> Self {
         Self { link: Link::Sqlite(sqlite), entries: Entries::new(|_| "?".to_owned()) }
@@ -254,7 +269,10 @@ impl Connection {
     /// wait for another process that writes. `numbered`: where a server is asked, it can be known later whether it was committed.
     pub async fn begin_shared(&mut self, numbered: bool) -> Result<Transaction<'_>> {
         match &mut self.link {
-            Link::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, Some("BEGIN IMMEDIATE".into())).await?,
+            Link::Sqlite(sqlite) => {
+                forget_transaction(sqlite).await?;
+                SqliteTransactions::begin(sqlite, Some("BEGIN IMMEDIATE".into())).await?;
+            }
             Link::Postgres(session) => session.begin_shared(numbered).await?,
         }
         let entered = self.entries.len();

@@ -120,10 +120,14 @@ impl Writer {
                 survival.tidy(&self.lifecycle).await;
             }
         }
+        // Its place among those who wait for the reader's turn goes with it.
+        drop(quiet);
         let reader = self.reader.clone();
         let close = move || {
             block_on(async {
-                reader.close().await?;
+                if let Err(error) = reader.close().await {
+                    tracing::warn!(%error, "the connection that reads did not close cleanly");
+                }
                 if !unscrubbed.is_empty() {
                     scrubbed(scrub(&mut connection).await, &mut unscrubbed);
                 }

@@ -177,3 +177,25 @@ pub(super) async fn what_somebody_has_spent_is_the_same_however_it_is_added_up(p
     assert_eq!((after[0], after[1], after[2]), (before[0], before[1], [0, 0]));
     assert_eq!(spent("nobody", None, 0).await, [0, 0]);
 }
+
+#[tokio::test]
+async fn a_database_that_was_full_is_written_to_once_there_is_room() {
+    let store = Place::sqlite().open().await;
+    let most = async |pages: &'static str| {
+        store.run(move |connection| Box::pin(sql::query(pages).execute(connection))).await.expect("a bound");
+    };
+    // No more than there are now.
+    most("PRAGMA max_page_count = 1").await;
+    let mut refused = 0;
+    for number in 1..=40 {
+        let (done, durable) = told();
+        let entry = LedgerRow { model: "m".repeat(20_000), ..entry(number) };
+        store.ledger_entered(entry, done);
+        refused += usize::from(durable.await != Ok(Ok(())));
+    }
+    assert!(refused > 0, "it was never full");
+    most("PRAGMA max_page_count = 1000000").await;
+    let before = rows(&store).await.0;
+    enter(&store, 101..=120).await;
+    assert_eq!(rows(&store).await.0, before + 20);
+}
