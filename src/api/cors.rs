@@ -28,7 +28,7 @@ pub enum Origins {
 const EXPOSED: [HeaderName; 4] = [ETAG, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE];
 
 /// As [`EXPOSED`], our own and those of the dialects.
-const EXPOSED_OWN: [&str; 22] = [
+const EXPOSED_OWN: [&str; 23] = [
     "openai-processing-ms",
     "openai-version",
     "request-id",
@@ -39,6 +39,7 @@ const EXPOSED_OWN: [&str; 22] = [
     "x-budget-time-remaining-ms",
     "x-budget-tokens-remaining",
     "x-correlation-id",
+    "x-next-cursor",
     "x-queue-depth",
     "x-queue-wait-ms",
     "x-ratelimit-limit-requests",

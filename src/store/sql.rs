@@ -163,6 +163,11 @@ pub(in crate::store) struct Transaction<'c> {
 /// Ends a transaction that the driver still counts. SQLite takes one back by itself where it fails badly, as on a full disk; the
 /// driver's own end of it then fails as well, and it would begin none any more. So what it counts is begun again, and taken back.
 async fn forget_transaction(sqlite: &mut SqliteConnection) -> Result<()> {
+    if SqliteTransactions::get_transaction_depth(sqlite) == 0 {
+        return Ok(());
+    }
+    // What was dropped is taken back before the next statement, and counted until then.
+    sqlx::query("SELECT 1").execute(&mut *sqlite).await?;
     let counted = SqliteTransactions::get_transaction_depth(sqlite);
     for depth in 0..counted {
         let begin = if depth == 0 { "BEGIN".to_owned() } else { format!("SAVEPOINT _sqlx_savepoint_{depth}") };

@@ -180,7 +180,8 @@ pub(super) async fn what_somebody_has_spent_is_the_same_however_it_is_added_up(p
 
 #[tokio::test]
 async fn a_database_that_was_full_is_written_to_once_there_is_room() {
-    let store = Place::sqlite().open().await;
+    let place = Place::sqlite();
+    let store = place.open().await;
     let most = async |pages: &'static str| {
         store.run(move |connection| Box::pin(sql::query(pages).execute(connection))).await.expect("a bound");
     };

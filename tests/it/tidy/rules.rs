@@ -99,8 +99,8 @@ pub const FENCES: &[Fence] = &[
     Fence {
         within: "src/",
         paths: &["rustls", "tokio_rustls", "x509_cert"],
-        inside: &["src/app/server/tls"],
-        reason: "one file decides which TLS is spoken and holds the key; what is served over it does not know",
+        inside: &["src/app/server/tls", "src/store/postgres/tls"],
+        reason: "one file decides which TLS is served and holds the key, and one whom the store believes to be its database",
     },
     Fence {
         within: "src/",
