@@ -145,6 +145,10 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
         let (_, secret) = app.tenants.acting(&act).create_admin_key(request).await.map_err(StartError::FirstKey)?;
         greeting::print_first_key(&secret);
     }
+    if let Some((source, sections)) = options.source {
+        let (tenants, store) = (Arc::clone(&app.tenants), app.store.clone());
+        declared::Follower::new(source, sections, tenants, store).follow(&lifecycle);
+    }
     let server = app.accept(&config, listener, tls);
     tokio::select! {
         started = app.start() => started?,
@@ -152,10 +156,6 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
     }
     if let Some(path) = options.port_file {
         greeting::write_port_file(&path, address).map_err(|error| StartError::PortFile { path, error })?;
-    }
-    if let Some((source, sections)) = options.source {
-        let (tenants, store) = (Arc::clone(&app.tenants), app.store.clone());
-        declared::Follower::new(source, sections, tenants, store).follow(&lifecycle);
     }
     greeting::print(&app.gateway, &format!("{scheme}://{address}"), app.tenants.is_open());
     lifecycle.draining().cancelled().await;

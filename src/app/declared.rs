@@ -38,8 +38,8 @@ enum Look {
 
 impl Follower {
     pub fn new(source: Source, sections: BTreeMap<String, SectionDigest>, tenants: Arc<Tenants>, store: Store) -> Self {
-        let seen = source.path().and_then(|path| digest(&path));
-        Self { source, tenants, store, sections, seen }
+        // It may have changed since it was read.
+        Self { source, tenants, store, sections, seen: None }
     }
 
     /// Takes over what changes, until the gateway ends.
@@ -56,7 +56,7 @@ impl Follower {
         Look::Read(self.source.load().map(Box::new))
     }
 
-    async fn take(&self, read: Result<Box<Effective>, Mistakes>) {
+    async fn take(&mut self, read: Result<Box<Effective>, Mistakes>) {
         let told = |why: &str| tracing::warn!(why, "tenants and keys stay as they were declared");
         let effective = match read {
             Ok(effective) => effective,
@@ -65,7 +65,11 @@ impl Follower {
         let redeclared = match self.tenants.declare(&effective.config.declared).await {
             Ok(redeclared) => redeclared,
             Err(DeclareError::Mistakes(mistakes)) => return mistakes.iter().for_each(|mistake| told(mistake)),
-            Err(DeclareError::Store(error)) => return told(&error.to_string()),
+            Err(DeclareError::Store(error)) => {
+                // At the next look it is tried again.
+                self.seen = None;
+                return told(&error.to_string());
+            }
         };
         for name in self.sections.keys().chain(effective.sections.keys().filter(|it| !self.sections.contains_key(*it)))
         {

@@ -28,6 +28,9 @@ use crate::lifecycle::Lifecycle;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// How long it may take to be back, from the first word to the last.
+const ATTEMPT: Duration = Duration::from_secs(20);
+
 /// Operations that wait at most. Those of one task are a few.
 const MOST_KEPT: usize = 200_000;
 
@@ -113,8 +116,9 @@ impl Survival {
                 biased;
                 came = next_of(&mut attempt) => match came {
                     Ok((session, committed)) => {
-                        let kept = settle(kept, doubt.map(|(_, results)| results), committed);
+                        // Before anybody hears of what was committed, and asks for more.
                         queue.set_away(false);
+                        let kept = settle(kept, doubt.map(|(_, results)| results), committed);
                         self.outage.metrics.is_back();
                         tracing::info!(away_ms = since.elapsed().as_millis(), waiting = kept.len(), "the {} is back", self.url);
                         return Some((Connection::postgres(session), kept));
@@ -172,7 +176,8 @@ impl Survival {
         let (url, owner, lifecycle) = (self.url.clone(), self.owner.clone(), lifecycle.clone());
         async move {
             sleep(pause).await;
-            Session::open_again(&url, &owner, doubt, &lifecycle).await
+            let again = tokio::time::timeout(ATTEMPT, Session::open_again(&url, &owner, doubt, &lifecycle)).await;
+            again.unwrap_or_else(|_| Err(NotBack::Later("it was reached, and did not answer".to_owned())))
         }
         .boxed()
     }

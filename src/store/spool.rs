@@ -36,12 +36,14 @@ impl Spool {
     ///
     /// It cannot be read, or is of a later version.
     pub fn read(&self) -> io::Result<Vec<End>> {
-        let text = match std::fs::read_to_string(&self.path) {
+        let text = match std::fs::read(&self.path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             text => text?,
         };
-        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
-        whole.lines().map(|line| serde_json::from_str(line).map_err(io::Error::from)).collect()
+        // It may have been cut inside a character.
+        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &text[..end]);
+        let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect()
     }
 
     /// Adds ends, and returns once they are on the disk.
@@ -58,18 +60,18 @@ impl Spool {
         if lines.is_empty() {
             return Ok(());
         }
-        let (file, length) = match &mut self.file {
+        let (mut file, length) = match self.file.take() {
             Some(open) => open,
-            closed => closed.insert(open(&self.path)?),
+            None => open(&self.path)?,
         };
         match file.write_all(&lines).and_then(|()| file.sync_data()) {
             Ok(()) => {
-                *length += lines.len() as u64;
+                self.file = Some((file, length + lines.len() as u64));
                 Ok(())
             }
             Err(error) => {
-                // What is left of it goes with the file's end, and where that fails with the end of this process.
-                file.set_len(*length)?;
+                // Where what is left of it cannot be cut off now, that is done before the next line.
+                self.file = file.set_len(length).ok().map(|()| (file, length));
                 Err(error)
             }
         }
@@ -81,11 +83,11 @@ impl Spool {
     ///
     /// It is still there, and is written once more at the next start, which changes nothing.
     pub fn clear(&mut self) -> io::Result<()> {
-        self.file = None;
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}
         }
+        self.file = None;
         sync_folder(&self.path)
     }
 }

@@ -95,7 +95,8 @@ impl Declared {
             declared.tenants.iter().map(|(id, known)| (id.to_string(), of_tenant(&known.row))).collect()
         };
         let keys = |declared: &Self| -> Facts {
-            declared.keys.iter().map(|(id, entry)| (id.to_string(), of_key(&entry.row))).collect()
+            let of = |(id, entry): (&KeyId, &Entry)| (id.to_string(), with_hash(&entry.row));
+            declared.keys.iter().map(of).collect()
         };
         let of_tenants = [Action::CREATE_TENANT, Action::CHANGE_TENANT, Action::DELETE_TENANT];
         let of_keys = [Action::CREATE_KEY, Action::CHANGE_KEY, Action::REVOKE_KEY];
@@ -103,6 +104,13 @@ impl Declared {
         redeclared.extend(compared(&keys(before), &keys(self), of_keys));
         redeclared
     }
+}
+
+/// What a key is, with the beginning of its hash: another one is another key under the same id.
+fn with_hash(row: &ApiKeyRow) -> Map<String, Value> {
+    let mut facts = of_key(row);
+    facts.insert("hash".to_owned(), row.digest.chars().take(12).collect::<String>().into());
+    facts
 }
 
 /// By ids.

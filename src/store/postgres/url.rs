@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio_postgres::Config;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 use super::tls::Encryption;
 
@@ -38,6 +38,12 @@ impl DatabaseUrl {
             (_, _, None) => return Err("the database is missing: postgres://user:password@host:5432/database"),
             (Some(_), [_, ..], Some(_)) => {}
         }
+        // It stood there in another spelling, and is decided here.
+        if config.get_ssl_mode() != SslMode::Prefer {
+            return Err("sslmode is written without % codes");
+        }
+        // A server that only reads is not the one.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         config.ssl_mode(if encryption == Encryption::Off { SslMode::Disable } else { SslMode::Require });
         if config.get_application_name().is_none() {
             config.application_name("sluicegate");
@@ -55,6 +61,7 @@ fn encryption(url: &str) -> std::result::Result<(String, Encryption), &'static s
     let (mut mode, mut roots, mut others) = (None, None, Vec::new());
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         match parameter.split_once('=') {
+            Some(("sslmode", _)) if mode.is_some() => return Err("sslmode is there twice"),
             Some(("sslmode", value)) => mode = Some(value),
             Some(("sslrootcert", value)) => roots = Some(value),
             _ => others.push(parameter),
