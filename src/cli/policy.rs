@@ -68,7 +68,7 @@ impl PolicyArguments {
         if !limits.is_none() {
             fields.insert("limits".to_owned(), json!(limits));
         }
-        if !self.budgets.is_empty() {
+        if self.no_budgets || !self.budgets.is_empty() {
             fields.insert("budgets".to_owned(), json!(self.budgets));
         }
         fields
@@ -99,6 +99,13 @@ mod tests {
     use sluicegate_compat::native::{BudgetKind, BudgetPeriod};
 
     use super::*;
+
+    #[test]
+    fn budgets_are_taken_away_where_that_is_asked_and_stay_where_nothing_is() {
+        let none = PolicyArguments { no_budgets: true, ..PolicyArguments::default() };
+        assert_eq!(none.fields().get("budgets"), Some(&json!([])));
+        assert_eq!(PolicyArguments::default().fields().get("budgets"), None);
+    }
 
     #[test]
     fn a_budget_is_written_in_one_word() {
