@@ -32,7 +32,7 @@ mod refusal;
 mod together;
 mod translate;
 
-pub use accounts::{Accounts, Untold};
+pub use accounts::{Accounts, BudgetUnknown};
 pub use again::{Reserved, Unprepared, interrupted, not_kept};
 use grant::grant;
 pub use limits::{AtOnce, Charge, Limiter, NoRoom, ScopeId, Scopes, Standing};
@@ -359,8 +359,8 @@ impl Admission {
         let granted = grant(&limits, asked.request.max_tokens.is_some(), &left, price);
         let granted = granted.map_err(|Exceeded(unit)| {
             let wanted = refused.then(|| wanted(unit, &[(asked, limits)], &price));
-            let tight = self.budgets.tightest(&caller.owners(), unit, &left, wanted);
-            over_budget(unit, &[(asked, limits)], (&left, tight))
+            let binding = self.budgets.binding(&caller.owners(), unit, &left, wanted);
+            over_budget(unit, &[(asked, limits)], (&left, binding))
         })?;
         Ok(Limits { max_tokens: granted.max_tokens, ..limits })
     }

@@ -28,7 +28,6 @@ mod correlation;
 mod cors;
 mod errors;
 mod local;
-mod logins;
 mod meta;
 mod metrics;
 mod native;
@@ -41,13 +40,14 @@ mod rates;
 mod sessions;
 mod sse;
 mod tasks;
+mod throttle;
 mod usage;
 mod workers;
 
 pub use client::{ClientAddress, Forwarding, Proxies};
 pub use cors::{Cors, Origins};
-pub use logins::{FailedLoginRate, FailedLogins};
 pub use metrics::HttpMetrics;
+pub use throttle::{FailedLogins, RefusalRate, RefusedActions};
 
 /// What the handlers share.
 #[derive(Clone)]
@@ -58,6 +58,7 @@ pub struct Api {
     pub proxies: Arc<Proxies>,
     /// `None`: refused keys are not limited.
     pub failed_logins: Option<Arc<FailedLogins>>,
+    pub refused_actions: Arc<RefusedActions>,
     /// Pages of other origins that may read answers; `None`: none.
     pub cors: Option<Arc<Cors>>,
     pub settings: Settings,

@@ -11,8 +11,8 @@ use sluicegate_compat::native::KeyRequest;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
-use crate::admission::{self, Accounts, Admission, Limiter, Untold};
-use crate::api::{self, Api, FailedLogins, Settings};
+use crate::admission::{self, Accounts, Admission, BudgetUnknown, Limiter};
+use crate::api::{self, Api, FailedLogins, RefusedActions, Settings};
 use crate::audit::{Act, Action, Actor};
 use crate::budgets::Budgets;
 use crate::catalog::LiveCatalog;
@@ -33,6 +33,7 @@ mod declared;
 mod greeting;
 mod load;
 mod metrics;
+mod reload;
 mod server;
 mod webhooks;
 
@@ -45,8 +46,8 @@ const SWEEP: Duration = Duration::from_secs(1);
 /// Keys of requests are looked through once in so many of these times.
 const SWEEPS_OF_KEYS: u32 = 600;
 
-/// Addresses that have sent refused keys are looked through once in so many of these times.
-const SWEEPS_OF_LOGINS: u32 = 30;
+/// Budgets, and addresses that have sent refused keys, are looked through once in so many of these times.
+const SWEEPS_OF_IDLE: u32 = 30;
 
 /// How often changes of tenants and keys by other processes are looked for.
 const LOOK_FOR_CHANGES: Duration = Duration::from_millis(500);
@@ -100,8 +101,8 @@ pub enum StartError {
     FirstKey(ChangeError),
     #[error("{0}")]
     Metrics(#[from] MetricsError),
-    #[error("a vital part of the gateway panicked; the log says which")]
-    Panicked,
+    #[error("a vital part of the gateway failed; the log says which")]
+    Failed,
 }
 
 /// Serves until a signal ends it.
@@ -174,6 +175,7 @@ pub struct App {
     pub store: Store,
     pub tenants: Arc<Tenants>,
     failed_logins: Option<Arc<FailedLogins>>,
+    refused_actions: Arc<RefusedActions>,
     pub pools: Vec<Arc<Pool>>,
     /// What waited when an earlier process ended, until the pools can take it.
     left: Mutex<Vec<Waiting>>,
@@ -241,7 +243,7 @@ impl App {
         let owners = waiting.map(|task| task.spec.owners()).chain(holds.holders().map(Holder::owners));
         for owners in owners {
             match accounts.ready(&owners).await {
-                Err(Untold::Store { error, .. }) => return Err(error.into()),
+                Err(BudgetUnknown::Store { error, .. }) => return Err(error.into()),
                 // The others can go on.
                 Err(error) => tracing::error!(%error, "tasks of an earlier process go on without a budget"),
                 Ok(()) => {}
@@ -291,12 +293,14 @@ impl App {
             log_clients: config.telemetry.log_clients,
         };
         let failed_logins = config.server.failed_logins.map(|rate| Arc::new(FailedLogins::new(rate)));
+        let refused_actions = Arc::new(RefusedActions::of_keys());
         let router = api::router(Api {
             gateway: Arc::clone(&gateway),
             tenants: Arc::clone(&tenants),
             http_metrics,
             proxies: Arc::new(config.server.proxies.clone()),
             failed_logins: failed_logins.clone(),
+            refused_actions: Arc::clone(&refused_actions),
             cors: config.server.cors.clone().map(Arc::new),
             settings,
         });
@@ -311,6 +315,7 @@ impl App {
             store,
             tenants,
             failed_logins,
+            refused_actions,
             pools,
             left: Mutex::new(left),
             kept_pools,
@@ -330,6 +335,7 @@ impl App {
         let (tasks, sessions, limiter) =
             (Arc::clone(&self.tasks), Arc::clone(&self.sessions), Arc::clone(&self.limiter));
         let (budgets, failed_logins) = (self.budgets.clone(), self.failed_logins.clone());
+        let refused_actions = Arc::clone(&self.refused_actions);
         let (forced, ttl) = (self.lifecycle.forced().clone(), self.idempotency_ttl);
         let (ledger_retention, audit_retention) = (self.ledger_retention, self.audit_retention);
         let store = self.store.clone();
@@ -343,15 +349,16 @@ impl App {
                 tasks.sweep(Instant::now());
                 sessions.sweep();
                 limiter.sweep();
-                budgets.sweep();
                 if let Some(journal) = tasks.journal() {
                     journal.sum_up(&budgets);
                     if tasks.has_live() {
                         journal.lives();
                     }
                 }
-                if let Some(logins) = failed_logins.as_ref().filter(|_| tick.is_multiple_of(SWEEPS_OF_LOGINS)) {
-                    logins.forget();
+                if tick.is_multiple_of(SWEEPS_OF_IDLE) {
+                    budgets.sweep();
+                    failed_logins.iter().for_each(|logins| logins.forget());
+                    refused_actions.forget();
                 }
                 if let Some(journal) = tasks.journal().filter(|_| tick.is_multiple_of(SWEEPS_OF_KEYS)) {
                     journal.forget_keys(ttl);
@@ -438,7 +445,7 @@ impl App {
         // 6. Nothing is left that could have something to keep.
         let stored = timeout(STORE_DEADLINE, self.store.close()).await.is_ok();
         tracing::info!(phase = 6, flushed, unloaded, stored, "ended");
-        if self.lifecycle.failed() { Err(StartError::Panicked) } else { Ok(()) }
+        if self.lifecycle.failed() { Err(StartError::Failed) } else { Ok(()) }
     }
 }
 

@@ -3,21 +3,20 @@
 //! An [`Act`] goes along with an action. Where the action changes something in the store, what the act knows by then is filed in the
 //! same transaction; whoever has begun it files how it was answered.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
+
+use crate::clock::unix_ms;
 
 /// Bytes of a text at most; what is longer is cut.
 const LONGEST: usize = 256;
 
 /// Elements of a list at most; of a longer one there is the number.
 const MOST: usize = 32;
-
-/// The status of a request whose client has hung up before it was answered.
-pub const HUNG_UP: u16 = 499;
 
 /// How a key begins.
 const KEY: &str = "sk-sg-";
@@ -127,7 +126,6 @@ impl Actor {
 impl Act {
     /// Begins now.
     pub fn new(action: Action, by: &Actor, client: Option<String>, correlation: &str) -> Self {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let (api_key, tenant) = match by {
             Actor::Key { id, tenant } => (id.clone(), tenant.clone()),
             _ => (String::new(), String::new()),
@@ -135,7 +133,7 @@ impl Act {
         Self {
             entry: Mutex::new(Entry {
                 id: Uuid::now_v7().to_string(),
-                at_ms: i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+                at_ms: i64::try_from(unix_ms()).unwrap_or(i64::MAX),
                 actor: by.as_str().to_owned(),
                 api_key,
                 tenant,
@@ -202,9 +200,7 @@ impl Act {
     /// As it is filed once it was answered.
     pub fn answered(&self, status: u16) -> Entry {
         let entry = self.entry();
-        // Whoever has hung up does not know whether it was done.
-        let done = status < 400 || status == HUNG_UP;
-        let changes = if done { entry.changes } else { "{}".to_owned() };
+        let changes = if status < 400 { entry.changes } else { "{}".to_owned() };
         Entry { status: i64::from(status), changes, ..entry }
     }
 
@@ -248,13 +244,20 @@ pub fn harmless(text: &str) -> String {
         rest = &key[end..];
     }
     shown.push_str(rest);
-    if let Some((scheme, address)) = shown.split_once("://") {
-        let address = address.split('?').next().unwrap_or_default();
-        let (host, path) = address.split_at(address.find('/').unwrap_or(address.len()));
-        let host = host.rsplit('@').next().unwrap_or_default();
-        shown = format!("{scheme}://{host}{path}");
-    }
+    let shown: String = shown.split_inclusive(char::is_whitespace).map(without_credentials).collect();
     cut(shown)
+}
+
+/// A word without what comes before the last `@` and after a `?`, where it is an address.
+fn without_credentials(word: &str) -> Cow<'_, str> {
+    let Some((scheme, address)) = word.split_once("://") else { return word.into() };
+    let address = address.split('?').next().unwrap_or_default();
+    match address.rsplit_once('@') {
+        None => format!("{scheme}://{address}").into(),
+        Some((name, rest)) if !name.contains('/') => format!("{scheme}://{rest}").into(),
+        // A part of the path, or of a password: nobody can tell.
+        Some((_, rest)) => format!("{scheme}://…@{rest}").into(),
+    }
 }
 
 fn cut(mut text: String) -> String {
@@ -308,6 +311,8 @@ mod tests {
         assert_eq!(harmless(&format!("é {key}, {key}!")), "é sk-sg-9f86d081884c7d65…, sk-sg-9f86d081884c7d65…!");
         assert_eq!(harmless("sk-sg-"), "sk-sg-");
         assert_eq!(harmless("https://me:secret@host:1/a/b?token=secret"), "https://host:1/a/b");
+        assert_eq!(harmless("https://me:se/cret@host/a"), "https://…@host/a");
+        assert_eq!(harmless("http://a:b@one https://c:d@two"), "http://one https://two");
         assert_eq!(harmless("hf:org/repo@main"), "hf:org/repo@main");
         assert_eq!(harmless(&"é".repeat(300)).chars().count(), 129);
     }

@@ -29,7 +29,7 @@ mod tests;
 pub use ledger::{AccountId, Amounts, Exceeded, Ledger, Left, Unit};
 pub use metrics::{BudgetMetrics, Delivery};
 use owned::Owned;
-pub use owned::{Notice, Owner, Owners, Reached, Sought, Tight, owners};
+pub use owned::{BindingBudget, BudgetEvent, Owner, Owners, PendingAccount, Reached, owners};
 pub use period::{NoSuchZone, Periods, Span};
 
 /// All accounts. One mutex: every operation under it is a few look-ups, and a list of accounts is changed at one moment.
@@ -42,7 +42,7 @@ struct Shared {
     /// Read while a task settles and its row is handed over; never while `state` is locked.
     ends: RwLock<()>,
     /// Who tells owners; `None` where nobody does.
-    notices: Option<mpsc::Sender<Notice>>,
+    events: Option<mpsc::Sender<BudgetEvent>>,
 }
 
 #[derive(Debug, Default)]
@@ -58,6 +58,19 @@ impl State {
         let accounts: Vec<_> = holders.accounts.iter().copied().chain(owned).collect();
         self.ledger.advance(&accounts, now_ms);
         accounts
+    }
+
+    /// Reserves what `plan` makes of what the accounts of these holders leave: in which accounts, how much, and what it says.
+    fn cover<T>(
+        &mut self,
+        holders: &Holders,
+        plan: impl FnOnce(&Left) -> Result<(Amounts, T), Exceeded>,
+        now_ms: u64,
+    ) -> Result<(Vec<AccountId>, Amounts, T), Exceeded> {
+        let accounts = self.accounts(holders, now_ms);
+        let (held, said) = plan(&self.ledger.left(&accounts))?;
+        self.ledger.reserve(&accounts, held)?;
+        Ok((accounts, held, said))
     }
 }
 
@@ -80,9 +93,9 @@ impl Budgets {
         Self::default()
     }
 
-    /// As [`new`](Self::new); what owners are to be told goes to `notices`, and is lost where that is full.
-    pub fn telling(notices: mpsc::Sender<Notice>) -> Self {
-        Self(Arc::new(Shared { notices: Some(notices), ..Shared::default() }))
+    /// As [`new`](Self::new); what owners are to be told goes to `events`, and is lost where that is full.
+    pub fn telling(events: mpsc::Sender<BudgetEvent>) -> Self {
+        Self(Arc::new(Shared { events: Some(events), ..Shared::default() }))
     }
 
     /// A new account that may use so much in all, of which so much is spent.
@@ -123,9 +136,9 @@ impl Budgets {
         holders: impl Into<Holders>,
         plan: impl FnOnce(&Left) -> Result<(Amounts, T), Exceeded>,
     ) -> Result<(Reservation, T), Exceeded> {
-        let mut reserved = self.reserve_each([(holders.into(), plan)])?;
-        // There is one for each plan.
-        reserved.pop().ok_or(Exceeded(Unit::Tokens))
+        let holders = holders.into();
+        let (accounts, held, said) = self.lock().cover(&holders, plan, unix_ms())?;
+        Ok((Reservation { budgets: self.clone(), accounts, owners: holders.owners, held }, said))
     }
 
     /// As [`reserve`](Self::reserve), once for each of `plans` with its accounts, all of them or none: each has what those before
@@ -143,17 +156,12 @@ impl Budgets {
     {
         let now_ms = unix_ms();
         let mut state = self.lock();
-        let mut reserved: Vec<(Vec<AccountId>, Owners, Amounts, T)> = Vec::new();
+        let mut reserved = Vec::new();
         for (holders, plan) in plans {
-            let accounts = state.accounts(&holders, now_ms);
-            let covered = plan(&state.ledger.left(&accounts)).and_then(|(held, said)| {
-                state.ledger.reserve(&accounts, held)?;
-                Ok((held, said))
-            });
-            match covered {
-                Ok((held, said)) => reserved.push((accounts, holders.owners, held, said)),
+            match state.cover(&holders, plan, now_ms) {
+                Ok(covered) => reserved.push((covered, holders.owners)),
                 Err(exceeded) => {
-                    for (accounts, _, held, _) in reserved {
+                    for ((accounts, held, _), _) in reserved {
                         state.ledger.settle(&accounts, held, Amounts::default(), now_ms);
                     }
                     return Err(exceeded);
@@ -162,7 +170,7 @@ impl Budgets {
         }
         drop(state);
         let reservation =
-            |(accounts, owners, held, said)| (Reservation { budgets: self.clone(), accounts, owners, held }, said);
+            |((accounts, held, said), owners)| (Reservation { budgets: self.clone(), accounts, owners, held }, said);
         Ok(reserved.into_iter().map(reservation).collect())
     }
 
@@ -181,11 +189,6 @@ impl Budgets {
     /// Of a task that has reserved nothing, because there was no budget for it when it was let in.
     pub fn unreserved(&self, owners: Owners) -> Reservation {
         Reservation { budgets: self.clone(), accounts: Vec::new(), owners, held: Amounts::default() }
-    }
-
-    /// These owners have used so much, of which nothing was reserved.
-    pub fn charge(&self, owners: &[Owner], used: Amounts, at_ms: u64) {
-        self.settle(owners, &[], Amounts::default(), (used, at_ms));
     }
 
     /// Held from before a task settles until its row is handed to the store.
@@ -212,17 +215,17 @@ impl Budgets {
     /// # Errors
     ///
     /// Where one has no time zone that there is; the owner has no budgets then.
-    pub fn adopt(&self, owner: &Owner, budgets: &[Budget]) -> Result<Vec<Sought>, NoSuchZone> {
+    pub fn adopt(&self, owner: &Owner, budgets: &[Budget]) -> Result<Vec<PendingAccount>, NoSuchZone> {
         let mut state = self.lock();
         let State { ledger, owned } = &mut *state;
         owned.adopt(ledger, owner, budgets, unix_ms())
     }
 
-    /// So much was spent before of an account that was sought.
-    pub fn opened(&self, sought: &Sought, spent: Amounts) {
+    /// So much was spent before of a pending account.
+    pub fn opened(&self, pending: &PendingAccount, spent: Amounts) {
         let mut state = self.lock();
         let State { ledger, owned } = &mut *state;
-        owned.opened(ledger, sought, spent);
+        owned.opened(ledger, pending, spent);
     }
 
     /// How the budgets of an owner stand.
@@ -243,13 +246,13 @@ impl Budgets {
 
     /// The budget of one of these owners that leaves no more than `left` of a unit. Where a task was `refused` for it that wants so
     /// much, and which it would not cover if no other task ran, the owner is told.
-    pub fn tightest(&self, owners: &[Owner], unit: Unit, left: &Left, refused: Option<u64>) -> Option<Tight> {
+    pub fn binding(&self, owners: &[Owner], unit: Unit, left: &Left, refused: Option<u64>) -> Option<BindingBudget> {
         let mut state = self.lock();
         let State { ledger, owned } = &mut *state;
-        let (tight, notice) = owned.tightest(ledger, owners, (unit, left.get(unit)), refused);
+        let (binding, event) = owned.binding(ledger, owners, (unit, left.get(unit)), refused);
         drop(state);
-        self.tell(notice);
-        tight
+        self.tell(event);
+        binding
     }
 
     /// Forgets budgets that nobody has asked for in a while. Called now and then.
@@ -269,16 +272,16 @@ impl Budgets {
         let mut state = self.lock();
         let State { ledger, owned } = &mut *state;
         ledger.settle(accounts, held, used, at_ms);
-        let notices =
+        let events =
             if used == Amounts::default() { Vec::new() } else { owned.ended(ledger, owners, accounts, (used, at_ms)) };
         drop(state);
-        self.tell(notices);
+        self.tell(events);
     }
 
-    fn tell(&self, notices: impl IntoIterator<Item = Notice>) {
-        for notice in notices {
-            if let Some(Err(error)) = self.0.notices.as_ref().map(|to| to.try_send(notice)) {
-                let Notice { owner, what, .. } = error.into_inner();
+    fn tell(&self, events: impl IntoIterator<Item = BudgetEvent>) {
+        for event in events {
+            if let Some(Err(error)) = self.0.events.as_ref().map(|to| to.try_send(event)) {
+                let BudgetEvent { owner, what, .. } = error.into_inner();
                 tracing::warn!(%owner, ?what, "somebody is not told of a budget: too much is to be told");
             }
         }

@@ -19,7 +19,7 @@ use std::time::Duration;
 use sluicegate_compat::native::{Modality, RateLimits, Workload};
 use tracing::level_filters::LevelFilter;
 
-use crate::api::{Cors, FailedLoginRate, Proxies};
+use crate::api::{Cors, Proxies, RefusalRate};
 use crate::budgets::Left;
 use crate::catalog::{self, Catalog, HubAccess, Storage, WebAccess};
 use crate::engine::remote::{Limits, Secret};
@@ -93,7 +93,7 @@ pub struct Server {
     /// Whose word about the addresses of clients counts.
     pub proxies: Proxies,
     /// How many refused keys an address may send; `None`: any number.
-    pub failed_logins: Option<FailedLoginRate>,
+    pub failed_logins: Option<RefusalRate>,
     /// Pages of other origins that may read answers; `None`: none.
     pub cors: Option<Cors>,
     /// Of whole answers; never of event streams.

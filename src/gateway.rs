@@ -226,7 +226,11 @@ impl Gateway {
     }
 
     /// Before a change that has to be stored: none is made that could not be.
-    fn check_store(&self) -> Result<(), ErrorEnvelope> {
+    ///
+    /// # Errors
+    ///
+    /// POOL_UNREADY where the database is away.
+    pub fn check_store(&self) -> Result<(), ErrorEnvelope> {
         let away = self.store.is_away().then(|| StoreError::Away.away()).flatten();
         away.map_or(Ok(()), Err)
     }

@@ -1,5 +1,6 @@
 //! Names of things, each its own type: parsed once, cheap to clone, impossible to mix up.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -53,6 +54,12 @@ macro_rules! name {
 
         impl $name {
             pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl Borrow<str> for $name {
+            fn borrow(&self) -> &str {
                 &self.0
             }
         }

@@ -106,6 +106,19 @@ impl Lifecycle {
         })
     }
 
+    /// Runs something to its end, also when nobody waits for it any more.
+    ///
+    /// # Errors
+    ///
+    /// [`Panicked`].
+    pub async fn to_the_end<T: Send + 'static>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, Panicked> {
+        self.tracker.spawn(contained(name, work)).await.unwrap_or(Err(Panicked))
+    }
+
     /// Runs work on so many bytes here where they are few, else [off the reactor](Self::blocking).
     ///
     /// # Errors

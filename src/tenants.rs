@@ -7,9 +7,8 @@
 //! As long as there has never been a key, nobody has to have one: everybody is the tenant `default` and may do everything. That
 //! is for programs on one machine; who listens elsewhere asks [`Tenants::is_open`] first.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, KeyView, Policy, RateLimits, Scope, TenantView, detail};
 
@@ -17,7 +16,7 @@ use crate::audit::Act;
 use crate::budgets::{NoSuchZone, Owner, Periods};
 use crate::clock::unix_ms;
 use crate::ids::{KeyId, TenantId};
-use crate::store::{DEFAULT_TENANT, Store, StoreError, signed};
+use crate::store::{DEFAULT_TENANT, Store, StoreError};
 
 mod book;
 mod change;
@@ -30,9 +29,6 @@ use book::{Book, Entry, Known};
 pub use declared::{Declaration, Declarations, DeclareError, DeclaredKey, Redeclared};
 pub use key::{KeyDigest, NotRandom, Secret};
 pub use scopes::Scopes;
-
-/// Keys that have been used since that was last filed: more than any gateway sees in between.
-const MOST_USED: usize = 100_000;
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,6 +107,8 @@ pub enum ChangeError {
     /// It is as the configuration has it.
     #[error("the {0} {1:?} is declared in the configuration; change it there")]
     Declared(&'static str, String),
+    #[error("the key {1:?} of the tenant {0:?} is declared in the configuration; take it out there first")]
+    HasDeclared(String, String),
     #[error("the key has expired: make another one")]
     Expired,
     /// It is not, or is no longer, as whoever changes it has seen it.
@@ -145,8 +143,6 @@ fn shortened(id: &str) -> String {
 pub struct Tenants {
     store: Store,
     book: Arc<RwLock<Book>>,
-    /// When keys were used last, where that is not filed yet.
-    used: Arc<Mutex<HashMap<KeyId, u64>>>,
     /// One takes in changes at a time, so that none comes in before an earlier one.
     refreshing: Arc<tokio::sync::Mutex<()>>,
     /// What is changed with this handle is part of it.
@@ -160,9 +156,10 @@ impl From<ChangeError> for ErrorEnvelope {
         match error {
             ChangeError::NoSuchTenant(_) | ChangeError::NoSuchKey(_) => Self::new(ErrorCode::NotFound, message),
             ChangeError::Zone(place, _) => Self::invalid(format!("budgets[{place}].timezone"), message),
-            ChangeError::Exists(_) | ChangeError::Declared(..) | ChangeError::Expired => {
-                Self::new(ErrorCode::Conflict, message)
-            }
+            ChangeError::Exists(_)
+            | ChangeError::Declared(..)
+            | ChangeError::HasDeclared(..)
+            | ChangeError::Expired => Self::new(ErrorCode::Conflict, message),
             ChangeError::Meanwhile => Self::new(ErrorCode::Conflict, message).with_detail(detail::PRECONDITION_FAILED),
             ChangeError::Store(StoreError::Away) => {
                 StoreError::Away.away().unwrap_or_else(|| Self::new(ErrorCode::Internal, message))
@@ -199,7 +196,7 @@ impl Tenants {
     ///
     /// [`StoreError`].
     pub async fn open(store: Store) -> Result<Self, StoreError> {
-        let tenants = Self { store, book: Arc::default(), used: Arc::default(), refreshing: Arc::default(), act: None };
+        let tenants = Self { store, book: Arc::default(), refreshing: Arc::default(), act: None };
         tenants.refresh().await?;
         Ok(tenants)
     }
@@ -240,19 +237,12 @@ impl Tenants {
     /// [`Denied`].
     pub fn identify(&self, sent: Option<&str>) -> Result<Identity, Denied> {
         let now_ms = unix_ms();
-        let identity = self.read(|book| {
+        self.read(|book| {
             if !book.closed {
                 return Ok(Identity::anybody());
             }
             book.identify(sent.ok_or(Denied::Missing)?, now_ms)
-        })?;
-        if let Some(key) = &identity.key {
-            let mut used = self.used();
-            if used.len() < MOST_USED || used.contains_key(key) {
-                used.insert(key.clone(), now_ms);
-            }
-        }
-        Ok(identity)
+        })
     }
 
     /// What a tenant or a key may ask for; everything, where it is not known, and where nobody has to have a key.
@@ -274,15 +264,15 @@ impl Tenants {
 
     /// Files when keys were used last. Called now and then.
     pub fn file_use(&self) {
-        let used = std::mem::take(&mut *self.used());
-        if used.is_empty() {
+        let unfiled = self.read(Book::unfiled_use);
+        if unfiled.is_empty() {
             return;
         }
-        let rows = used.iter().map(|(key, at_ms)| (key.to_string(), signed(*at_ms))).collect();
+        let rows = unfiled.iter().map(|(key, at_ms)| (key.to_string(), *at_ms)).collect();
         {
             let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
-            for (key, at_ms) in used {
-                book.used(&key, signed(at_ms));
+            for (key, at_ms) in unfiled {
+                book.filed(&key, at_ms);
             }
         }
         self.store.keys_used(rows);
@@ -325,10 +315,6 @@ impl Tenants {
 
     fn read<T>(&self, look: impl FnOnce(&Book) -> T) -> T {
         look(&self.book.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn used(&self) -> MutexGuard<'_, HashMap<KeyId, u64>> {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

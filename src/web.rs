@@ -9,7 +9,7 @@ mod webhook;
 pub use client::{Client, Reach};
 pub use guard::Hosts;
 pub use reqwest::Url;
-pub use webhook::{Courier, Untold, Webhook};
+pub use webhook::{NotDelivered, Webhook, WebhookClient};
 
 /// Why nothing is got from an address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,6 +4,7 @@ mod access;
 mod admission;
 mod artifact;
 mod audit;
+mod budget;
 mod catalog;
 mod chat;
 mod error;
@@ -13,7 +14,6 @@ mod policy;
 mod pool;
 mod preparation;
 mod price;
-mod quota;
 mod request;
 mod schema;
 mod session;
@@ -30,6 +30,7 @@ pub use access::{
 pub use admission::{AdmissionResponse, PreviewResponse, Streams};
 pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};
 pub use audit::{AuditEntry, AuditList, AuditTarget};
+pub use budget::{Budget, BudgetKind, BudgetPeriod, BudgetView};
 pub use catalog::{
     CreateModel, ModelFileView, ModelList, ModelPrice, ModelState, ModelStateRequest, ModelTrust, ModelView,
     VerificationView,
@@ -50,7 +51,6 @@ pub use pool::{
 };
 pub use preparation::{Preparation, PreparationStep, StepKind, StepProgress, StepStatus, StepsProgress};
 pub use price::{PriceList, PriceRequest, PriceView};
-pub use quota::{Budget, BudgetKind, BudgetPeriod, BudgetView};
 pub use request::{
     Determinism, EngineName, KvHint, OutputMode, Placement, PlacementMode, Priority, ReasoningEffort, TaskRequest,
     Violation,

@@ -25,12 +25,19 @@ fn question() -> Bytes {
     body.to_string().into()
 }
 
-/// Measures for about `seconds`, with databases in a folder of the working directory, and prints.
-pub fn measure(runtime: &Runtime, clients: &Runtime, seconds: u32, as_json: bool) -> Result<(), Failure> {
+/// Measures for about `seconds`, and prints. The ledger is in the database of this URL, else in a folder of the working directory.
+pub fn measure(
+    runtime: &Runtime,
+    clients: &Runtime,
+    url: Option<String>,
+    (seconds, as_json): (u32, bool),
+) -> Result<(), Failure> {
     let folder = tempfile::tempdir_in(".")?;
     let serve = |ledger: bool| {
+        let own = || format!("sqlite:{}", folder.path().join(format!("{ledger}.db")).display());
         let settings = [
-            ("SLUICEGATE_STORE__URL", format!("sqlite:{}", folder.path().join(format!("{ledger}.db")).display())),
+            ("SLUICEGATE_STORE__URL", url.clone().filter(|_| ledger).unwrap_or_else(own)),
+            ("SLUICEGATE_DATA_DIR", folder.path().display().to_string()),
             ("SLUICEGATE_LEDGER__ENABLED", ledger.to_string()),
             ("SLUICEGATE_POOLS", POOL.replace('\n', " ")),
             ("SLUICEGATE_ADMISSION__RETENTION_MS", "1000".to_owned()),

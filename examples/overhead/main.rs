@@ -51,6 +51,9 @@ struct Arguments {
     /// Measures what the ledger costs: a gateway with one beside a gateway without, over engines that answer at once.
     #[arg(long, conflicts_with_all = ["instant", "remote"])]
     ledger: bool,
+    /// With `--ledger`: the database that the ledger is in, as `store.url` has it, instead of one on SQLite.
+    #[arg(long, value_name = "URL", requires = "ledger")]
+    store: Option<String>,
 }
 
 fn main() -> Result<(), Failure> {
@@ -63,7 +66,7 @@ fn main() -> Result<(), Failure> {
         return relay::measure(&runtime, &clients, arguments.seconds, arguments.json);
     }
     if arguments.ledger {
-        return ledger::measure(&runtime, &clients, arguments.seconds, arguments.json);
+        return ledger::measure(&runtime, &clients, arguments.store, (arguments.seconds, arguments.json));
     }
     let slots = AT_ONCE.iter().max().map_or(1, |slots| *slots as u32);
     let engine: Arc<dyn Engine> =

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use sluicegate_compat::native::{BudgetView, ErrorCode, ErrorEnvelope};
 use tokio::sync::Mutex;
 
-use crate::budgets::{Amounts, Budgets, NoSuchZone, Owner, Sought};
+use crate::budgets::{Amounts, Budgets, NoSuchZone, Owner, PendingAccount};
 use crate::store::{SpentSums, Store, StoreError, signed};
 use crate::tenants::Tenants;
 
@@ -22,7 +22,7 @@ pub struct Accounts {
 
 /// Why it is not known what is left of somebody's budgets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Untold {
+pub enum BudgetUnknown {
     /// Stored by a version with other time zones.
     #[error("a budget of the {owner} cannot be counted: {error}")]
     Zone { owner: Owner, error: NoSuchZone },
@@ -30,9 +30,9 @@ pub enum Untold {
     Store { owner: Owner, error: StoreError },
 }
 
-impl From<Untold> for ErrorEnvelope {
+impl From<BudgetUnknown> for ErrorEnvelope {
     /// As clients are told it; operators find the rest in the log.
-    fn from(error: Untold) -> Self {
+    fn from(error: BudgetUnknown) -> Self {
         tracing::error!(%error, "nothing is let in that counts for a budget");
         let message = "the gateway cannot tell what is left of a budget; try again later";
         Self::new(ErrorCode::PoolUnready, message).with_retry_after_ms(5000)
@@ -48,8 +48,8 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Untold`].
-    pub async fn ready(&self, owners: &[Owner]) -> Result<(), Untold> {
+    /// [`BudgetUnknown`].
+    pub async fn ready(&self, owners: &[Owner]) -> Result<(), BudgetUnknown> {
         for owner in owners {
             if !self.budgets.is_ready(owner, &self.tenants.policy(owner).budgets) {
                 self.open(owner).await?;
@@ -58,40 +58,40 @@ impl Accounts {
         Ok(())
     }
 
-    async fn open(&self, owner: &Owner) -> Result<(), Untold> {
+    async fn open(&self, owner: &Owner) -> Result<(), BudgetUnknown> {
         let _one_at_a_time = self.opening.lock().await;
         let policy = self.tenants.policy(owner);
         if self.budgets.is_ready(owner, &policy.budgets) {
             return Ok(());
         }
         // What ends before this is in the sums, and what ends after is charged.
-        let sought = self.budgets.between_ends(|| {
-            let sought = self.budgets.adopt(owner, &policy.budgets)?;
-            Ok(sought.into_iter().map(|sought| (self.sum(&sought), sought)).collect::<Vec<_>>())
+        let pending = self.budgets.between_ends(|| {
+            let pending = self.budgets.adopt(owner, &policy.budgets)?;
+            Ok(pending.into_iter().map(|pending| (self.sum(&pending), pending)).collect::<Vec<_>>())
         });
-        let sought = sought.map_err(|error| Untold::Zone { owner: owner.clone(), error })?;
-        for (sum, sought) in sought {
-            let sums = sum.await.map_err(|error| Untold::Store { owner: owner.clone(), error })?;
-            self.budgets.opened(&sought, amounts(sums));
+        let pending = pending.map_err(|error| BudgetUnknown::Zone { owner: owner.clone(), error })?;
+        for (sum, pending) in pending {
+            let sums = sum.await.map_err(|error| BudgetUnknown::Store { owner: owner.clone(), error })?;
+            self.budgets.opened(&pending, amounts(sums));
         }
         Ok(())
     }
 
     /// What was spent before, asked of the store now.
-    fn sum(&self, sought: &Sought) -> BoxFuture<'static, Result<SpentSums, StoreError>> {
-        let (tenant, key) = match &sought.owner {
+    fn sum(&self, pending: &PendingAccount) -> BoxFuture<'static, Result<SpentSums, StoreError>> {
+        let (tenant, key) = match &pending.owner {
             Owner::Tenant(tenant) => (tenant, None),
             Owner::Key(tenant, key) => (tenant, Some(key.to_string())),
         };
-        self.store.spent(tenant.to_string(), key, signed(sought.from_ms))
+        self.store.spent(tenant.to_string(), key, signed(pending.from_ms))
     }
 
     /// How the budgets of an owner stand.
     ///
     /// # Errors
     ///
-    /// [`Untold`].
-    pub async fn standing(&self, owner: Owner) -> Result<Vec<BudgetView>, Untold> {
+    /// [`BudgetUnknown`].
+    pub async fn standing(&self, owner: Owner) -> Result<Vec<BudgetView>, BudgetUnknown> {
         self.ready(std::slice::from_ref(&owner)).await?;
         Ok(self.budgets.standing(&owner))
     }

@@ -12,7 +12,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use slotmap::{SlotMap, new_key_type};
 use sluicegate_compat::native::RateLimits;
+use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use crate::tasks::{Ended, Observer, Task};
@@ -33,16 +35,43 @@ pub type Scopes = Vec<(ScopeId, RateLimits)>;
 /// What is let in. One plain mutex, held for a little arithmetic.
 #[derive(Debug)]
 pub struct Limiter {
-    scopes: Mutex<HashMap<ScopeId, Scope>>,
+    known: Mutex<Known>,
     moment: Moment,
     began: Instant,
+}
+
+new_key_type! {
+    /// Where a scope is counted, until it is forgotten.
+    struct Place;
+}
+
+/// Of whom something is counted. Looked up by name once for a task.
+#[derive(Debug, Default)]
+struct Known {
+    places: HashMap<ScopeId, Place>,
+    scopes: SlotMap<Place, Scope>,
+}
+
+impl Known {
+    /// The place of a scope that has these limits from now on.
+    fn place(&mut self, id: &ScopeId, limits: RateLimits, moment: &Moment) -> Place {
+        if let Some(place) = self.places.get(id)
+            && let Some(scope) = self.scopes.get_mut(*place)
+        {
+            scope.adopt(limits, moment);
+            return *place;
+        }
+        let place = self.scopes.insert(Scope::new(limits, moment));
+        self.places.insert(id.clone(), place);
+        place
+    }
 }
 
 /// What a task has taken of the limits that it counts for.
 #[derive(Debug)]
 struct Taken {
     limiter: Arc<Limiter>,
-    of: Vec<(ScopeId, Marks)>,
+    of: SmallVec<[(Place, Marks); 3]>,
     /// Changed under the lock of the limiter, and locked after that.
     state: Mutex<State>,
 }
@@ -67,7 +96,7 @@ pub struct AtOnce(Arc<Taken>);
 
 impl Default for Limiter {
     fn default() -> Self {
-        Self { scopes: Mutex::default(), moment: Moment::default(), began: Instant::now() }
+        Self { known: Mutex::default(), moment: Moment::default(), began: Instant::now() }
     }
 }
 
@@ -77,7 +106,8 @@ impl Limiter {
         let mut known = self.lock();
         let mut least = [None, None];
         for (id, limits) in scopes {
-            let standing = match known.get_mut(id) {
+            let scope = known.places.get(id).copied().and_then(|place| known.scopes.get_mut(place));
+            let standing = match scope {
                 Some(scope) => {
                     scope.adopt(*limits, &self.moment);
                     scope.standing()
@@ -109,10 +139,10 @@ impl Limiter {
         let mut taken = Vec::with_capacity(tokens.len());
         let full = {
             let mut known = self.lock();
-            let full = self.full(&mut known, scopes, Load::of(tokens));
+            let (places, full) = self.full(&mut known, scopes, Load::of(tokens));
             for tokens in tokens.iter().filter(|_| full.is_empty()) {
-                let take = |(id, _): &(ScopeId, _)| Some((id.clone(), known.get_mut(id)?.take(*tokens)));
-                taken.push((scopes.iter().filter_map(take).collect(), tokens));
+                let take = |place: &Place| Some((*place, known.scopes.get_mut(*place)?.take(*tokens)));
+                taken.push((places.iter().filter_map(take).collect(), tokens));
             }
             full
         };
@@ -134,48 +164,41 @@ impl Limiter {
     ///
     /// As there.
     pub(super) fn check(&self, scopes: &Scopes, tokens: u64, task_ms: impl FnOnce() -> u64) -> Result<(), NoRoom> {
-        let full = self.full(&mut self.lock(), scopes, Load::of(&[tokens]));
+        let (_, full) = self.full(&mut self.lock(), scopes, Load::of(&[tokens]));
         room::longest(full, task_ms).map_or(Ok(()), Err)
     }
 
     /// Forgets those of whom nothing is counted. Called now and then.
     pub fn sweep(&self) {
-        self.lock().retain(|_, scope| !scope.is_idle());
+        let mut known = self.lock();
+        let Known { places, scopes } = &mut *known;
+        scopes.retain(|_, scope| !scope.is_idle());
+        places.retain(|_, place| scopes.contains_key(*place));
     }
 
-    fn full(&self, known: &mut HashMap<ScopeId, Scope>, scopes: &Scopes, load: Load) -> Vec<room::Full> {
-        let mut full = Vec::new();
-        for (id, limits) in scopes {
-            match known.get_mut(id) {
-                Some(scope) => {
-                    scope.adopt(*limits, &self.moment);
-                    full.extend(scope.full(load));
-                }
-                None => {
-                    let scope = Scope::new(*limits, &self.moment);
-                    full.extend(scope.full(load));
-                    known.insert(id.clone(), scope);
-                }
-            }
-        }
-        full
+    /// Where these scopes are counted, and those of their limits that leave no room for a load.
+    fn full(&self, known: &mut Known, scopes: &Scopes, load: Load) -> (SmallVec<[Place; 3]>, Vec<room::Full>) {
+        let places: SmallVec<_> = scopes.iter().map(|(id, limits)| known.place(id, *limits, &self.moment)).collect();
+        let full =
+            places.iter().filter_map(|place| known.scopes.get(*place)).flat_map(|scope| scope.full(load)).collect();
+        (places, full)
     }
 
     /// Whatever is done with them is done now.
-    fn lock(&self) -> MutexGuard<'_, HashMap<ScopeId, Scope>> {
-        let scopes = self.scopes.lock().unwrap_or_else(PoisonError::into_inner);
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         self.moment.set(self.began.elapsed());
-        scopes
+        known
     }
 }
 
 impl Taken {
     /// Changes what is counted, in each scope that is still there.
     fn change(&self, change: impl Fn(&mut Scope, Marks, &State), then: impl FnOnce(&mut State)) {
-        let mut scopes = self.limiter.lock();
+        let mut known = self.limiter.lock();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        for (id, marks) in &self.of {
-            if let Some(scope) = scopes.get_mut(id) {
+        for (place, marks) in &self.of {
+            if let Some(scope) = known.scopes.get_mut(*place) {
                 change(scope, *marks, &state);
             }
         }

@@ -5,7 +5,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, ModelPrice, PolicyLabe
 use super::recipe::Asked;
 use super::worst_case;
 use crate::budgets::price::worst_cost;
-use crate::budgets::{Left, Tight, Unit};
+use crate::budgets::{BindingBudget, Left, Unit};
 use crate::placement::NoPlace;
 use crate::pools::{Pool, Refused};
 use crate::tasks::{Limits, label};
@@ -22,11 +22,11 @@ pub(super) fn field(wanted: &[(&Asked, Limits)], label: PolicyLabel, bound: u64)
 pub(super) fn over_budget(
     unit: Unit,
     wanted: &[(&Asked, Limits)],
-    (left, tight): (&Left, Option<Tight>),
+    (left, binding): (&Left, Option<BindingBudget>),
 ) -> ErrorEnvelope {
     let bound = if unit == Unit::Tokens { left.tokens.unwrap_or(0) } else { u64::MAX };
     let field = field(wanted, label(unit), bound);
-    let whose = tight.map_or_else(|| "the budget".to_owned(), |tight| named(&tight));
+    let whose = binding.map_or_else(|| "the budget".to_owned(), |binding| named(&binding));
     let message = match unit {
         Unit::Tokens => {
             let tokens: u64 = wanted.iter().map(|(_, limits)| worst_case(limits)).sum();
@@ -59,7 +59,7 @@ pub(super) fn wanted(unit: Unit, wanted: &[(&Asked, Limits)], price: &ModelPrice
 }
 
 /// A budget of a tenant or a key in words, with when it begins anew.
-fn named(Tight { owner, budget, resets_ms }: &Tight) -> String {
+fn named(BindingBudget { owner, budget, resets_ms }: &BindingBudget) -> String {
     let (owner, period) = (owner.kind(), budget.period.as_str());
     let resets = resets_ms.and_then(|ms| jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok());
     let resets = resets.map_or_else(String::new, |at| format!(" (until {at})"));

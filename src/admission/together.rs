@@ -167,8 +167,8 @@ impl Admission {
         let reserved = self.budgets.reserve_each(plans).map_err(|Exceeded(unit)| {
             let holders = turns.first().map(holders).unwrap_or_default();
             let left = self.budgets.left(holders);
-            let tight = self.budgets.tightest(&owners, unit, &left, Some(refusal::wanted(unit, wanted, &price)));
-            over_budget(unit, wanted, (&left, tight))
+            let binding = self.budgets.binding(&owners, unit, &left, Some(refusal::wanted(unit, wanted, &price)));
+            over_budget(unit, wanted, (&left, binding))
         })?;
         let mut all = Vec::with_capacity(wanted.len());
         for (((_, limits), turn), (reservation, grant)) in wanted.iter().zip(turns).zip(reserved) {

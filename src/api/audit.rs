@@ -19,8 +19,8 @@ use super::client::ClientAddress;
 use super::errors::{self, Failure};
 use super::native::{Parameters, pairs};
 use crate::admission::Caller;
-use crate::audit::{Act, Action, Actor, HUNG_UP};
-use crate::gateway::{AuditFilter, Gateway};
+use crate::audit::{Act, Action, Actor};
+use crate::gateway::AuditFilter;
 
 /// Actions of a page, where the client does not say.
 const PAGE: usize = 100;
@@ -80,12 +80,19 @@ pub async fn record(State(api): State<Api>, parameters: PathParameters, mut requ
     let caller = request.extensions().get::<Caller>();
     let act = caller.and_then(|caller| act(caller, &parameters, &request));
     let Some(act) = act else { return next.run(request).await };
+    // What could not be recorded is not done.
+    if let Err(away) = api.gateway.check_store() {
+        return Failure::from(away).into_response();
+    }
     let act = Arc::new(act);
     request.extensions_mut().insert(UnderWay(Arc::clone(&act)));
-    let unanswered = Unanswered { gateway: Arc::clone(&api.gateway), act: Some(Arc::clone(&act)) };
-    let response = next.run(request).await;
-    unanswered.answered();
-    recorded(&api, &act, response).await
+    // What was begun is done and recorded, also where the client hangs up.
+    let gateway = Arc::clone(&api.gateway);
+    let action = async move { recorded(&api, &act, next.run(request).await).await };
+    match gateway.lifecycle.to_the_end("administration", action).await {
+        Ok(response) => response,
+        Err(panicked) => Failure::from(ErrorEnvelope::from(panicked)).into_response(),
+    }
 }
 
 /// Records that somebody may not do what they have asked for.
@@ -103,8 +110,9 @@ async fn recorded(api: &Api, act: &Act, response: Response) -> Response {
         return response;
     }
     match api.gateway.acted(act, status).await {
-        Ok(()) => response,
-        Err(error) => Failure::from(error).into_response(),
+        Err(error) if status < 400 => Failure::from(error).into_response(),
+        // Where nothing was done, that is the answer.
+        Ok(()) | Err(_) => response,
     }
 }
 
@@ -120,26 +128,6 @@ pub fn act(caller: &Caller, parameters: &PathParameters, request: &Request) -> O
         act.about(id);
     }
     Some(act)
-}
-
-/// An action whose client may hang up before it is answered.
-struct Unanswered {
-    gateway: Arc<Gateway>,
-    act: Option<Arc<Act>>,
-}
-
-impl Unanswered {
-    fn answered(mut self) {
-        self.act = None;
-    }
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if let Some(act) = &self.act {
-            self.gateway.abandoned(act, HUNG_UP);
-        }
-    }
 }
 
 /// `GET /v2/admin/audit`: what was done, the last first, as JSON or JSON lines.

@@ -3,6 +3,8 @@
 //! A route is closed unless [`need`] says otherwise: what it does not know takes the scope `admin`. Without any key in the store
 //! everybody may do everything, if they are on this machine ([`super::local`]) and the gateway listens to this machine alone.
 
+use std::time::Duration;
+
 use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::request::Parts;
@@ -75,8 +77,13 @@ pub async fn check(
     let identity = match identify(&api, needed, &request) {
         Ok(identity) => identity,
         Err(Refused { why, whose }) => {
-            let Some(whose) = whose else { return Failure::from(why).into_response() };
-            let act = audit::act(&Caller::new(correlation, &whose), &parameters, &request);
+            let caller = whose.map(|whose| Caller::new(correlation, &whose));
+            let act = caller.as_ref().and_then(|caller| audit::act(caller, &parameters, &request));
+            let key = caller.and_then(|caller| caller.key).filter(|_| act.is_some());
+            if let Some(wait) = key.and_then(|key| api.refused_actions.note(key).err()) {
+                let why = too_many("too many actions were asked for that this API key may not do", wait);
+                return Failure::from(why).into_response();
+            }
             return audit::refused(api, act, why).await;
         }
     };
@@ -143,18 +150,21 @@ fn refused(api: &Api, why: Denied, request: &Request) -> ErrorEnvelope {
     let is_guess = matches!(why, Denied::Malformed | Denied::Unknown | Denied::Expired);
     let address = request.extensions().get::<ClientAddress>();
     let noted = match (&api.failed_logins, address) {
-        (Some(logins), Some(address)) if is_guess => logins.note(*address),
+        (Some(logins), Some(address)) if is_guess => logins.note_from(*address),
         _ => Ok(()),
     };
     api.http_metrics.login_failed(why, noted.is_err());
     match noted {
         Ok(()) => denied(why),
         Err(wait) => {
-            let message = "too many API keys that are none have come from this address; a good one is let in at once";
-            let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
-            ErrorEnvelope::rejected(PolicyLabel::RateRequests, message).with_retry_after_ms(wait_ms)
+            too_many("too many API keys that are none have come from this address; a good one is let in at once", wait)
         }
     }
+}
+
+fn too_many(message: &str, wait: Duration) -> ErrorEnvelope {
+    let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX).max(1);
+    ErrorEnvelope::rejected(PolicyLabel::RateRequests, message).with_retry_after_ms(wait_ms)
 }
 
 fn denied(why: Denied) -> ErrorEnvelope {

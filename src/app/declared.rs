@@ -4,20 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use sha2::{Digest as _, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::time::{MissedTickBehavior, interval};
 
+use super::reload::Reloads;
 use crate::audit::{Act, Actor};
 use crate::config::{Effective, Mistakes, SectionDigest, Source};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::store::Store;
 use crate::tenants::{DeclareError, Tenants};
-
-/// How often the file is looked at.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// What is reloaded, and what of it holds.
 pub(super) struct Follower {
@@ -91,22 +86,8 @@ impl Follower {
 }
 
 async fn follow(mut declarations: Follower, lifecycle: Lifecycle) {
-    let hang_ups = signal(SignalKind::hangup());
-    let mut hang_ups = hang_ups.map_err(|error| tracing::warn!(%error, "SIGHUP will not reload tenants and keys")).ok();
-    let mut ticks = interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let hang_up = async {
-            match &mut hang_ups {
-                Some(hang_ups) => hang_ups.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        let asked = tokio::select! {
-            _ = hang_up => true,
-            _ = ticks.tick() => false,
-            () = lifecycle.forced().cancelled() => return,
-        };
+    let mut reloads = Reloads::new("tenants and keys", lifecycle.clone());
+    while let Some(asked) = reloads.next().await {
         let looked = lifecycle.blocking("read the configuration", move || {
             let looked = declarations.look(asked);
             (declarations, looked)

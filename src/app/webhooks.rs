@@ -7,17 +7,17 @@ use sluicegate_compat::native::Budget;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::budgets::{BudgetMetrics, Delivery, Notice, Owner, Reached};
+use crate::budgets::{BudgetEvent, BudgetMetrics, Delivery, Owner, Reached};
 use crate::clock::unix_ms;
 use crate::lifecycle::{Lifecycle, OnPanic};
-use crate::web::{Courier, Webhook};
+use crate::web::{Webhook, WebhookClient};
 
 /// Events that wait to be counted, or to be told, at most.
 const MOST_WAITING: usize = 1024;
 
-/// The body of an event.
+/// An event as it is sent.
 #[derive(Debug, Serialize)]
-struct Event<'a> {
+struct Payload<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
     at_ms: u64,
@@ -35,38 +35,38 @@ struct Data<'a> {
     resets_ms: Option<u64>,
 }
 
-impl<'a> Event<'a> {
-    fn of(notice: &'a Notice, at_ms: u64) -> Self {
-        let (tenant_id, key_id) = match &notice.owner {
+impl<'a> Payload<'a> {
+    fn of(event: &'a BudgetEvent, at_ms: u64) -> Self {
+        let (tenant_id, key_id) = match &event.owner {
             Owner::Tenant(tenant) => (tenant.as_str(), None),
             Owner::Key(tenant, key) => (tenant.as_str(), Some(key.as_str())),
         };
-        let kind = match notice.what {
+        let kind = match event.what {
             Reached::SoftLimit => "budget.soft_limit_reached",
             Reached::Limit => "budget.limit_reached",
         };
-        let Notice { budget, spent, span, .. } = notice;
+        let BudgetEvent { budget, spent, span, .. } = event;
         Self { kind, at_ms, data: Data { tenant_id, key_id, budget, spent: *spent, resets_ms: span.resets_ms } }
     }
 }
 
 /// Counts and logs what comes, and has it told, until nobody sends any more or the process ends.
 pub(super) async fn follow(
-    mut notices: mpsc::Receiver<Notice>,
+    mut events: mpsc::Receiver<BudgetEvent>,
     metrics: BudgetMetrics,
     bodies: Option<mpsc::Sender<String>>,
     ended: CancellationToken,
 ) {
-    while let Some(Some(notice)) = ended.run_until_cancelled(notices.recv()).await {
-        metrics.reached(&notice);
-        let event = Event::of(&notice, unix_ms());
-        let Data { tenant_id, key_id, .. } = event.data;
-        let (kind, period) = (notice.budget.kind.as_str(), notice.budget.period.as_str());
-        tracing::info!(event = event.kind, tenant_id, key_id, kind, period, spent = notice.spent, "a budget");
+    while let Some(Some(event)) = ended.run_until_cancelled(events.recv()).await {
+        metrics.reached(&event);
+        let payload = Payload::of(&event, unix_ms());
+        let Data { tenant_id, key_id, .. } = payload.data;
+        let (kind, period) = (event.budget.kind.as_str(), event.budget.period.as_str());
+        tracing::info!(event = payload.kind, tenant_id, key_id, kind, period, spent = event.spent, "a budget");
         let Some(bodies) = &bodies else { continue };
-        let sent = serde_json::to_string(&event).map(|body| bodies.try_send(body));
+        let sent = serde_json::to_string(&payload).map(|body| bodies.try_send(body));
         if !matches!(sent, Ok(Ok(()))) {
-            tracing::error!(event = event.kind, tenant_id, key_id, "an event is told to nobody: too many wait");
+            tracing::error!(event = payload.kind, tenant_id, key_id, "an event is told to nobody: too many wait");
             metrics.told(Delivery::Failed);
         }
     }
@@ -76,11 +76,11 @@ pub(super) async fn follow(
 pub(super) async fn tell(
     mut bodies: mpsc::Receiver<String>,
     metrics: BudgetMetrics,
-    courier: Courier,
+    client: WebhookClient,
     ended: CancellationToken,
 ) {
     while let Some(Some(body)) = ended.run_until_cancelled(bodies.recv()).await {
-        match ended.run_until_cancelled(courier.deliver(&body)).await {
+        match ended.run_until_cancelled(client.deliver(&body)).await {
             Some(Ok(())) => metrics.told(Delivery::Delivered),
             Some(Err(_logged)) => metrics.told(Delivery::Failed),
             None => return,
@@ -89,17 +89,21 @@ pub(super) async fn tell(
 }
 
 /// Starts both; what owners are to be told goes to what is returned.
-pub(super) fn start(lifecycle: &Lifecycle, metrics: BudgetMetrics, webhook: Option<Webhook>) -> mpsc::Sender<Notice> {
-    let (notices, to_follow) = mpsc::channel(MOST_WAITING);
-    let courier = webhook.map(Courier::new).transpose();
-    let courier = courier.inspect_err(|error| tracing::error!(%error, "nobody can be told of budgets")).ok().flatten();
-    let bodies = courier.map(|courier| {
+pub(super) fn start(
+    lifecycle: &Lifecycle,
+    metrics: BudgetMetrics,
+    webhook: Option<Webhook>,
+) -> mpsc::Sender<BudgetEvent> {
+    let (events, to_follow) = mpsc::channel(MOST_WAITING);
+    let client = webhook.map(WebhookClient::new).transpose();
+    let client = client.inspect_err(|error| tracing::error!(%error, "nobody can be told of budgets")).ok().flatten();
+    let bodies = client.map(|client| {
         let (bodies, to_tell) = mpsc::channel(MOST_WAITING);
-        let telling = tell(to_tell, metrics.clone(), courier, lifecycle.forced().clone());
+        let telling = tell(to_tell, metrics.clone(), client, lifecycle.forced().clone());
         lifecycle.spawn("webhook", OnPanic::Continue, telling);
         bodies
     });
     let following = follow(to_follow, metrics, bodies, lifecycle.forced().clone());
     lifecycle.spawn("budget events", OnPanic::Continue, following);
-    notices
+    events
 }

@@ -3,15 +3,15 @@
 //! The law: in no account is more spent and reserved together than its limit, unless the limit was lowered afterwards. What a
 //! task uses is spent in the period in which it ends; what it has reserved counts until then, in whichever period that is.
 
-use std::collections::HashMap;
-
 use serde::{Deserialize, Serialize};
+use slotmap::{SlotMap, new_key_type};
 
 use super::period::{Periods, Span};
 
-/// An account. Its number is never used twice, so what comes late for one that is closed cannot meet another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct AccountId(u64);
+new_key_type! {
+    /// An account. None is used twice, so what comes late for one that is closed cannot meet another.
+    pub struct AccountId;
+}
 
 /// What budgets are counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -197,55 +197,48 @@ impl Account {
 /// The accounts. An operation on a list of them changes all or none; those that are closed have no say.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    accounts: HashMap<AccountId, Account>,
-    next: u64,
+    accounts: SlotMap<AccountId, Account>,
 }
 
 impl Ledger {
     /// A new account that may use so much in all, of which so much is spent.
     pub fn open(&mut self, limits: Left, spent: Amounts) -> AccountId {
-        self.insert(Account { limits, spent, reserved: Amounts::default(), periods: None, span: Span::ALL })
+        let reserved = Amounts::default();
+        self.accounts.insert(Account { limits, spent, reserved, periods: None, span: Span::ALL })
     }
 
     /// A new account that may use so much in each of these periods.
     pub fn open_for(&mut self, limits: Left, periods: Periods, now_ms: u64) -> AccountId {
         let span = periods.at(now_ms);
         let (spent, reserved) = (Amounts::default(), Amounts::default());
-        self.insert(Account { limits, spent, reserved, periods: Some(periods), span })
-    }
-
-    fn insert(&mut self, account: Account) -> AccountId {
-        let id = AccountId(self.next);
-        self.next += 1;
-        self.accounts.insert(id, account);
-        id
+        self.accounts.insert(Account { limits, spent, reserved, periods: Some(periods), span })
     }
 
     /// Forgets an account.
     pub fn close(&mut self, account: AccountId) {
-        self.accounts.remove(&account);
+        self.accounts.remove(account);
     }
 
     /// Changes what an account may use in all.
     pub fn limit(&mut self, account: AccountId, limits: Left) {
-        if let Some(account) = self.accounts.get_mut(&account) {
+        if let Some(account) = self.accounts.get_mut(account) {
             account.limits = limits;
         }
     }
 
     /// What is spent and what is reserved in an account.
     pub fn used(&self, account: AccountId) -> Option<(Amounts, Amounts)> {
-        self.accounts.get(&account).map(|account| (account.spent, account.reserved))
+        self.accounts.get(account).map(|account| (account.spent, account.reserved))
     }
 
     /// The period that an account is in.
     pub fn span(&self, account: AccountId) -> Span {
-        self.accounts.get(&account).map_or(Span::ALL, |account| account.span)
+        self.accounts.get(account).map_or(Span::ALL, |account| account.span)
     }
 
     /// What all of `accounts` leave: of each unit the least.
     pub fn left(&self, accounts: &[AccountId]) -> Left {
-        let each = accounts.iter().filter_map(|id| self.accounts.get(id));
+        let each = accounts.iter().filter_map(|id| self.accounts.get(*id));
         each.map(Account::left).fold(Left::default(), Left::least)
     }
 
@@ -290,7 +283,7 @@ impl Ledger {
 
     fn each(&mut self, accounts: &[AccountId], change: impl Fn(&mut Account)) {
         for id in accounts {
-            if let Some(account) = self.accounts.get_mut(id) {
+            if let Some(account) = self.accounts.get_mut(*id) {
                 change(account);
             }
         }

@@ -3,7 +3,7 @@
 use prometheus::{IntCounterVec, Opts, Registry};
 use sluicegate_compat::native::BudgetKind;
 
-use super::owned::{Notice, Reached};
+use super::owned::{BudgetEvent, Reached};
 
 /// Three counters; the help texts are the documentation. Cheap to clone: all clones are the same series.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ impl BudgetMetrics {
     }
 
     /// An owner has reached something.
-    pub fn reached(&self, notice: &Notice) {
+    pub fn reached(&self, notice: &BudgetEvent) {
         let counter = match notice.what {
             Reached::SoftLimit => &self.soft_limits,
             Reached::Limit => &self.limits,

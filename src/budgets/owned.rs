@@ -53,7 +53,7 @@ pub fn owners(tenant: &TenantId, key: Option<&KeyId>) -> Owners {
 
 /// An account that wants to know what was spent before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sought {
+pub struct PendingAccount {
     pub owner: Owner,
     pub account: AccountId,
     /// From then on.
@@ -62,7 +62,7 @@ pub struct Sought {
 
 /// Something that an owner is to be told of a budget, once in a period.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Notice {
+pub struct BudgetEvent {
     pub what: Reached,
     pub owner: Owner,
     pub budget: Budget,
@@ -80,7 +80,7 @@ pub enum Reached {
 
 /// A budget that holds somebody up.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Tight {
+pub struct BindingBudget {
     pub owner: Owner,
     pub budget: Budget,
     pub resets_ms: Option<u64>,
@@ -143,7 +143,7 @@ impl Line {
     }
 
     /// Notes that its owner is told, where that is not done in this period.
-    fn tell(&mut self, owner: &Owner, what: Reached, ledger: &Ledger) -> Option<Notice> {
+    fn tell(&mut self, owner: &Owner, what: Reached, ledger: &Ledger) -> Option<BudgetEvent> {
         let span = ledger.span(self.account);
         if self.told.began_ms != span.began_ms {
             self.told = Told { began_ms: span.began_ms, ..Told::default() };
@@ -155,7 +155,7 @@ impl Line {
         if std::mem::replace(told, true) {
             return None;
         }
-        Some(Notice { what, owner: owner.clone(), budget: self.budget.clone(), spent: self.spent(ledger), span })
+        Some(BudgetEvent { what, owner: owner.clone(), budget: self.budget.clone(), spent: self.spent(ledger), span })
     }
 }
 
@@ -183,9 +183,9 @@ impl Owned {
         owner: &Owner,
         budgets: &[Budget],
         now_ms: u64,
-    ) -> Result<Vec<Sought>, NoSuchZone> {
+    ) -> Result<Vec<PendingAccount>, NoSuchZone> {
         let mut before = self.0.remove(owner).unwrap_or_default().each;
-        let (mut each, mut sought) = (Vec::with_capacity(budgets.len()), Vec::new());
+        let (mut each, mut pending) = (Vec::with_capacity(budgets.len()), Vec::new());
         let mut wrong = None;
         for budget in budgets {
             let known = before.iter().position(|line| line.is_open(ledger, now_ms) && line.budget.counts_like(budget));
@@ -202,7 +202,7 @@ impl Owned {
                     Ok(periods) => {
                         let account = ledger.open_for(Left::of(unit(budget.kind), 0), periods, now_ms);
                         let from_ms = ledger.span(account).began_ms;
-                        sought.push(Sought { owner: owner.clone(), account, from_ms });
+                        pending.push(PendingAccount { owner: owner.clone(), account, from_ms });
                         let told = Told { began_ms: from_ms, ..Told::default() };
                         each.push(Line { budget: budget.clone(), account, open: false, told });
                     }
@@ -219,15 +219,15 @@ impl Owned {
         if !each.is_empty() {
             self.0.insert(owner.clone(), Lines { each, used_ms: now_ms });
         }
-        Ok(sought)
+        Ok(pending)
     }
 
-    /// An account is open: so much was spent before in the period that it was sought for.
-    pub fn opened(&mut self, ledger: &mut Ledger, sought: &Sought, spent: Amounts) {
-        let lines = self.0.get_mut(&sought.owner).map(|lines| lines.each.as_mut_slice()).unwrap_or_default();
-        let Some(line) = lines.iter_mut().find(|line| line.account == sought.account) else { return };
-        if ledger.span(line.account).began_ms == sought.from_ms {
-            ledger.spend(line.account, spent, sought.from_ms);
+    /// An account is open: so much was spent before in the period that it was pending from.
+    pub fn opened(&mut self, ledger: &mut Ledger, pending: &PendingAccount, spent: Amounts) {
+        let lines = self.0.get_mut(&pending.owner).map(|lines| lines.each.as_mut_slice()).unwrap_or_default();
+        let Some(line) = lines.iter_mut().find(|line| line.account == pending.account) else { return };
+        if ledger.span(line.account).began_ms == pending.from_ms {
+            ledger.spend(line.account, spent, pending.from_ms);
         }
         ledger.limit(line.account, Line::limits(&line.budget));
         line.open = true;
@@ -249,38 +249,41 @@ impl Owned {
         owners: &[Owner],
         reserved: &[AccountId],
         (used, at_ms): (Amounts, u64),
-    ) -> Vec<Notice> {
-        let mut notices = Vec::new();
+    ) -> Vec<BudgetEvent> {
+        let mut events = Vec::new();
         for owner in owners {
             for line in self.0.get_mut(owner).map(|lines| lines.each.as_mut_slice()).unwrap_or_default() {
                 if !reserved.contains(&line.account) {
                     ledger.spend(line.account, used, at_ms);
                 }
                 if line.open && line.is_soft(ledger) {
-                    notices.extend(line.tell(owner, Reached::SoftLimit, ledger));
+                    events.extend(line.tell(owner, Reached::SoftLimit, ledger));
                 }
             }
         }
-        notices
+        events
     }
 
     /// Of the budgets of these owners, the one that leaves no more than `left` of a unit; with what its owner is to be told where a
     /// task was refused for it that wants so much: not where it would do once other tasks have ended.
-    pub fn tightest(
+    pub fn binding(
         &mut self,
         ledger: &Ledger,
         owners: &[Owner],
         (kind, left): (Unit, Option<u64>),
         refused: Option<u64>,
-    ) -> (Option<Tight>, Option<Notice>) {
+    ) -> (Option<BindingBudget>, Option<BudgetEvent>) {
         for owner in owners {
             for line in self.0.get_mut(owner).map(|lines| lines.each.as_mut_slice()).unwrap_or_default() {
                 if line.open && left.is_some() && ledger.left(&[line.account]).get(kind) == left {
                     let unspent = line.budget.limit.saturating_sub(line.spent(ledger));
                     let for_good = refused.is_some_and(|wanted| wanted > unspent);
-                    let notice = for_good.then(|| line.tell(owner, Reached::Limit, ledger)).flatten();
+                    let event = for_good.then(|| line.tell(owner, Reached::Limit, ledger)).flatten();
                     let resets_ms = ledger.span(line.account).resets_ms;
-                    return (Some(Tight { owner: owner.clone(), budget: line.budget.clone(), resets_ms }), notice);
+                    return (
+                        Some(BindingBudget { owner: owner.clone(), budget: line.budget.clone(), resets_ms }),
+                        event,
+                    );
                 }
             }
         }

@@ -5,7 +5,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use sluicegate_compat::native::{ModelPrice, ModelState, ModelTrust};
 use tokio_util::sync::CancellationToken;
@@ -14,6 +13,7 @@ use super::verify::{Finding, Run};
 use super::{
     Catalog, CatalogMetrics, Entry, FetchProblem, FileDigest, FileRoots, Mistake, ModelFiles, ModelSource, Unknown,
 };
+use crate::clock::unix_ms;
 use crate::web::Hosts;
 
 /// Models at most: as many as metrics have labels for.
@@ -189,7 +189,7 @@ impl Snapshot {
     fn edit(&mut self, position: usize, edit: impl FnOnce(&mut Facts)) {
         let facts = Arc::make_mut(&mut self.facts[position]);
         edit(facts);
-        facts.updated_at_ms = now_ms();
+        facts.updated_at_ms = unix_ms();
     }
 }
 
@@ -389,7 +389,7 @@ impl LiveCatalog {
             }
             let model = snapshot.model(position);
             let run = Arc::new(Run {
-                started_at_ms: now_ms(),
+                started_at_ms: unix_ms(),
                 bytes_total: AtomicU64::new(0),
                 bytes_done: AtomicU64::new(0),
                 stop,
@@ -433,7 +433,7 @@ impl LiveCatalog {
 
 impl Facts {
     fn new(entry: &Entry, configured: bool) -> Self {
-        let now = now_ms();
+        let now = unix_ms();
         // What is inside the program is as trusted as the program.
         let trusted = matches!(entry.source, ModelSource::Builtin(_));
         Self {
@@ -459,7 +459,7 @@ impl Facts {
             self.files.clone_from(files);
             self.digest = Some(digest.clone());
         }
-        self.verification = Verification::Ended { run: Arc::clone(run), ended_at_ms: now_ms(), finding };
+        self.verification = Verification::Ended { run: Arc::clone(run), ended_at_ms: unix_ms(), finding };
     }
 }
 
@@ -468,9 +468,4 @@ impl Run {
     pub fn bytes(&self) -> (u64, u64) {
         (self.bytes_done.load(Ordering::Relaxed), self.bytes_total.load(Ordering::Relaxed))
     }
-}
-
-fn now_ms() -> u64 {
-    let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(unix.as_millis()).unwrap_or(u64::MAX)
 }

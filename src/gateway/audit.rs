@@ -37,11 +37,6 @@ impl Gateway {
         })
     }
 
-    /// Records an action that nobody waits for any more.
-    pub fn abandoned(&self, act: &Act, status: u16) {
-        self.store.abandoned(act.answered(status));
-    }
-
     /// A page of what was done, the last first.
     ///
     /// # Errors

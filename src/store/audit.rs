@@ -38,16 +38,6 @@ impl Store {
         self.run(move |connection| Box::pin(insert(connection, entry.clone())))
     }
 
-    /// Files an action that nobody waits for any more, where it is not filed yet.
-    pub fn abandoned(&self, entry: Entry) {
-        let done = |filed| {
-            if let Err(error) = filed {
-                tracing::error!(%error, "an action of an administrator could not be recorded");
-            }
-        };
-        self.enqueue(Scrub::No, move |connection| Box::pin(insert_new(connection, entry.clone())), done);
-    }
-
     /// Forgets what was done before.
     pub fn audit_forgotten(&self, before_ms: i64) {
         self.enqueue(Scrub::Yes, move |connection| Box::pin(delete(connection, before_ms)), |_| ());
@@ -92,12 +82,6 @@ pub(super) async fn insert(connection: &mut Connection, entry: Entry) -> sql::Re
     let query = query.bind(entry.tenant).bind(entry.action).bind(entry.kind).bind(entry.target).bind(entry.status);
     let query = query.bind(entry.client).bind(entry.correlation).bind(entry.changes);
     query.execute(connection).await.map(|_| ())
-}
-
-async fn insert_new(connection: &mut Connection, entry: Entry) -> sql::Result<()> {
-    let known = sql::query("SELECT id FROM audit WHERE id = $1").bind(entry.id.clone());
-    let known: Option<String> = known.fetch_optional(&mut *connection).await?;
-    if known.is_none() { insert(connection, entry).await } else { Ok(()) }
 }
 
 async fn delete(connection: &mut Connection, before_ms: i64) -> sql::Result<()> {

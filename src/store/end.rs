@@ -1,10 +1,12 @@
 //! What is written once a task has ended: it may be written again, and waits in a file where the database is away.
 
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
+use super::holds::{self, SpentRow};
 use super::journal::{self, EndedRow};
 use super::ledger::{self, LedgerRow};
-use super::sessions::{self, SpentRow};
 use super::sql::{self, Connection};
 
 /// The end of a task.
@@ -20,16 +22,25 @@ pub(super) enum End {
 }
 
 /// How a row gets into the ledger.
-pub(super) enum Entering {
+pub(super) enum Entering<'t> {
     /// With others, under its number.
     First,
-    /// Unless it is there already: under whatever number is free, because another gateway may have counted on.
-    Again,
+    /// Unless its task is among these, which are there already: under whatever number is free, because another gateway may have
+    /// counted on.
+    Again(&'t mut HashSet<String>),
 }
 
 impl End {
+    /// What goes into the ledger with it.
+    pub fn entry(&self) -> Option<&LedgerRow> {
+        match self {
+            Self::Entry(entry) => Some(entry),
+            Self::Hold { entry, .. } | Self::Task { entry, .. } => entry.as_ref(),
+        }
+    }
+
     /// Writes it.
-    pub async fn file(&self, connection: &mut Connection, entering: &Entering) -> sql::Result<()> {
+    pub async fn file(&self, connection: &mut Connection, entering: &mut Entering<'_>) -> sql::Result<()> {
         if let Self::Entry(entry) = self {
             return enter(connection, entry, entering).await;
         }
@@ -42,7 +53,7 @@ impl End {
             Self::Entry(entry) => (true, None, Some(entry)),
         };
         if let Some(spent) = spent {
-            sessions::settle(&mut all_or_none, spent.clone()).await?;
+            holds::settle(&mut all_or_none, spent.clone()).await?;
         }
         // The first end stays.
         if let Some(entry) = entry.filter(|_| ended) {
@@ -52,9 +63,14 @@ impl End {
     }
 }
 
-async fn enter(connection: &mut Connection, entry: &LedgerRow, entering: &Entering) -> sql::Result<()> {
+async fn enter(connection: &mut Connection, entry: &LedgerRow, entering: &mut Entering<'_>) -> sql::Result<()> {
     match entering {
         Entering::First => ledger::insert(connection, entry.clone()).await,
-        Entering::Again => ledger::insert_unless_there(connection, entry).await,
+        Entering::Again(there) => {
+            if there.insert(entry.task_id.clone()) {
+                ledger::insert_as_last(connection, entry).await?;
+            }
+            Ok(())
+        }
     }
 }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::end::End;
+use super::holds::{self, HeldRows, SpentRow};
 use super::ledger::LedgerRow;
-use super::sessions::{self, HeldRows, SpentRow};
 use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
 
@@ -142,7 +142,7 @@ async fn insert_task(
     if let Some(key) = key {
         insert_key(&mut all_or_none, key).await?;
     }
-    sessions::insert(&mut all_or_none, held).await?;
+    holds::insert(&mut all_or_none, held).await?;
     all_or_none.commit().await
 }
 

@@ -5,6 +5,7 @@
 //! them. Nothing outside this module and `sums` may read the table; what is there does [`flush`] first, where it reads in a
 //! transaction that others share.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -184,15 +185,17 @@ pub(super) async fn insert(connection: &mut Connection, row: LedgerRow) -> sql::
     Ok(())
 }
 
-/// Enters a row that may be there already, under whatever number is free.
-pub(super) async fn insert_unless_there(connection: &mut Connection, row: &LedgerRow) -> sql::Result<()> {
-    let there = "SELECT COUNT(*) FROM ledger WHERE ended_ms = $1 AND task_id = $2";
-    let there: i64 = sql::query(there).bind(row.ended_ms).bind(&row.task_id).fetch_one(connection).await?;
-    if there > 0 {
-        return Ok(());
-    }
+/// Enters a row under the next number that is free.
+pub(super) async fn insert_as_last(connection: &mut Connection, row: &LedgerRow) -> sql::Result<()> {
     let last: i64 = sql::query(LAST).fetch_one(connection).await?;
     insert_all(connection, &[LedgerRow { number: last + 1, ..row.clone() }]).await
+}
+
+/// The tasks whose rows say that they have ended since then.
+pub(super) async fn tasks_since(connection: &mut Connection, ended_ms: i64) -> sql::Result<HashSet<String>> {
+    let since = "SELECT task_id FROM ledger WHERE ended_ms >= $1";
+    let tasks: Vec<String> = sql::query(since).bind(ended_ms).fetch_all(connection).await?;
+    Ok(tasks.into_iter().collect())
 }
 
 /// Brings what was entered into the table.

@@ -6,6 +6,7 @@
 //! one), and all of it is written. The file is removed once everything of it is in the database; a process that ends before
 //! that leaves it to the next, which writes what is not there yet.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,13 +16,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::StoreError;
 use super::end::{End, Entering};
 use super::metrics::StoreMetrics;
 use super::postgres::{DatabaseUrl, NotBack, Owner, Session};
 use super::queue::{Operation, Queue, Work};
 use super::spool::Spool;
 use super::sql::{self, Connection};
+use super::{StoreError, ledger};
 use crate::lifecycle::Lifecycle;
 
 /// Before the server is asked again, after the first time that it could not be reached; each time it is twice as long.
@@ -30,6 +31,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// How long it may take to be back, from the first word to the last.
 const ATTEMPT: Duration = Duration::from_secs(20);
+
+/// By how much the clocks of two gateways may differ.
+const CLOCKS_DIFFER_MS: i64 = 60 * 60 * 1000;
 
 /// Operations that wait at most. Those of one task are a few.
 const MOST_KEPT: usize = 200_000;
@@ -146,6 +150,11 @@ impl Survival {
             }
         }
         kept.into_iter().for_each(|operation| (operation.done)(Err(StoreError::Closed)));
+        let ends = self.spooled.load(Ordering::Acquire);
+        if ends > 0 {
+            let path = lock(&self.spool).path().display().to_string();
+            tracing::warn!(ends, path, "ends of tasks wait in a file for the next start");
+        }
         None
     }
 
@@ -211,6 +220,7 @@ impl Survival {
             let stored = move |result: Result<(), StoreError>| match (result, spooled) {
                 (Ok(()), Some(spooled)) => _ = spooled.fetch_sub(1, Ordering::AcqRel),
                 // The file stays, for the next start.
+                (Err(StoreError::Closed), Some(_)) => {}
                 (Err(error), Some(_)) => tracing::error!(%error, "an end that is kept in a file could not be stored"),
                 (_, None) => {}
             };
@@ -255,11 +265,17 @@ fn lock(spool: &Mutex<Spool>) -> std::sync::MutexGuard<'_, Spool> {
     spool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All of them, or none.
+/// All of them, or none. A task that another gateway has charged meanwhile, because its process seemed to have ended, is charged
+/// once: as that one did.
 async fn write_again(connection: &mut Connection, ends: &[End]) -> sql::Result<()> {
     let mut all_or_none = connection.begin_shared(true).await?;
+    let first_ms = ends.iter().filter_map(|end| Some(end.entry()?.ended_ms)).min();
+    let mut there = match first_ms {
+        Some(first_ms) => ledger::tasks_since(&mut all_or_none, first_ms.saturating_sub(CLOCKS_DIFFER_MS)).await?,
+        None => HashSet::new(),
+    };
     for end in ends {
-        end.file(&mut all_or_none, &Entering::Again).await?;
+        end.file(&mut all_or_none, &mut Entering::Again(&mut there)).await?;
     }
     all_or_none.commit().await
 }

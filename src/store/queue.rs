@@ -40,7 +40,7 @@ impl Work {
     pub async fn run(&self, connection: &mut Connection) -> sql::Result<()> {
         match self {
             Self::Statements(statements, _) => statements(connection).await,
-            Self::End(end) => end.file(connection, &Entering::First).await,
+            Self::End(end) => end.file(connection, &mut Entering::First).await,
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::timeout;
 
 use super::postgres::Session;
 use super::sql::{self, Connection};
@@ -25,6 +26,9 @@ pub(super) struct Reader {
     lifecycle: Lifecycle,
     held: Arc<Mutex<Held>>,
 }
+
+/// How long it may take until a connection is there.
+const OPENING: Duration = Duration::from_secs(10);
 
 /// Nobody else reads while one has this.
 pub(super) enum Held {
@@ -80,8 +84,17 @@ impl Reader {
 
 impl Held {
     async fn connection(&mut self, location: &Location, lifecycle: &Lifecycle) -> Result<&mut Connection, StoreError> {
-        if matches!(self, Self::Nothing) {
-            *self = Self::Connection(Box::new(open(location, lifecycle).await?));
+        // One that has ended since is of no use to anybody.
+        let usable = match self {
+            Self::Connection(connection) => !connection.is_lost(),
+            Self::Nothing => false,
+            Self::Closed => true,
+        };
+        if !usable {
+            *self = Self::Nothing;
+            let opened = timeout(OPENING, open(location, lifecycle)).await;
+            let late = || StoreError::Failed("the database does not take another connection in time".into());
+            *self = Self::Connection(Box::new(opened.map_err(|_| late())??));
         }
         if let Self::Connection(connection) = self { Ok(connection) } else { Err(StoreError::Closed) }
     }

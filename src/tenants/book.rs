@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use sluicegate_compat::native::{BudgetView, KeyView, Policy, Scope, TenantView};
 
 use super::declared::Declared;
-use super::{Denied, Identity, KeyDigest, Rights, Scopes, Secret};
+use super::key::Presented;
+use super::{Denied, Identity, KeyDigest, Rights, Scopes};
 use crate::ids::{KeyId, TenantId};
 use crate::store::{ApiKeyRow, TenantRow, signed};
 
@@ -34,13 +36,19 @@ pub(super) struct Known {
 /// A key.
 #[derive(Debug)]
 pub(super) struct Entry {
+    pub id: KeyId,
     pub digest: KeyDigest,
     scopes: Scopes,
     pub tenant: TenantId,
     pub row: ApiKeyRow,
     pub policy: Arc<Policy>,
     declared: bool,
+    /// When it was used last in this process. The row has what is filed of that.
+    used_ms: AtomicI64,
 }
+
+/// No time is earlier.
+const NEVER: i64 = i64::MIN;
 
 impl Book {
     pub fn take_tenant(&mut self, row: TenantRow) {
@@ -57,16 +65,16 @@ impl Book {
         self.version = self.version.max(row.version);
         self.closed = true;
         let id = KeyId::from(row.id.as_str());
-        let mut row = row;
-        row.last_used_ms = row.last_used_ms.max(self.keys.get(&id).and_then(|known| known.row.last_used_ms));
-        match Entry::of(row, false) {
-            Some(entry) => drop(self.keys.insert(id, entry)),
-            None => drop(self.keys.remove(&id)),
+        let known = self.keys.remove(&id);
+        if let Some(entry) = Entry::of(row, false) {
+            self.keys.insert(id, entry.used_like(known.as_ref()));
         }
     }
 
     pub fn identify(&self, sent: &str, now_ms: u64) -> Result<Identity, Denied> {
-        let entry = self.entry(&Secret::parse(sent).ok_or(Denied::Malformed)?).ok_or(Denied::Unknown)?;
+        let presented = Presented::parse(sent).ok_or(Denied::Malformed)?;
+        let unknown = || if presented.is_whole() { Denied::Unknown } else { Denied::Malformed };
+        let entry = self.entry(presented).ok_or_else(unknown)?;
         if entry.row.expires_ms.is_some_and(|expires_ms| signed(now_ms) >= expires_ms) {
             return Err(Denied::Expired);
         }
@@ -76,7 +84,8 @@ impl Book {
         }
         let weight = u32::try_from(tenant.row.weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
         let rights = Rights { tenant: Arc::clone(&tenant.policy), key: Arc::clone(&entry.policy) };
-        let (tenant, key) = (entry.tenant.clone(), Some(entry.id()));
+        entry.used_ms.fetch_max(signed(now_ms), Ordering::Relaxed);
+        let (tenant, key) = (entry.tenant.clone(), Some(entry.id.clone()));
         Ok(Identity { tenant, weight, key, rights, scopes: entry.scopes })
     }
 }
@@ -84,8 +93,8 @@ impl Book {
 impl Book {
     /// The owner of a good key of a suspended tenant, with no scope.
     pub fn suspended(&self, sent: &str) -> Option<Identity> {
-        let entry = self.entry(&Secret::parse(sent)?)?;
-        let (tenant, key) = (entry.tenant.clone(), Some(entry.id()));
+        let entry = self.entry(Presented::parse(sent)?)?;
+        let (tenant, key) = (entry.tenant.clone(), Some(entry.id.clone()));
         let (rights, scopes) = (Rights::default(), Scopes::default());
         Some(Identity { tenant, weight: NonZeroU32::MIN, key, rights, scopes })
     }
@@ -112,8 +121,15 @@ impl Book {
         self.declared.keys.values().chain(stored.map(|(_, entry)| entry))
     }
 
-    /// Notes when a key was used last.
-    pub fn used(&mut self, id: &KeyId, at_ms: i64) {
+    /// When keys were used last, of those where that is not filed.
+    pub fn unfiled_use(&self) -> Vec<(KeyId, i64)> {
+        let keys = self.keys.values().chain(self.declared.keys.values());
+        let unfiled = keys.filter(|entry| entry.last_used_ms() > entry.row.last_used_ms);
+        unfiled.filter_map(|entry| Some((entry.id.clone(), entry.last_used_ms()?))).collect()
+    }
+
+    /// Notes that it is filed when a key was used last.
+    pub fn filed(&mut self, id: &KeyId, at_ms: i64) {
         for keys in [&mut self.keys, &mut self.declared.keys] {
             if let Some(entry) = keys.get_mut(id) {
                 entry.row.last_used_ms = Some(at_ms);
@@ -122,9 +138,9 @@ impl Book {
     }
 
     /// What is known of a key that somebody has sent.
-    fn entry(&self, secret: &Secret) -> Option<&Entry> {
-        let digest = secret.digest();
-        let stored = self.keys.get(secret.id()).filter(|entry| entry.digest.is(&digest));
+    fn entry(&self, presented: Presented<'_>) -> Option<&Entry> {
+        let digest = presented.digest();
+        let stored = self.keys.get(presented.id()).filter(|entry| entry.digest.is(&digest));
         stored.or_else(|| self.declared.with_digest(&digest))
     }
 }
@@ -136,11 +152,24 @@ impl Entry {
         let scopes: Vec<_> = row.scopes.split(' ').filter_map(Scope::parse).collect();
         let tenant = TenantId::from(row.tenant_id.as_str());
         let policy = Arc::new(read(&row.policy));
-        Some(Self { digest, scopes: Scopes::of(&scopes), tenant, row, policy, declared })
+        let (id, used_ms) = (KeyId::from(row.id.as_str()), AtomicI64::new(NEVER));
+        Some(Self { id, digest, scopes: Scopes::of(&scopes), tenant, row, policy, declared, used_ms })
     }
 
-    fn id(&self) -> KeyId {
-        KeyId::from(self.row.id.as_str())
+    /// It was used when the one was whose place it takes.
+    #[must_use]
+    pub fn used_like(mut self, known: Option<&Self>) -> Self {
+        if let Some(known) = known {
+            self.row.last_used_ms = self.row.last_used_ms.max(known.row.last_used_ms);
+            self.used_ms = AtomicI64::new(known.used_ms.load(Ordering::Relaxed));
+        }
+        self
+    }
+
+    /// When it was used last, as far as that is known here.
+    pub fn last_used_ms(&self) -> Option<i64> {
+        let here = Some(self.used_ms.load(Ordering::Relaxed)).filter(|at_ms| *at_ms != NEVER);
+        here.max(self.row.last_used_ms)
     }
 
     pub fn shown(&self) -> KeyView {
@@ -155,7 +184,7 @@ impl Entry {
             limits: self.policy.limits,
             budgets: self.policy.budgets.iter().cloned().map(BudgetView::from).collect(),
             created_ms: self.row.created_ms.cast_unsigned(),
-            last_used_ms: self.row.last_used_ms.map(i64::cast_unsigned),
+            last_used_ms: self.last_used_ms().map(i64::cast_unsigned),
             declared: self.declared,
         }
     }

@@ -2,7 +2,7 @@
 
 use sluicegate_compat::native::{KeyPatch, KeyRequest, KeyView, Policy, Scope, TenantPatch, TenantRequest, TenantView};
 
-use super::book::read;
+use super::book::{Book, read};
 use super::{ChangeError, Periods, Scopes, Secret, Tenants, unix_ms};
 use crate::audit::Action;
 use crate::ids::{KeyId, TenantId};
@@ -20,6 +20,11 @@ impl Tenants {
             return Err(ChangeError::Declared("tenant", request.id.clone()));
         }
         check_zones(&request.policy())?;
+        self.refresh().await?;
+        // Keys that were made for a tenant which was declared then.
+        if self.read(|book| book.keys.values().any(|entry| entry.tenant.as_str() == request.id)) {
+            return Err(ChangeError::Exists(request.id.clone()));
+        }
         let row = TenantRow {
             id: request.id.clone(),
             name: request.name.clone(),
@@ -55,13 +60,19 @@ impl Tenants {
         .await
     }
 
-    /// Removes a tenant, with all of its keys. `expected` as in [`change_tenant`](Self::change_tenant).
+    /// Removes a tenant, with all of its keys. One that a declared key is of has to stay. `expected` as in [`change_tenant`](Self::change_tenant).
     ///
     /// # Errors
     ///
     /// [`ChangeError`].
     pub async fn delete_tenant(&self, id: &str, expected: Option<i64>) -> Result<(), ChangeError> {
-        self.alter_tenant(id, expected, |row| row.deleted = true).await
+        let declared = |book: &Book| {
+            book.declared.keys.iter().find(|(_, entry)| entry.tenant.as_str() == id).map(|(key, _)| key.to_string())
+        };
+        match self.read(declared) {
+            Some(key) => Err(ChangeError::HasDeclared(id.to_owned(), key)),
+            None => self.alter_tenant(id, expected, |row| row.deleted = true).await,
+        }
     }
 
     pub(super) async fn alter_tenant(

@@ -60,12 +60,12 @@ pub struct Redeclared {
 pub(super) struct Declared {
     pub tenants: HashMap<TenantId, Known>,
     pub keys: HashMap<KeyId, Entry>,
-    by_digest: HashMap<String, KeyId>,
+    by_digest: HashMap<KeyDigest, KeyId>,
 }
 
 impl Declared {
     pub fn with_digest(&self, digest: &KeyDigest) -> Option<&Entry> {
-        self.keys.get(self.by_digest.get(&digest.to_string())?)
+        self.keys.get(self.by_digest.get(digest)?)
     }
 
     fn of(declarations: &Declarations, before: &Self) -> Self {
@@ -78,12 +78,11 @@ impl Declared {
         }
         for Declaration { what: key, .. } in &declarations.keys {
             let id = KeyId::from(key.id.as_str());
-            let known = before.keys.get(&id).map(|entry| (entry.row.created_ms, entry.row.last_used_ms));
-            let (created_ms, last_used_ms) = known.unwrap_or((now_ms, None));
-            let row = ApiKeyRow { created_ms, last_used_ms, ..key_row(key) };
-            if let Some(entry) = Entry::of(row, true) {
-                declared.by_digest.insert(key.digest.to_string(), id.clone());
-                declared.keys.insert(id, entry);
+            let known = before.keys.get(&id);
+            let created_ms = known.map_or(now_ms, |entry| entry.row.created_ms);
+            if let Some(entry) = Entry::of(ApiKeyRow { created_ms, ..key_row(key) }, true) {
+                declared.by_digest.insert(key.digest, id.clone());
+                declared.keys.insert(id, entry.used_like(known));
             }
         }
         declared

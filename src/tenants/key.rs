@@ -32,7 +32,7 @@ pub struct Secret {
 }
 
 /// What is kept of a key.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct KeyDigest([u8; 32]);
 
 /// There was no randomness to be had.
@@ -57,11 +57,10 @@ impl Secret {
         Ok(Self { id: KeyId::from(id), text })
     }
 
-    /// Reads what a caller has sent; `None` where it can be no key.
+    /// Reads a whole key; `None` where it is none.
     pub fn parse(text: &str) -> Option<Self> {
-        let (id, body) = text.strip_prefix(PREFIX).filter(|_| text.len() <= LONGEST)?.split_once('-')?;
-        let digits = id.len() == 2 * ID && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let body = bs58::decode(body).into_vec().ok().filter(|body| digits && body.len() == SECRET + CHECK)?;
+        let (id, body) = split(text)?;
+        let body = bs58::decode(body).into_vec().ok().filter(|body| body.len() == SECRET + CHECK)?;
         let (secret, check) = body.split_at(SECRET);
         (check == checksum(id, secret)).then(|| Self { id: KeyId::from(id), text: text.to_owned() })
     }
@@ -71,7 +70,7 @@ impl Secret {
     }
 
     pub fn digest(&self) -> KeyDigest {
-        KeyDigest(Sha256::digest(&self.text).into())
+        KeyDigest::of(&self.text)
     }
 
     /// The key itself, for its owner.
@@ -86,7 +85,46 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// What a caller has sent, which may be a key. Only its digest says whether it is one of those that are known, so nothing more is
+/// read of it than that takes.
+#[derive(Clone, Copy)]
+pub struct Presented<'t> {
+    id: &'t str,
+    text: &'t str,
+}
+
+impl<'t> Presented<'t> {
+    /// `None` where it can be no key.
+    pub fn parse(text: &'t str) -> Option<Self> {
+        split(text).map(|(id, _)| Self { id, text })
+    }
+
+    pub fn id(&self) -> &'t str {
+        self.id
+    }
+
+    pub fn digest(&self) -> KeyDigest {
+        KeyDigest::of(self.text)
+    }
+
+    /// Whether it is a key, of whomever, and not one that was cut or mistyped.
+    pub fn is_whole(&self) -> bool {
+        Secret::parse(self.text).is_some()
+    }
+}
+
+/// The id, and what comes after it.
+fn split(text: &str) -> Option<(&str, &str)> {
+    let (id, body) = text.strip_prefix(PREFIX).filter(|_| text.len() <= LONGEST)?.split_once('-')?;
+    let digits = id.len() == 2 * ID && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    digits.then_some((id, body))
+}
+
 impl KeyDigest {
+    fn of(text: &str) -> Self {
+        Self(Sha256::digest(text).into())
+    }
+
     /// As long as it takes for any other.
     pub fn is(&self, other: &Self) -> bool {
         self.0.ct_eq(&other.0).into()
@@ -146,12 +184,13 @@ mod tests {
             let at = at % characters.len();
             prop_assume!(characters[at] != other);
             characters[at] = other;
-            prop_assert!(Secret::parse(&characters.concat()).is_none());
+            let text = characters.concat();
+            prop_assert!(Secret::parse(&text).is_none() && !Presented::parse(&text).is_some_and(|key| key.is_whole()));
         }
 
         #[test]
         fn nothing_that_is_sent_panics(text in "(sk-sg-)?([0-9a-f]{16}-)?.{0,80}") {
-            prop_assert!(Secret::parse(&text).is_none());
+            prop_assert!(Secret::parse(&text).is_none() && !Presented::parse(&text).is_some_and(|key| key.is_whole()));
         }
     }
 }

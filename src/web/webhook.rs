@@ -56,16 +56,16 @@ impl Webhook {
 
 /// An event was told to nobody, and that was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Untold;
+pub struct NotDelivered;
 
 /// Brings events to who is told.
 #[derive(Debug)]
-pub struct Courier {
+pub struct WebhookClient {
     client: reqwest::Client,
     to: Webhook,
 }
 
-impl Courier {
+impl WebhookClient {
     /// # Errors
     ///
     /// [`Problem::Unreachable`] where this machine lets nobody have a client.
@@ -85,8 +85,8 @@ impl Courier {
     ///
     /// # Errors
     ///
-    /// [`Untold`].
-    pub async fn deliver(&self, body: &str) -> Result<(), Untold> {
+    /// [`NotDelivered`].
+    pub async fn deliver(&self, body: &str) -> Result<(), NotDelivered> {
         let id = format!("msg_{}", Uuid::now_v7());
         let mut waits = AGAIN_AFTER.iter();
         loop {
@@ -97,7 +97,7 @@ impl Courier {
             };
             let Some(wait) = waits.next() else {
                 tracing::error!(error = failed, event_id = id, "an event is told to nobody");
-                return Err(Untold);
+                return Err(NotDelivered);
             };
             tracing::warn!(error = failed, event_id = id, again_in_s = wait.as_secs(), "an event was not taken");
             tokio::time::sleep(*wait).await;

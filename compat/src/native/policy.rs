@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Priority;
-use super::quota::{Budget, check_budgets};
+use super::budget::{Budget, check_budgets};
 use super::request::{Violation, ensure};
 
 /// A limit is at most this.

@@ -68,7 +68,7 @@ impl Scope {
     }
 
     /// The limits that leave no room for a load.
-    pub fn full(&self, Load { tasks, tokens }: Load) -> Vec<Full> {
+    pub fn full(&self, Load { tasks, tokens }: Load) -> impl Iterator<Item = Full> {
         let at_once = |most: Option<u64>, there: u64, asked: u64, label, per| {
             let limit = most?;
             let over = there.saturating_add(asked).saturating_sub(limit);
@@ -89,7 +89,6 @@ impl Scope {
         ]
         .into_iter()
         .flatten()
-        .collect()
     }
 
     /// Takes what a task needs, for which there is [room](Self::full).

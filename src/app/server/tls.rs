@@ -2,24 +2,20 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use sha2::{Digest as _, Sha256};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_rustls::TlsAcceptor;
 use x509_cert::der::Decode as _;
 
+use super::super::reload::Reloads;
 use crate::config::{self, Http2};
 use crate::lifecycle::{Lifecycle, OnPanic};
-
-/// How often the files are looked at.
-const LOOK: Duration = Duration::from_secs(2);
 
 /// Why a certificate cannot be used. Nothing of a key is ever in the message.
 #[derive(Debug, thiserror::Error)]
@@ -72,22 +68,8 @@ impl Tls {
 
 /// Takes over what changes in the files, until the gateway ends.
 async fn follow(mut files: Files, offer: watch::Sender<Arc<ServerConfig>>, lifecycle: Lifecycle) {
-    let hang_ups = signal(SignalKind::hangup());
-    let mut hang_ups = hang_ups.map_err(|error| tracing::warn!(%error, "SIGHUP will not reload the certificate")).ok();
-    let mut ticks = interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let hang_up = async {
-            match &mut hang_ups {
-                Some(hang_ups) => hang_ups.recv().await,
-                None => std::future::pending().await,
-            }
-        };
-        let asked = tokio::select! {
-            _ = hang_up => true,
-            _ = ticks.tick() => false,
-            () = lifecycle.forced().cancelled() => return,
-        };
+    let mut reloads = Reloads::new("the certificate", lifecycle.clone());
+    while let Some(asked) = reloads.next().await {
         let looked = lifecycle.blocking("read the certificate", move || {
             let looked = files.look(asked);
             (files, looked)

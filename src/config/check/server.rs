@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::super::shape::{self, ForwardedHeader};
 use super::super::{Server, Tls};
 use super::Check;
-use crate::api::{Cors, FailedLoginRate, Forwarding, Origins, Proxies};
+use crate::api::{Cors, Forwarding, Origins, Proxies, RefusalRate};
 
 impl Check<'_> {
     pub(super) fn server(&mut self, server: &shape::Server) -> Server {
@@ -96,11 +96,11 @@ impl Check<'_> {
         (!cors.origins.is_empty()).then_some(Cors { origins, max_age })
     }
 
-    fn failed_logins(&mut self, failed: &shape::FailedLogins) -> Option<FailedLoginRate> {
+    fn failed_logins(&mut self, failed: &shape::FailedLogins) -> Option<RefusalRate> {
         let &shape::FailedLogins { burst, per_minute } = failed;
         self.count("server.failed_logins.burst", burst.into(), 0, 1_000_000);
         self.count("server.failed_logins.per_minute", per_minute.into(), 1, 1_000_000);
-        (burst > 0).then_some(FailedLoginRate { burst, per_minute })
+        (burst > 0).then_some(RefusalRate { burst, per_minute })
     }
 }
 

@@ -5,7 +5,6 @@ use crate::audit::{Act, Action, Actor, Entry};
 
 on_both!(
     what_is_done_is_filed_with_what_it_changes_or_not_at_all,
-    an_action_that_nobody_waits_for_is_filed_once,
     actions_are_found_by_who_what_and_when_and_forgotten_by_time,
     a_price_is_as_it_was_filed_last_and_goes_with_its_model,
 );
@@ -45,16 +44,6 @@ async fn what_is_done_is_filed_with_what_it_changes_or_not_at_all(place: Place) 
     store.close().await;
     let store = place.open().await;
     assert_eq!(found(&store, all()).await.len(), 2);
-}
-
-async fn an_action_that_nobody_waits_for_is_filed_once(place: Place) {
-    let store = place.open().await;
-    let (done, lost) = (act(Action::CREATE_TENANT, "a"), act(Action::CANCEL_TASK, "b"));
-    drop(store.acting(&done).change_tenants(tenant("a", 0)));
-    store.abandoned(done.answered(499));
-    store.abandoned(lost.answered(499));
-    let statuses: Vec<_> = found(&store, all()).await.into_iter().map(|(_, _, status)| status).collect();
-    assert_eq!(statuses, [499, 201], "it was done");
 }
 
 async fn actions_are_found_by_who_what_and_when_and_forgotten_by_time(place: Place) {

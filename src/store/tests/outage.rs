@@ -205,16 +205,22 @@ async fn a_gateway_ends_where_another_has_had_the_schema_meanwhile() {
     door.shut();
     // Without anything to write as well.
     eventually(|| gateway.store.is_away()).await;
-    Store::open(&location(&door.others), &Lifecycle::new()).await.expect("a store").close().await;
+    let other = Store::open(&location(&door.others), &Lifecycle::new()).await.expect("a store");
+    // It takes a task of the first for lost, and charges it.
+    let (done, charged) = told();
+    other.ledger_entered(LedgerRow { number: 2, ended_ms: entry(3).ended_ms + 5, ..entry(3) }, done);
+    assert_eq!(in_time(charged).await, Ok(Ok(())));
+    other.close().await;
     door.open();
     in_time(gateway.lifecycle.draining().cancelled()).await;
     assert!(gateway.lifecycle.failed());
     // What still ends is kept.
     assert_eq!(gateway.enter(2).await, Ok(()));
+    assert_eq!(gateway.enter(3).await, Ok(()));
     in_time(gateway.store.close()).await;
     assert_eq!(files(folder.path()), 1);
     let next = self::gateway(&door.url, folder.path(), PATIENCE).await;
-    assert_eq!(next.sums().await, (2, 3));
+    assert_eq!(next.sums().await, (3, 1 + 2 + 3), "each once");
     next.store.close().await;
 }
 

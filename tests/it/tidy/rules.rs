@@ -31,6 +31,7 @@ pub const LAYERS: &[(&str, u8)] = &[
 /// Edges within a layer: from, to, why.
 pub const ALLOWED_EDGES: &[(&str, &str, &str)] = &[
     ("app", "config", "the composition root builds everything from the checked configuration"),
+    ("audit", "clock", "an action is recorded with its time"),
     ("budgets", "clock", "a budget's period begins with a day or a month"),
     ("budgets", "ids", "a budget is a tenant's or a key's"),
     ("cli", "app", "`serve` runs the gateway"),
@@ -93,7 +94,7 @@ pub const FENCES: &[Fence] = &[
     Fence {
         within: "src/",
         paths: &["gcra"],
-        inside: &["src/api/logins"],
+        inside: &["src/api/throttle"],
         reason: "limits on tasks give back what is not used, and are `admission`'s; only refused keys are counted by address",
     },
     Fence {
