@@ -1,5 +1,6 @@
 //! HTTP: the router and its layers, and one module per dialect. Nothing below knows HTTP, and nothing here decides.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,9 +50,11 @@ pub use cors::{Cors, Origins};
 pub use metrics::HttpMetrics;
 pub use throttle::{FailedLogins, RefusalRate, RefusedActions};
 
-/// What the handlers share.
+/// What the handlers share. Cloned for each layer of each request.
 #[derive(Clone)]
-pub struct Api {
+pub struct Api(Arc<Shared>);
+
+pub struct Shared {
     pub gateway: Arc<Gateway>,
     pub tenants: Arc<Tenants>,
     pub http_metrics: HttpMetrics,
@@ -62,6 +65,20 @@ pub struct Api {
     /// Pages of other origins that may read answers; `None`: none.
     pub cors: Option<Arc<Cors>>,
     pub settings: Settings,
+}
+
+impl From<Shared> for Api {
+    fn from(shared: Shared) -> Self {
+        Self(Arc::new(shared))
+    }
+}
+
+impl Deref for Api {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
 }
 
 /// What the configuration says about HTTP.

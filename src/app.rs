@@ -294,7 +294,7 @@ impl App {
         };
         let failed_logins = config.server.failed_logins.map(|rate| Arc::new(FailedLogins::new(rate)));
         let refused_actions = Arc::new(RefusedActions::of_keys());
-        let router = api::router(Api {
+        let router = api::router(Api::from(api::Shared {
             gateway: Arc::clone(&gateway),
             tenants: Arc::clone(&tenants),
             http_metrics,
@@ -303,7 +303,7 @@ impl App {
             refused_actions: Arc::clone(&refused_actions),
             cors: config.server.cors.clone().map(Arc::new),
             settings,
-        });
+        }));
         Ok(Self {
             gateway,
             router,

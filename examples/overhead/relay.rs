@@ -187,7 +187,12 @@ impl Samples {
 /// Measures for about `seconds`, and prints.
 pub fn measure(runtime: &Runtime, clients: &Runtime, seconds: u32, as_json: bool) -> Result<(), Failure> {
     let server = runtime.block_on(upstream(&Lifecycle::new()))?;
-    let settings = [("SLUICEGATE_CATALOG__MODELS", models()), ("SLUICEGATE_POOLS", pools(server))];
+    let settings = [
+        ("SLUICEGATE_CATALOG__MODELS", models()),
+        ("SLUICEGATE_POOLS", pools(server)),
+        // What that costs is another question.
+        ("SLUICEGATE_LEDGER__ENABLED", "false".to_owned()),
+    ];
     let gateway = runtime.block_on(gateway::serve_configured(&settings))?;
     let parts = (SHAPES.len() * AT_ONCE.len() * 2) as u32 * ROUNDS;
     let long = Duration::from_secs(seconds.into()) / parts;

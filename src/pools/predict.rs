@@ -50,7 +50,7 @@ impl<'a> Forecast<'a> {
     pub fn new(rates: &'a Rates, replicas: &[Bench], waiting: bool) -> Self {
         let ahead = |replica: &Bench| {
             let slots = replica.slots.max(1);
-            let occupancy = if waiting { slots } else { (replica.running.len() as u32 + 1).min(slots) };
+            let occupancy = occupancy(slots, replica.running.len() as u32, waiting);
             let remaining = replica.running.iter().take(slots as usize).map(|sequence| {
                 rates.sequence_ms(occupancy, f64::from(sequence.prefill_tokens), f64::from(sequence.decode_tokens))
             });
@@ -76,9 +76,7 @@ impl<'a> Forecast<'a> {
         let replica = &mut self.replicas[best];
         let needs = needs(replica);
         let start = replica.free_at[needs - 1].max(self.last_start);
-        // Choices that have slots run side by side.
-        let side_by_side = work.sequences.clamp(1, needs as u64) as f64;
-        let end = start + self.rates.work_ms(replica.occupancy, work) / side_by_side;
+        let end = start + takes_ms(self.rates, replica.occupancy, work, needs as u64);
         self.last_start = start;
         replica.free_at[..needs].fill(end);
         replica.free_at.sort_unstable_by(f64::total_cmp);
@@ -104,6 +102,27 @@ impl<'a> Forecast<'a> {
         }
         self.replicas.iter_mut().for_each(|replica| replica.free_at.sort_unstable_by(f64::total_cmp));
     }
+}
+
+/// A task that starts now, on a replica of which so many slots are in use, as a [`Forecast`] has it: what runs beside it need not be
+/// looked at for that. `None` where it has no room there.
+pub fn starting_now(rates: &Rates, (slots, used): (u32, u32), waiting: bool, work: Work) -> Option<Prediction> {
+    let slots = slots.max(1);
+    let needs = work.slots.clamp(1, slots.into());
+    let has_room = u64::from(slots.saturating_sub(used)) >= needs;
+    let ends = || takes_ms(rates, occupancy(slots, used, waiting), work, needs);
+    has_room.then(|| Prediction { start_ms: 0, end_ms: to_ms(ends()) })
+}
+
+/// Sequences that run at once while one more runs.
+fn occupancy(slots: u32, used: u32, waiting: bool) -> u32 {
+    if waiting { slots } else { used.saturating_add(1).min(slots) }
+}
+
+/// How long a task runs that has so many slots.
+fn takes_ms(rates: &Rates, occupancy: u32, work: Work, slots: u64) -> f64 {
+    // Choices that have slots run side by side.
+    rates.work_ms(occupancy, work) / work.sequences.clamp(1, slots) as f64
 }
 
 /// Rounds up; finite and not negative by construction, and `as` saturates.
@@ -180,6 +199,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_task_that_starts_now_is_foreseen_without_looking_at_the_others(
+            slots in 1u32..9,
+            used in 0u32..9,
+            needs in 1u64..5,
+            sequences in 1u64..5,
+            waiting: bool,
+        ) {
+            let (rates, used) = (rates(), used.min(slots));
+            let work = Work { slots: needs, sequences, ..work(1) };
+            let mut forecast = Forecast::new(&rates, &[replica(slots, &vec![50; used as usize])], waiting);
+            let foreseen = forecast.next(work);
+            let now = starting_now(&rates, (slots, used), waiting, work);
+            prop_assert_eq!(now, (foreseen.start_ms == 0).then_some(foreseen));
+        }
+
         /// Where all tasks are alike it makes no difference whether they are put there one by one or together.
         #[test]
         fn many_is_as_one_by_one(count in 1u64..200, slots in 1u32..9, held in proptest::collection::vec(0u32..80, 0..8)) {

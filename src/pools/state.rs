@@ -398,9 +398,7 @@ impl State {
         }
         let work = self.work(limits);
         let ahead = self.queue.ahead_of_new(priority, share, work);
-        let mut forecast = self.forecast();
-        self.fast_forward(&mut forecast, ahead);
-        Ok(self.place_without(ahead.tasks, forecast.next(work)))
+        Ok(self.place_without(ahead.tasks, self.predict(ahead, work)))
     }
 
     /// The first waiting tasks whose position is not the one they were told. The more often a task was told, the longer it

@@ -2,7 +2,7 @@
 
 use super::{ONE_BY_ONE, PRESSURE, Place, State};
 use crate::pools::job::{sequences_at_once, work};
-use crate::pools::predict::{Bench, Forecast, Prediction, Running};
+use crate::pools::predict::{Bench, Forecast, Prediction, Running, starting_now};
 use crate::pools::queue::{Ticket, Work};
 use crate::pools::replica::Replica;
 use crate::tasks::Limits;
@@ -11,9 +11,26 @@ impl State {
     pub(super) fn place_at(&self, ticket: Ticket) -> Place {
         let own = self.queue.get(ticket).map(|waiting| waiting.work).unwrap_or_default();
         let ahead = self.queue.ahead(ticket).unwrap_or_default();
+        self.place_without(ahead.tasks, self.predict(ahead, own))
+    }
+
+    /// When a task starts and ends that has so much ahead of it.
+    pub(super) fn predict(&self, ahead: Work, own: Work) -> Prediction {
+        if let Some(now) = self.predict_now(ahead, own) {
+            return now;
+        }
         let mut forecast = self.forecast();
         self.fast_forward(&mut forecast, ahead);
-        self.place_without(ahead.tasks, forecast.next(own))
+        forecast.next(own)
+    }
+
+    /// Where it starts now: most do, and then nobody has to look at what else runs.
+    fn predict_now(&self, ahead: Work, own: Work) -> Option<Prediction> {
+        let mut free = self.usable().filter(|(_, replica)| ahead.tasks == 0 && replica.has_room(1));
+        free.find_map(|(_, replica)| {
+            let slots = (replica.slots_total, replica.slots_used());
+            starting_now(&self.rates, slots, !self.queue.is_empty(), own)
+        })
     }
 
     pub(super) fn place_without(&self, position: u64, prediction: Prediction) -> Place {
