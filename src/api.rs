@@ -54,6 +54,7 @@ pub use throttle::{FailedLogins, RefusalRate, RefusedActions};
 #[derive(Clone)]
 pub struct Api(Arc<Shared>);
 
+/// The parts of [`Api`].
 pub struct Shared {
     pub gateway: Arc<Gateway>,
     pub tenants: Arc<Tenants>,

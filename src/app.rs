@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use sluicegate_compat::native::KeyRequest;
 use tokio::net::TcpListener;
@@ -147,8 +148,7 @@ async fn serve(config: Config, options: ServeOptions) -> Result<(), StartError> 
         greeting::print_first_key(&secret);
     }
     if let Some((source, sections)) = options.source {
-        let (tenants, store) = (Arc::clone(&app.tenants), app.store.clone());
-        declared::Follower::new(source, sections, tenants, store).follow(&lifecycle);
+        declared::Follower::new(source, sections, Arc::clone(&app.tenants)).follow(&lifecycle);
     }
     let server = app.accept(&config, listener, tls);
     tokio::select! {
@@ -225,6 +225,7 @@ impl App {
         let keys = journal.keys().await?;
         let tenants = Arc::new(Tenants::open(store.clone()).await?);
         tenants.declare(&config.declared).await?;
+        tenants.record_declared().await?;
         let retention = Retention {
             time: config.admission.retention,
             bytes: usize::try_from(config.admission.retention_max_bytes).unwrap_or(usize::MAX),
@@ -334,11 +335,10 @@ impl App {
     pub async fn start(&self) -> Result<(), StartError> {
         let (tasks, sessions, limiter) =
             (Arc::clone(&self.tasks), Arc::clone(&self.sessions), Arc::clone(&self.limiter));
-        let (budgets, failed_logins) = (self.budgets.clone(), self.failed_logins.clone());
-        let refused_actions = Arc::clone(&self.refused_actions);
-        let (forced, ttl) = (self.lifecycle.forced().clone(), self.idempotency_ttl);
+        let (budgets, failed_logins, refused_actions) =
+            (self.budgets.clone(), self.failed_logins.clone(), Arc::clone(&self.refused_actions));
+        let (forced, ttl, store) = (self.lifecycle.forced().clone(), self.idempotency_ttl, self.store.clone());
         let (ledger_retention, audit_retention) = (self.ledger_retention, self.audit_retention);
-        let store = self.store.clone();
         self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
             let mut ticks = interval(SWEEP);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -434,7 +434,8 @@ impl App {
             }
         }
         // 4. No more connections; the open ones get to send those last events.
-        let flushed = timeout(FLUSH_DEADLINE, server.close()).await.is_ok();
+        let flush = server.close().then(|()| self.lifecycle.has_ended());
+        let flushed = timeout(FLUSH_DEADLINE, flush).await.is_ok();
         // 5. Engines free their memory.
         let unload = async {
             for pool in &self.pools {

@@ -3,7 +3,6 @@
 //! An [`Act`] goes along with an action. Where the action changes something in the store, what the act knows by then is filed in the
 //! same transaction; whoever has begun it files how it was answered.
 
-use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -23,6 +22,9 @@ const KEY: &str = "sk-sg-";
 
 /// Characters of a key that are no secret, after its beginning.
 const KEY_ID: usize = 16;
+
+/// Characters of a key that are a secret, at least.
+const SECRET: usize = 40;
 
 /// What is done, and to what kind of thing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -244,19 +246,34 @@ pub fn harmless(text: &str) -> String {
         rest = &key[end..];
     }
     shown.push_str(rest);
-    let shown: String = shown.split_inclusive(char::is_whitespace).map(without_credentials).collect();
+    let words = shown.split_inclusive(|character: char| character.is_whitespace() || matches!(character, ',' | '"'));
+    let shown: String = words.map(without_credentials).collect();
     cut(shown)
 }
 
+/// Without the secret of a key that is there but for its beginning.
+fn without_secret(text: &str) -> Option<String> {
+    let (id, secret) = text.split_once('-')?;
+    let is_id = id.len() == KEY_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_secret = secret.len() >= SECRET && secret.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    (is_id && is_secret).then(|| format!("{id}…"))
+}
+
 /// A word without what comes before the last `@` and after a `?`, where it is an address.
-fn without_credentials(word: &str) -> Cow<'_, str> {
-    let Some((scheme, address)) = word.split_once("://") else { return word.into() };
+fn without_credentials(word: &str) -> String {
+    let after = word.chars().next_back().filter(|last| last.is_whitespace() || matches!(last, ',' | '"'));
+    let after = after.map(String::from).unwrap_or_default();
+    let word = &word[..word.len() - after.len()];
+    if let Some(id) = without_secret(word) {
+        return id + &after;
+    }
+    let Some((scheme, address)) = word.split_once("://") else { return format!("{word}{after}") };
     let address = address.split('?').next().unwrap_or_default();
     match address.rsplit_once('@') {
-        None => format!("{scheme}://{address}").into(),
-        Some((name, rest)) if !name.contains('/') => format!("{scheme}://{rest}").into(),
+        None => format!("{scheme}://{address}{after}"),
+        Some((name, rest)) if !name.contains('/') => format!("{scheme}://{rest}{after}"),
         // A part of the path, or of a password: nobody can tell.
-        Some((_, rest)) => format!("{scheme}://…@{rest}").into(),
+        Some((_, rest)) => format!("{scheme}://…@{rest}{after}"),
     }
 }
 
@@ -310,6 +327,13 @@ mod tests {
         assert_eq!(harmless(key), "sk-sg-9f86d081884c7d65…");
         assert_eq!(harmless(&format!("é {key}, {key}!")), "é sk-sg-9f86d081884c7d65…, sk-sg-9f86d081884c7d65…!");
         assert_eq!(harmless("sk-sg-"), "sk-sg-");
+        assert_eq!(harmless(&format!("9f86d081884c7d65-{}", "4kQm".repeat(12))), "9f86d081884c7d65…");
+        let secret = "4kQm".repeat(12);
+        assert_eq!(
+            harmless(&format!("9f86d081884c7d65-{secret}, https://h/a?t=1 x")),
+            "9f86d081884c7d65…, https://h/a x"
+        );
+        assert_eq!(harmless("9f86d081884c7d65-ci"), "9f86d081884c7d65-ci");
         assert_eq!(harmless("https://me:secret@host:1/a/b?token=secret"), "https://host:1/a/b");
         assert_eq!(harmless("https://me:se/cret@host/a"), "https://…@host/a");
         assert_eq!(harmless("http://a:b@one https://c:d@two"), "http://one https://two");

@@ -110,11 +110,12 @@ name! {
 }
 
 impl CorrelationId {
-    /// The caller's id if it is 1 to 128 visible ASCII characters, else a fresh UUID.
+    /// The caller's id if it is 1 to 128 visible ASCII characters and no API key, which would stand in the log, else a fresh UUID.
     pub fn accept(callers: Option<&[u8]>) -> Self {
         callers
             .filter(|id| (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
             .and_then(|id| std::str::from_utf8(id).ok())
+            .filter(|id| !id.contains("sk-sg-"))
             .map_or_else(|| Self::from(Uuid::new_v4().to_string()), Self::from)
     }
 }
@@ -127,7 +128,8 @@ mod tests {
     fn a_callers_correlation_id_is_kept_when_it_is_visible_ascii_of_bounded_length() {
         assert_eq!(CorrelationId::accept(Some(b"req-1")).as_str(), "req-1");
         let long = [b'a'; 129];
-        for bad in [None, Some(&b""[..]), Some(&b"a b"[..]), Some(&b"\xff"[..]), Some(&long[..])] {
+        for bad in [None, Some(&b""[..]), Some(&b"a b"[..]), Some(&b"\xff"[..]), Some(&b"sk-sg-9"[..]), Some(&long[..])]
+        {
             assert_eq!(CorrelationId::accept(bad).as_str().len(), 36, "{bad:?}");
         }
     }

@@ -36,6 +36,8 @@ pub enum OnPanic {
 #[derive(Clone, Default)]
 pub struct Lifecycle {
     tracker: TaskTracker,
+    /// What goes to its end, whoever waits for it.
+    begun: TaskTracker,
     draining: CancellationToken,
     forced: CancellationToken,
     failed: CancellationToken,
@@ -116,7 +118,13 @@ impl Lifecycle {
         name: &'static str,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Panicked> {
-        self.tracker.spawn(contained(name, work)).await.unwrap_or(Err(Panicked))
+        self.begun.spawn(contained(name, work)).await.unwrap_or(Err(Panicked))
+    }
+
+    /// Waits until what was begun [to go to its end](Self::to_the_end) is there.
+    pub async fn has_ended(&self) {
+        self.begun.close();
+        self.begun.wait().await;
     }
 
     /// Runs work on so many bytes here where they are few, else [off the reactor](Self::blocking).

@@ -3,7 +3,7 @@
 //! | module | job |
 //! | --- | --- |
 //! | `outage` | a server that is away for a while, and what is done meanwhile |
-//! | `spool` | a file of ends that wait for it |
+//! | `spool` | a file of records that wait for it |
 //! | `ownership` | one process per data folder |
 //! | `postgres` | a session with PostgreSQL, and one gateway per schema |
 //! | `reader` | a second connection, for sums that may take long |
@@ -13,12 +13,14 @@
 //! | `artifacts` | documents that are named by their content |
 //! | `audit` | what administrators did |
 //! | `catalog` | models that were added, and what is kept of all |
-//! | `end` | what is written once a task has ended |
+//! | `declared` | what the configuration declares, as it was recorded last |
+//! | `record` | what becomes of a task that runs, as it is written |
 //! | `journal` | tasks that were answered with 202, and the keys they were sent with |
 //! | `ledger` | what tasks have used that have ended |
 //! | `pools` | what operators did to pools |
 //! | `prices` | what models cost that administrators have set |
-//! | `sessions` | sessions, and what tasks have reserved |
+//! | `holds` | what tasks have reserved, and when the process was last seen to live |
+//! | `sessions` | sessions |
 //! | `sums` | what the ledger's rows come to, for budgets |
 //! | `sql` | statements, rows and savepoints, whichever database it is |
 //! | `tenants` | tenants and their API keys |
@@ -72,7 +74,7 @@ use crate::lifecycle::{Lifecycle, OnPanic};
 mod artifacts;
 mod audit;
 mod catalog;
-mod end;
+mod declared;
 mod holds;
 mod journal;
 mod ledger;
@@ -84,6 +86,7 @@ mod postgres;
 mod prices;
 mod queue;
 mod reader;
+mod record;
 mod sessions;
 mod spool;
 mod sql;
@@ -96,7 +99,7 @@ mod writer;
 pub use artifacts::{ArtifactRow, NewArtifact, Put};
 pub use audit::AuditQuery;
 pub use catalog::ModelRow;
-use end::End;
+pub use declared::DeclaredRow;
 pub use holds::{HeldRows, HoldRow, SpentRow};
 pub use journal::{EndedRow, KeyRow, TaskRow};
 pub use ledger::{LedgerRow, UsageQuery, UsageRow};
@@ -111,6 +114,7 @@ use postgres::{Session, Unusable};
 pub use prices::PriceRow;
 use queue::{Operation, Queue, Statements, WhileAway, Work};
 use reader::Reader;
+use record::Record;
 pub use sessions::SessionRow;
 use sql::Connection;
 pub use sums::SpentSums;
@@ -291,13 +295,13 @@ impl Store {
         self.push(Scrub::No, Work::Statements(Box::new(work), WhileAway::Refused), done);
     }
 
-    /// Hands over the end of a task, and tells `done` once it is committed, or kept until it can be.
-    fn ended(&self, end: End, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.push(Scrub::No, Work::End(Box::new(end)), done);
+    /// Hands over a step of a task, and tells `done` once it is committed, or kept until it can be.
+    fn record(&self, record: Record, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.push(Scrub::No, Work::Record(Box::new(record)), done);
     }
 
     fn push(&self, scrub: Scrub, work: Work, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.queue.push(Operation { work, done: Box::new(done), scrub, spooled: false });
+        self.queue.push(Operation { work, done: Box::new(done), scrub, spooled: None });
     }
 
     /// Looks at what is durable, without a transaction, and however long it takes nobody's commit waits for it.

@@ -26,7 +26,7 @@ mod key;
 mod scopes;
 
 use book::{Book, Entry, Known};
-pub use declared::{Declaration, Declarations, DeclareError, DeclaredKey, Redeclared};
+pub use declared::{Declaration, Declarations, DeclareError, DeclaredKey};
 pub use key::{KeyDigest, NotRandom, Secret};
 pub use scopes::Scopes;
 
@@ -145,6 +145,8 @@ pub struct Tenants {
     book: Arc<RwLock<Book>>,
     /// One takes in changes at a time, so that none comes in before an earlier one.
     refreshing: Arc<tokio::sync::Mutex<()>>,
+    /// Held by who declares; and by others while they make, or remove, what could be declared at the same moment.
+    declaring: Arc<tokio::sync::RwLock<()>>,
     /// What is changed with this handle is part of it.
     act: Option<Arc<Act>>,
 }
@@ -196,7 +198,8 @@ impl Tenants {
     ///
     /// [`StoreError`].
     pub async fn open(store: Store) -> Result<Self, StoreError> {
-        let tenants = Self { store, book: Arc::default(), refreshing: Arc::default(), act: None };
+        let tenants =
+            Self { store, book: Arc::default(), refreshing: Arc::default(), declaring: Arc::default(), act: None };
         tenants.refresh().await?;
         Ok(tenants)
     }

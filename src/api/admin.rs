@@ -6,6 +6,7 @@ use axum::extract::State;
 use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde::Serialize;
 use sluicegate_compat::native::{
     BudgetView, ErrorEnvelope, KeyList, KeyPatch, KeyRequest, KeyView, NewKey, RotateRequest, TenantList, TenantPatch,
@@ -22,6 +23,12 @@ use crate::budgets::Owner;
 use crate::ids::{KeyId, TenantId};
 use crate::tenants::{ChangeError, Secret, Versioned};
 
+/// What a request that is wrong names all the same.
+#[derive(Deserialize)]
+struct Named {
+    id: String,
+}
+
 /// `GET /v2/admin/tenants`.
 pub async fn tenants(State(api): State<Api>) -> Result<Response, Failure> {
     let mut tenants = api.tenants.tenants();
@@ -33,7 +40,11 @@ pub async fn tenants(State(api): State<Api>) -> Result<Response, Failure> {
 
 /// `POST /v2/admin/tenants`: 201 with the tenant.
 pub async fn create_tenant(State(api): State<Api>, Doing(act): Doing, Json(body): Json) -> Result<Response, Failure> {
-    let request = TenantRequest::parse(&body)?;
+    let request = TenantRequest::parse(&body).inspect_err(|_| {
+        if let Ok(Named { id }) = serde_json::from_slice(&body) {
+            act.about(&id);
+        }
+    })?;
     act.about(&request.id);
     api.tenants.acting(&act).create_tenant(&request).await.map_err(failure)?;
     let mut response = show_tenant(&api, &request.id).await?;

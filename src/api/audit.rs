@@ -80,8 +80,9 @@ pub async fn record(State(api): State<Api>, parameters: PathParameters, mut requ
     let caller = request.extensions().get::<Caller>();
     let act = caller.and_then(|caller| act(caller, &parameters, &request));
     let Some(act) = act else { return next.run(request).await };
-    // What could not be recorded is not done.
-    if let Err(away) = api.gateway.check_store() {
+    // What could not be recorded is not done. Servers register again all the time, which is nothing to be recorded.
+    let renews = act.entry().action == Action::REGISTER_WORKER.name;
+    if let Some(away) = api.gateway.check_store().err().filter(|_| !renews) {
         return Failure::from(away).into_response();
     }
     let act = Arc::new(act);
@@ -97,10 +98,10 @@ pub async fn record(State(api): State<Api>, parameters: PathParameters, mut requ
 
 /// Records that somebody may not do what they have asked for.
 pub async fn refused(api: Api, act: Option<Act>, why: ErrorEnvelope) -> Response {
-    let response = Failure::from(why).into_response();
-    match act {
-        Some(act) => recorded(&api, &act, response).await,
-        None => response,
+    let Some(act) = act else { return Failure::from(why).into_response() };
+    match api.gateway.check_store() {
+        Ok(()) => recorded(&api, &act, Failure::from(why).into_response()).await,
+        Err(away) => Failure::from(away).into_response(),
     }
 }
 

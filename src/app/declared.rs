@@ -8,17 +8,14 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::reload::Reloads;
-use crate::audit::{Act, Actor};
 use crate::config::{Effective, Mistakes, SectionDigest, Source};
 use crate::lifecycle::{Lifecycle, OnPanic};
-use crate::store::Store;
 use crate::tenants::{DeclareError, Tenants};
 
 /// What is reloaded, and what of it holds.
 pub(super) struct Follower {
     pub source: Source,
     pub tenants: Arc<Tenants>,
-    pub store: Store,
     /// Of the configuration that the gateway was started with.
     pub sections: BTreeMap<String, SectionDigest>,
     /// The file as it was seen last.
@@ -32,9 +29,9 @@ enum Look {
 }
 
 impl Follower {
-    pub fn new(source: Source, sections: BTreeMap<String, SectionDigest>, tenants: Arc<Tenants>, store: Store) -> Self {
+    pub fn new(source: Source, sections: BTreeMap<String, SectionDigest>, tenants: Arc<Tenants>) -> Self {
         // It may have changed since it was read.
-        Self { source, tenants, store, sections, seen: None }
+        Self { source, tenants, sections, seen: None }
     }
 
     /// Takes over what changes, until the gateway ends.
@@ -57,15 +54,15 @@ impl Follower {
             Ok(effective) => effective,
             Err(mistakes) => return mistakes.iter().for_each(|mistake| told(&mistake.to_string())),
         };
-        let redeclared = match self.tenants.declare(&effective.config.declared).await {
-            Ok(redeclared) => redeclared,
+        match self.tenants.declare(&effective.config.declared).await {
+            Ok(()) => {}
             Err(DeclareError::Mistakes(mistakes)) => return mistakes.iter().for_each(|mistake| told(mistake)),
             Err(DeclareError::Store(error)) => {
                 // At the next look it is tried again.
                 self.seen = None;
                 return told(&error.to_string());
             }
-        };
+        }
         for name in self.sections.keys().chain(effective.sections.keys().filter(|it| !self.sections.contains_key(*it)))
         {
             let (before, after) = (self.sections.get(name), effective.sections.get(name));
@@ -73,13 +70,11 @@ impl Follower {
                 tracing::warn!(section = name, "this part of the configuration has changed, which takes a restart");
             }
         }
-        tracing::info!(changes = redeclared.len(), "tenants and keys are as the configuration declares them");
-        for change in redeclared {
-            let act = Act::new(change.action, &Actor::Configuration, None, "");
-            act.about(&change.id);
-            act.changes(change.changes);
-            if let Err(error) = self.store.acted(act.entry()).await {
-                tracing::error!(id = change.id, %error, "what is declared could not be recorded");
+        match self.tenants.record_declared().await {
+            Ok(changes) => tracing::info!(changes, "tenants and keys are as the configuration declares them"),
+            Err(error) => {
+                self.seen = None;
+                tracing::error!(%error, "what is declared could not be recorded");
             }
         }
     }

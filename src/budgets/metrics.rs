@@ -63,12 +63,12 @@ impl BudgetMetrics {
     }
 
     /// An owner has reached something.
-    pub fn reached(&self, notice: &BudgetEvent) {
-        let counter = match notice.what {
+    pub fn reached(&self, event: &BudgetEvent) {
+        let counter = match event.what {
             Reached::SoftLimit => &self.soft_limits,
             Reached::Limit => &self.limits,
         };
-        counter.with_label_values(&[notice.budget.kind.as_str()]).inc();
+        counter.with_label_values(&[event.budget.kind.as_str()]).inc();
     }
 
     pub fn told(&self, outcome: Delivery) {

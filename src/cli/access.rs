@@ -345,7 +345,7 @@ pub(super) async fn key(at: &Administration, json: bool, arguments: KeyArguments
                 }
                 None => at.create_admin_key(Value::Object(request)).await?,
             };
-            say(json, &made, || new_key(&made));
+            say_key(json, &made);
         }
         KeyCommand::List { tenant } => {
             let keys = at.keys(tenant.as_deref()).await?;
@@ -372,7 +372,7 @@ pub(super) async fn key(at: &Administration, json: bool, arguments: KeyArguments
         }
         KeyCommand::Rotate { id, overlap } => {
             let made = at.rotate_key(&id, overlap).await?;
-            say(json, &made, || new_key(&made));
+            say_key(json, &made);
         }
         KeyCommand::Hash { new } => hash(json, if new { HashOf::New } else { HashOf::Read })?,
         KeyCommand::Revoke { id } => {
@@ -383,9 +383,11 @@ pub(super) async fn key(at: &Administration, json: bool, arguments: KeyArguments
     Ok(())
 }
 
-fn new_key(made: &Value) -> String {
-    let (key, id, tenant) = (text(&made["key"]), text(&made["id"]), text(&made["tenant_id"]));
-    format!("{key}\n\nThis is the key {id} of {tenant}. It is not shown again.")
+/// The key alone for programs, and what it is for people.
+fn say_key(json: bool, made: &Value) {
+    say(json, made, || text(&made["key"]));
+    let (id, tenant) = (text(&made["id"]), text(&made["tenant_id"]));
+    eprintln!("This is the key {id} of {tenant}. It is not shown again.");
 }
 
 fn scopes_of(key: &Value) -> String {

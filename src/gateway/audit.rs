@@ -4,7 +4,7 @@ use sluicegate_compat::native::{AuditEntry, AuditList, AuditTarget, ErrorCode, E
 
 use super::Gateway;
 use crate::audit::{Act, Entry};
-use crate::store::{AuditQuery, signed};
+use crate::store::{AuditQuery, StoreError, signed};
 
 /// Which actions are shown.
 #[derive(Debug, Clone, Default)]
@@ -29,12 +29,20 @@ impl Gateway {
     ///
     /// INTERNAL: what was done is done, and is not recorded.
     pub async fn acted(&self, act: &Act, status: u16) -> Result<(), ErrorEnvelope> {
-        self.store.acted(act.answered(status)).await.map_err(|error| {
-            let Entry { action, target, actor, api_key, .. } = act.entry();
-            tracing::error!(action, target, actor, api_key, status, %error, "an action could not be recorded");
-            let message = "what was asked for could not be recorded; look at how it stands";
-            error.away().unwrap_or_else(|| ErrorEnvelope::new(ErrorCode::Internal, message))
-        })
+        let entry = act.answered(status);
+        let error = match self.store.acted(entry.clone()).await {
+            Ok(()) => return Ok(()),
+            // It was not when the action began: what is done is recorded once it is back.
+            Err(StoreError::Away) => {
+                self.store.acted_later(entry);
+                return Ok(());
+            }
+            Err(error) => error,
+        };
+        let Entry { action, target, actor, api_key, .. } = entry;
+        tracing::error!(action, target, actor, api_key, status, %error, "an action could not be recorded");
+        let message = "what was asked for could not be recorded; look at how it stands";
+        Err(ErrorEnvelope::new(ErrorCode::Internal, message))
     }
 
     /// A page of what was done, the last first.

@@ -74,7 +74,13 @@ impl Gateway {
         }
         let changed_ms = Clock::now().unix_ms;
         let priced = Priced { price, version: version + 1, changed_ms };
-        act.changes(difference(&fields(&model.price()), &fields(&price.unwrap_or(model.entry.price))));
+        let facts = |price: &ModelPrice, overridden: bool| {
+            let mut facts = fields(price);
+            facts.insert("overridden".to_owned(), overridden.into());
+            facts
+        };
+        let before = facts(&model.price(), model.facts.priced.price.is_some());
+        act.changes(difference(&before, &facts(&price.unwrap_or(model.entry.price), price.is_some())));
         let row = PriceRow {
             model: id.to_owned(),
             price: price.map(|price| Value::Object(fields(&price)).to_string()),

@@ -54,7 +54,8 @@ impl Pool {
         if let Err(error) = self.fit(&mut job, &slots.seat.engine).await {
             task.fail(error.with_pool(self.spec.id.as_str()));
         } else if let Ok(durable) = self.announce(&job, &slots.seat) {
-            if let Some(Err(error)) = OptionFuture::from(durable).await {
+            // Whoever has hung up meanwhile holds no slots for that.
+            if let Some(Some(Err(error))) = task.stop.run_until_cancelled(OptionFuture::from(durable)).await {
                 // After a crash it would be run again, or not be charged, which is better than not at all.
                 tracing::error!(task_id = %task.spec.id, %error, "the start of a task could not be stored");
             }

@@ -38,6 +38,16 @@ impl Store {
         self.run(move |connection| Box::pin(insert(connection, entry.clone())))
     }
 
+    /// The same, whenever the database is back.
+    pub fn acted_later(&self, entry: Entry) {
+        let done = |filed| {
+            if let Err(error) = filed {
+                tracing::error!(%error, "an action of an administrator could not be recorded");
+            }
+        };
+        self.enqueue(Scrub::No, move |connection| Box::pin(insert(connection, entry.clone())), done);
+    }
+
     /// Forgets what was done before.
     pub fn audit_forgotten(&self, before_ms: i64) {
         self.enqueue(Scrub::Yes, move |connection| Box::pin(delete(connection, before_ms)), |_| ());

@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::end::End;
 use super::ledger::LedgerRow;
+use super::record::Record;
 use super::sessions::{self, SessionRow};
 use super::sql::{self, Connection, from_row};
-use super::{Scrub, Store, StoreError};
+use super::{Store, StoreError};
 
 /// What a task has reserved that has not ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldRow {
     pub task_id: String,
     /// The number of its session, where it has one.
@@ -23,7 +23,7 @@ pub struct HoldRow {
 from_row!(HoldRow { task_id, session, held, started_at_ms });
 
 /// What is filed of budgets with a task: its session as it is, where it has one, and what it has reserved, where that is anything.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldRows {
     pub session: Option<SessionRow>,
     pub hold: Option<HoldRow>,
@@ -45,7 +45,7 @@ impl Store {
     /// Files what a task has reserved that ends with the process, with its session where it has one.
     pub fn hold_taken(&self, session: Option<SessionRow>, hold: HoldRow) {
         let held = HeldRows { session, hold: Some(hold) };
-        self.enqueue(Scrub::No, move |connection| Box::pin(take(connection, held.clone())), |_| ());
+        self.record(Record::Held(held), |_| ());
     }
 
     /// Notes that an engine gets such a task, and calls back once that is durable.
@@ -55,7 +55,7 @@ impl Store {
         at_ms: i64,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(start(connection, task_id.clone(), at_ms)), done);
+        self.record(Record::HoldStarted { task_id, at_ms }, done);
     }
 
     /// Adds what such a task has used to what its session has spent, enters it into the ledger, and calls back once that is
@@ -66,12 +66,12 @@ impl Store {
         entry: Option<LedgerRow>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.ended(End::Hold { spent: row, entry }, done);
+        self.record(Record::Hold { spent: row, entry }, done);
     }
 
     /// Notes that the gateway lives.
     pub fn alive(&self, at_ms: i64) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(set_alive(connection, at_ms)), |_| ());
+        self.record(Record::Alive { at_ms }, |_| ());
     }
 
     /// When that was noted last; `None` where it never was.
@@ -95,28 +95,31 @@ impl Store {
     }
 }
 
-async fn set_alive(connection: &mut Connection, at_ms: i64) -> sql::Result<()> {
-    sql::query("UPDATE alive SET at_ms = $1").bind(at_ms).execute(connection).await.map(|_| ())
+pub(super) async fn set_alive(connection: &mut Connection, at_ms: i64) -> sql::Result<()> {
+    sql::query("UPDATE alive SET at_ms = $1 WHERE at_ms < $1").bind(at_ms).execute(connection).await.map(|_| ())
 }
 
 /// Inside a savepoint of the caller's.
 pub(super) async fn insert(connection: &mut Connection, HeldRows { session, hold }: HeldRows) -> sql::Result<()> {
-    if let Some(session) = session {
-        sessions::put(connection, session).await?;
-    }
+    let there = match session {
+        Some(session) => sessions::put(connection, session).await?,
+        None => true,
+    };
     let Some(hold) = hold else { return Ok(()) };
-    let insert = "INSERT INTO holds (task_id, session, held, started_at_ms) VALUES ($1, $2, $3, $4)";
+    let hold = HoldRow { session: hold.session.filter(|_| there), ..hold };
+    let insert = "INSERT INTO holds (task_id, session, held, started_at_ms) VALUES ($1, $2, $3, $4) \
+                  ON CONFLICT (task_id) DO NOTHING";
     let query = sql::query(insert).bind(hold.task_id).bind(hold.session).bind(hold.held).bind(hold.started_at_ms);
     query.execute(connection).await.map(|_| ())
 }
 
-async fn take(connection: &mut Connection, held: HeldRows) -> sql::Result<()> {
+pub(super) async fn take(connection: &mut Connection, held: HeldRows) -> sql::Result<()> {
     let mut both_or_none = connection.begin().await?;
     insert(&mut both_or_none, held).await?;
     both_or_none.commit().await
 }
 
-async fn start(connection: &mut Connection, task_id: String, at_ms: i64) -> sql::Result<()> {
+pub(super) async fn start(connection: &mut Connection, task_id: &str, at_ms: i64) -> sql::Result<()> {
     let update = "UPDATE holds SET started_at_ms = $2 WHERE task_id = $1";
     sql::query(update).bind(task_id).bind(at_ms).execute(connection).await.map(|_| ())
 }

@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::end::End;
 use super::holds::{self, HeldRows, SpentRow};
 use super::ledger::LedgerRow;
+use super::record::Record;
 use super::sql::{self, Connection, from_row};
 use super::{Scrub, Store, StoreError};
 
@@ -82,7 +82,7 @@ impl Store {
         started: String,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.enqueue(Scrub::No, move |connection| Box::pin(set_started(connection, id.clone(), started.clone())), done);
+        self.record(Record::TaskStarted { id, started }, done);
     }
 
     /// Notes the end of a task, deletes its request, charges its session, enters it into the ledger, and calls back once all
@@ -94,7 +94,7 @@ impl Store {
         entry: Option<LedgerRow>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        self.ended(End::Task { row, spent, entry }, done);
+        self.record(Record::Task { row, spent, entry }, done);
     }
 
     /// Deletes tasks so that nothing of them can be read from the file any more.
@@ -172,7 +172,7 @@ async fn insert_key(connection: &mut Connection, row: KeyRow) -> sql::Result<()>
     query.bind(row.task_id).bind(row.answer).bind(row.created_at_ms).execute(connection).await.map(|_| ())
 }
 
-async fn set_started(connection: &mut Connection, id: String, started: String) -> sql::Result<()> {
+pub(super) async fn set_started(connection: &mut Connection, id: &str, started: &str) -> sql::Result<()> {
     let update = "UPDATE tasks SET started = $2 WHERE id = $1 AND started IS NULL";
     sql::query(update).bind(id).bind(started).execute(connection).await.map(|_| ())
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::end::End;
+use super::record::Record;
 use super::sql::{self, Connection, Value, from_row};
 use super::{Store, StoreError, sums};
 
@@ -147,7 +147,7 @@ impl Entries {
 impl Store {
     /// Files a task that has ended, and calls back once that is durable.
     pub fn ledger_entered(&self, row: LedgerRow, done: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
-        self.ended(End::Entry(row), done);
+        self.record(Record::Entry(row), done);
     }
 
     /// Forgets what ended before, where it is added up by `now_ms`. Unix times in ms.

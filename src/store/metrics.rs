@@ -18,8 +18,8 @@ impl StoreMetrics {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let available = IntGauge::new("store_available", "1 while the database can be written, 0 while it is away.")?;
         let spooled = IntGauge::new(
-            "store_spooled_ends",
-            "Ends of tasks that are in a file of the data folder, because the database is or was away.",
+            "store_spooled_records",
+            "Steps of tasks that are in a file of the data folder, because the database is or was away.",
         )?;
         available.set(1);
         registry.register(Box::new(available.clone()))?;
@@ -40,7 +40,7 @@ impl StoreMetrics {
         self.available.set(1);
     }
 
-    pub(super) fn spooled(&self, ends: usize) {
-        self.spooled.set(i64::try_from(ends).unwrap_or(i64::MAX));
+    pub(super) fn spooled(&self, records: usize) {
+        self.spooled.set(i64::try_from(records).unwrap_or(i64::MAX));
     }
 }

@@ -1,7 +1,7 @@
 //! A server that is away for a while, and the gateway that goes on meanwhile.
 //!
-//! What came from clients and can be refused is refused at once. Ends of tasks go into a file, and count as durable from then on.
-//! Everything that is to be written once the server is back, those ends too, waits in its order. Then it is looked what became
+//! What came from clients and can be refused is refused at once. What becomes of tasks goes into a file, and counts as durable from then on.
+//! Everything that is to be written once the server is back, those records too, waits in its order. Then it is looked what became
 //! of the transaction that was under way (its number tells), whether another gateway has had the schema meanwhile (that ends this
 //! one), and all of it is written. The file is removed once everything of it is in the database; a process that ends before
 //! that leaves it to the next, which writes what is not there yet.
@@ -16,13 +16,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::end::{End, Entering};
 use super::metrics::StoreMetrics;
 use super::postgres::{DatabaseUrl, NotBack, Owner, Session};
 use super::queue::{Operation, Queue, Work};
-use super::spool::Spool;
+use super::record::{Entering, Record};
+use super::spool::{Left, Mark, Spool};
 use super::sql::{self, Connection};
-use super::{StoreError, ledger};
+use super::{StoreError, ledger, signed};
 use crate::lifecycle::Lifecycle;
 
 /// Before the server is asked again, after the first time that it could not be reached; each time it is twice as long.
@@ -36,14 +36,14 @@ const ATTEMPT: Duration = Duration::from_secs(20);
 const CLOCKS_DIFFER_MS: i64 = 60 * 60 * 1000;
 
 /// Operations that wait at most. Those of one task are a few.
-const MOST_KEPT: usize = 200_000;
+const MOST_KEPT: usize = 500_000;
 
 /// How a gateway gets over the time for which its database is away.
 #[derive(Clone)]
 pub struct Outage {
     /// For how long it may be away.
     pub longest: Duration,
-    /// Where the ends of tasks are kept meanwhile.
+    /// Where what becomes of tasks is kept meanwhile.
     pub folder: PathBuf,
     pub metrics: StoreMetrics,
 }
@@ -62,7 +62,7 @@ pub(super) struct Survival {
     url: DatabaseUrl,
     owner: Owner,
     spool: Arc<Mutex<Spool>>,
-    /// Ends in the file that are not in the database yet.
+    /// Records in the file that are not in the database yet.
     spooled: Arc<AtomicUsize>,
 }
 
@@ -80,12 +80,12 @@ impl Survival {
     ) -> Result<Self, String> {
         let mut spool = Spool::new(&outage.folder, &owner.name);
         let path = spool.path().display().to_string();
-        let ends = spool.read().map_err(|error| format!("the ends of tasks in {path} cannot be read: {error}"))?;
-        if !ends.is_empty() {
-            let failed = |error| format!("the ends of tasks in {path} cannot be stored: {error}");
-            write_again(connection, &ends).await.map_err(failed)?;
+        let left = spool.read().map_err(|error| format!("what became of tasks, in {path}, cannot be read: {error}"))?;
+        if !left.records.is_empty() {
+            let failed = |error| format!("what became of tasks, in {path}, cannot be stored: {error}");
+            let records = write_again(connection, &left).await.map_err(failed)?;
             spool.clear().map_err(|error| format!("{path} cannot be removed: {error}"))?;
-            tracing::info!(ends = ends.len(), "ends of tasks that waited in {path} are in the database");
+            tracing::info!(records, "what waited in {path} is in the database");
         }
         let (spool, spooled) = (Arc::new(Mutex::new(spool)), Arc::default());
         outage.metrics.is_back();
@@ -150,10 +150,10 @@ impl Survival {
             }
         }
         kept.into_iter().for_each(|operation| (operation.done)(Err(StoreError::Closed)));
-        let ends = self.spooled.load(Ordering::Acquire);
-        if ends > 0 {
+        let records = self.spooled.load(Ordering::Acquire);
+        if records > 0 {
             let path = lock(&self.spool).path().display().to_string();
-            tracing::warn!(ends, path, "ends of tasks wait in a file for the next start");
+            tracing::warn!(records, path, "what became of tasks waits in a file for the next start");
         }
         None
     }
@@ -166,9 +166,9 @@ impl Survival {
             return;
         }
         let spool = Arc::clone(&self.spool);
-        let cleared = lifecycle.blocking("remove a file of ends", move || lock(&spool).clear()).await;
+        let cleared = lifecycle.blocking("remove the spool", move || lock(&spool).clear()).await;
         if let Ok(Err(error)) = cleared {
-            tracing::warn!(%error, "the file of ends stays, though all of it is in the database");
+            tracing::warn!(%error, "the spool stays, though all of it is in the database");
         }
     }
 
@@ -191,37 +191,39 @@ impl Survival {
         .boxed()
     }
 
-    /// Puts the ends among these into the file, and tells who waits for them.
+    /// Puts the records among these into the file, and tells who waits for them.
     async fn keep(&self, kept: &mut [Operation], lifecycle: &Lifecycle) {
-        let mut ends: Vec<(&mut Operation, End)> = Vec::new();
-        for operation in kept.iter_mut().filter(|operation| !operation.spooled) {
-            if let Work::End(end) = &operation.work {
-                let end = (**end).clone();
-                ends.push((operation, end));
+        let (mut operations, mut records) = (Vec::new(), Vec::new());
+        for operation in kept.iter_mut().filter(|operation| operation.spooled.is_none()) {
+            if let Work::Record(record) = &operation.work {
+                records.push(Record::clone(record));
+                operations.push(operation);
             }
         }
-        if ends.is_empty() {
+        if records.is_empty() {
             return;
         }
-        let (spool, lines) = (Arc::clone(&self.spool), ends.iter().map(|(_, end)| end.clone()).collect::<Vec<_>>());
-        let appended = lifecycle.blocking("keep ends", move || lock(&spool).append(lines.iter())).await;
+        let spool = Arc::clone(&self.spool);
+        let appended = lifecycle.blocking("spool", move || lock(&spool).append(records.iter())).await;
         let appended =
             appended.map_err(|panicked| panicked.to_string()).and_then(|io| io.map_err(|error| error.to_string()));
-        for (operation, _) in ends {
+        let after = (0..signed(operations.len() as u64)).rev();
+        for (after, operation) in after.zip(operations) {
             let result = match &appended {
-                Ok(()) => {
-                    operation.spooled = true;
+                Ok(last) => {
+                    let place = |last: &Mark| Mark { records: last.records - after, ..last.clone() };
+                    operation.spooled = last.as_ref().map(place);
                     self.spooled.fetch_add(1, Ordering::AcqRel);
                     Ok(())
                 }
                 Err(error) => Err(StoreError::Failed(error.as_str().into())),
             };
-            let spooled = operation.spooled.then(|| Arc::clone(&self.spooled));
+            let spooled = operation.spooled.as_ref().map(|_| Arc::clone(&self.spooled));
             let stored = move |result: Result<(), StoreError>| match (result, spooled) {
                 (Ok(()), Some(spooled)) => _ = spooled.fetch_sub(1, Ordering::AcqRel),
                 // The file stays, for the next start.
                 (Err(StoreError::Closed), Some(_)) => {}
-                (Err(error), Some(_)) => tracing::error!(%error, "an end that is kept in a file could not be stored"),
+                (Err(error), Some(_)) => tracing::error!(%error, "what is kept in a file could not be stored"),
                 (_, None) => {}
             };
             std::mem::replace(&mut operation.done, Box::new(stored))(result);
@@ -265,17 +267,30 @@ fn lock(spool: &Mutex<Spool>) -> std::sync::MutexGuard<'_, Spool> {
     spool.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// All of them, or none. A task that another gateway has charged meanwhile, because its process seemed to have ended, is charged
-/// once: as that one did.
-async fn write_again(connection: &mut Connection, ends: &[End]) -> sql::Result<()> {
+/// Those that are not written yet, all or none; returns how many. A task that another gateway has charged meanwhile, because its
+/// process seemed to have ended, is charged once: as that one did.
+async fn write_again(connection: &mut Connection, left: &Left) -> sql::Result<usize> {
     let mut all_or_none = connection.begin_shared(true).await?;
-    let first_ms = ends.iter().filter_map(|end| Some(end.entry()?.ended_ms)).min();
+    let last = "SELECT spool, spool_records FROM owner";
+    let (spool, written): (String, i64) = sql::query(last).fetch_one(&mut all_or_none).await?;
+    let written = if spool == left.id { usize::try_from(written).unwrap_or(usize::MAX) } else { 0 };
+    let records = left.records.get(written..).unwrap_or_default();
+    let first_ms = records.iter().filter_map(|record| Some(record.entry()?.ended_ms)).min();
     let mut there = match first_ms {
         Some(first_ms) => ledger::tasks_since(&mut all_or_none, first_ms.saturating_sub(CLOCKS_DIFFER_MS)).await?,
         None => HashSet::new(),
     };
-    for end in ends {
-        end.file(&mut all_or_none, &mut Entering::Again(&mut there)).await?;
+    for record in records {
+        record.file(&mut all_or_none, &mut Entering::Again(&mut there)).await?;
     }
-    all_or_none.commit().await
+    let all = Mark { spool: left.id.as_str().into(), records: signed(left.records.len() as u64) };
+    mark(&mut all_or_none, &all).await?;
+    all_or_none.commit().await?;
+    Ok(records.len())
+}
+
+/// Notes how far a spool is written.
+pub(super) async fn mark(connection: &mut Connection, Mark { spool, records }: &Mark) -> sql::Result<()> {
+    let update = "UPDATE owner SET spool = $1, spool_records = $2";
+    sql::query(update).bind(spool.as_ref()).bind(*records).execute(connection).await.map(|_| ())
 }

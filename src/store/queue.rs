@@ -7,7 +7,8 @@ use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::end::{End, Entering};
+use super::record::{Entering, Record};
+use super::spool::Mark;
 use super::sql::{self, Connection};
 use super::{Scrub, StoreError};
 
@@ -22,7 +23,7 @@ pub(super) type Statements = Box<dyn for<'c> Fn(&'c mut Connection) -> BoxFuture
 pub(super) enum Work {
     Statements(Statements, WhileAway),
     /// It is kept in a file while the database is away.
-    End(Box<End>),
+    Record(Box<Record>),
 }
 
 /// What becomes of statements while the database is away.
@@ -40,13 +41,13 @@ impl Work {
     pub async fn run(&self, connection: &mut Connection) -> sql::Result<()> {
         match self {
             Self::Statements(statements, _) => statements(connection).await,
-            Self::End(end) => end.file(connection, &mut Entering::First).await,
+            Self::Record(record) => record.file(connection, &mut Entering::First).await,
         }
     }
 
     /// A row for the ledger and nothing else.
     pub fn is_entry(&self) -> bool {
-        matches!(self, Self::End(end) if matches!(**end, End::Entry(_)))
+        matches!(self, Self::Record(record) if matches!(**record, Record::Entry(_)))
     }
 
     pub fn is_reading(&self) -> bool {
@@ -54,7 +55,7 @@ impl Work {
     }
 
     pub fn waits(&self) -> bool {
-        matches!(self, Self::Statements(_, WhileAway::Wait) | Self::End(_))
+        matches!(self, Self::Statements(_, WhileAway::Wait) | Self::Record(_))
     }
 }
 
@@ -65,8 +66,8 @@ pub(super) struct Operation {
     pub work: Work,
     pub done: Done,
     pub scrub: Scrub,
-    /// It is in the file of ends, and whoever waited has heard of it.
-    pub spooled: bool,
+    /// Its place in the spool, where it is there and whoever waited has heard of it.
+    pub spooled: Option<Mark>,
 }
 
 /// What waits to be written. Its bound is that of what hands over: each accepted task has a few operations at most, each

@@ -1,13 +1,14 @@
 //! Sessions.
 
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
 use super::holds::SpentRow;
 use super::sql::{self, Connection, from_row};
 use super::{Store, StoreError};
 
 /// A session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionRow {
     /// Never used twice.
     pub number: i64,
@@ -43,7 +44,10 @@ impl Store {
     /// Files a session as it is now; of one that is there already what it has used and its turns stay as they are filed. What
     /// is returned is ready once it is durable.
     pub fn put_session(&self, row: SessionRow) -> BoxFuture<'static, Result<(), StoreError>> {
-        self.run(move |connection| Box::pin(put(connection, row.clone())))
+        self.run(move |connection| {
+            let row = row.clone();
+            Box::pin(async move { put(connection, row).await.map(|_| ()) })
+        })
     }
 
     /// Forgets sessions. What their tasks hold of other budgets stays. As [`put_session`](Self::put_session).
@@ -63,19 +67,20 @@ impl Store {
     }
 }
 
-/// Inside a savepoint of the caller's, or alone.
-pub(super) async fn put(connection: &mut Connection, row: SessionRow) -> sql::Result<()> {
+/// Inside a savepoint of the caller's, or alone. False where another gateway has given its number to another session meanwhile.
+pub(super) async fn put(connection: &mut Connection, row: SessionRow) -> sql::Result<bool> {
     let upsert = "INSERT INTO sessions (number, tenant, id, ttl_ms, expires_at_ms, turns, limit_tokens, limit_time_ms, \
                   limit_cost, spent_tokens, spent_time_ms, spent_cost) \
                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT (number) DO UPDATE SET \
                   ttl_ms = excluded.ttl_ms, expires_at_ms = excluded.expires_at_ms, \
                   limit_tokens = excluded.limit_tokens, limit_time_ms = excluded.limit_time_ms, \
-                  limit_cost = excluded.limit_cost";
+                  limit_cost = excluded.limit_cost \
+                  WHERE sessions.tenant = excluded.tenant AND sessions.id = excluded.id";
     let query = sql::query(upsert).bind(row.number).bind(row.tenant).bind(row.id).bind(row.ttl_ms);
     let query = query.bind(row.expires_at_ms).bind(row.turns);
     let query = query.bind(row.limit_tokens).bind(row.limit_time_ms).bind(row.limit_cost);
     let query = query.bind(row.spent_tokens).bind(row.spent_time_ms).bind(row.spent_cost);
-    query.execute(connection).await.map(|_| ())
+    Ok(query.execute(connection).await? > 0)
 }
 
 async fn forget(connection: &mut Connection, numbers: Vec<i64>) -> sql::Result<()> {

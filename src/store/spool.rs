@@ -1,24 +1,59 @@
-//! A file of ends that are durable and not in the database yet: a line of JSON for each, in their order.
+//! A file of records that are durable and not in the database yet: a line of JSON for each, in their order.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::end::End;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
-/// Ends that wait for a database, in a file that is there while there are some. All of it is blocking.
+use super::record::Record;
+
+/// Records that wait for a database, in a file that is there while there are some. All of it is blocking.
 #[derive(Debug)]
 pub(super) struct Spool {
     path: PathBuf,
-    /// While it is written, with its length.
-    file: Option<(File, u64)>,
+    /// While it is written.
+    file: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    file: File,
+    length: u64,
+    id: Arc<str>,
+    records: i64,
+}
+
+/// The place of a record: in which file, and how many there are with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub spool: Arc<str>,
+    pub records: i64,
+}
+
+/// What an earlier process has left.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Left {
+    /// Of the file.
+    pub id: String,
+    pub records: Vec<Record>,
+}
+
+/// The first line of a file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Head {
+    /// Made up for each file.
+    spool: String,
 }
 
 impl Spool {
     /// For the database of this name.
     pub fn new(folder: &Path, name: &str) -> Self {
-        Self { path: folder.join(format!("ends-{name}.jsonl")), file: None }
+        Self { path: folder.join(format!("spool-{name}.jsonl")), file: None }
     }
 
     /// Whether this process has written to it since it was last cleared.
@@ -35,43 +70,43 @@ impl Spool {
     /// # Errors
     ///
     /// It cannot be read, or is of a later version.
-    pub fn read(&self) -> io::Result<Vec<End>> {
-        let text = match std::fs::read(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            text => text?,
-        };
-        // It may have been cut inside a character.
-        let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &text[..end]);
-        let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-        lines.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect()
+    pub fn read(&self) -> io::Result<Left> {
+        match std::fs::read(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Left::default()),
+            text => parse(&text?),
+        }
     }
 
-    /// Adds ends, and returns once they are on the disk.
+    /// Adds records, and returns once they are on the disk, with the place of the last one; `None` where there was none to add.
     ///
     /// # Errors
     ///
     /// None of them is in the file then.
-    pub fn append<'e>(&mut self, ends: impl Iterator<Item = &'e End>) -> io::Result<()> {
-        let mut lines = Vec::new();
-        for end in ends {
-            serde_json::to_writer(&mut lines, end)?;
+    pub fn append<'r>(&mut self, records: impl Iterator<Item = &'r Record>) -> io::Result<Option<Mark>> {
+        let (mut lines, mut count) = (Vec::new(), 0);
+        for record in records {
+            serde_json::to_writer(&mut lines, record)?;
             lines.push(b'\n');
+            count += 1;
         }
-        if lines.is_empty() {
-            return Ok(());
+        if count == 0 {
+            return Ok(None);
         }
-        let (mut file, length) = match self.file.take() {
+        let mut open = match self.file.take() {
             Some(open) => open,
             None => open(&self.path)?,
         };
-        match file.write_all(&lines).and_then(|()| file.sync_data()) {
+        match open.file.write_all(&lines).and_then(|()| open.file.sync_data()) {
             Ok(()) => {
-                self.file = Some((file, length + lines.len() as u64));
-                Ok(())
+                open.length += lines.len() as u64;
+                open.records += count;
+                let mark = Mark { spool: Arc::clone(&open.id), records: open.records };
+                self.file = Some(open);
+                Ok(Some(mark))
             }
             Err(error) => {
                 // Where what is left of it cannot be cut off now, that is done before the next line.
-                self.file = file.set_len(length).ok().map(|()| (file, length));
+                self.file = open.file.set_len(open.length).ok().map(|()| open);
                 Err(error)
             }
         }
@@ -81,7 +116,7 @@ impl Spool {
     ///
     /// # Errors
     ///
-    /// It is still there, and is written once more at the next start, which changes nothing.
+    /// It is still there, and the next start finds that all of it is written.
     pub fn clear(&mut self) -> io::Result<()> {
         match std::fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -92,18 +127,39 @@ impl Spool {
     }
 }
 
+/// The lines that are whole; the last one may have been cut inside a character.
+fn whole(text: &[u8]) -> &[u8] {
+    text.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &text[..=end])
+}
+
+fn parse(text: &[u8]) -> io::Result<Left> {
+    let mut lines = whole(text).split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let Some(head) = lines.next() else { return Ok(Left::default()) };
+    let Head { spool } = serde_json::from_slice(head)?;
+    let records = lines.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect::<Result<_, _>>()?;
+    Ok(Left { id: spool, records })
+}
+
 /// For lines after those that it has, cut to whole ones.
-fn open(path: &Path) -> io::Result<(File, u64)> {
+fn open(path: &Path) -> io::Result<Open> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     let text = std::fs::read(path)?;
-    let length = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);
+    let Left { mut id, records } = parse(&text)?;
+    let mut length = whole(&text).len() as u64;
     file.set_len(length)?;
+    if id.is_empty() {
+        id = Uuid::new_v4().to_string();
+        let head = format!("{}\n", serde_json::to_string(&Head { spool: id.clone() })?);
+        file.write_all(head.as_bytes())?;
+        length += head.len() as u64;
+    }
     file.sync_all()?;
     sync_folder(path)?;
-    Ok((file, length))
+    let records = i64::try_from(records.len()).unwrap_or(i64::MAX);
+    Ok(Open { file, length, id: id.into(), records })
 }
 
 /// A file that was made or removed is so after a loss of power too.
@@ -116,8 +172,8 @@ mod tests {
     use super::*;
     use crate::store::LedgerRow;
 
-    fn end(number: i64) -> End {
-        End::Entry(LedgerRow {
+    fn end(number: i64) -> Record {
+        Record::Entry(LedgerRow {
             number,
             task_id: format!("task-{number}"),
             tenant: "a \"quoted\"\nname".into(),
@@ -139,18 +195,20 @@ mod tests {
     fn ends_are_read_again_in_their_order_until_they_are_cleared() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut spool = Spool::new(&folder.path().join("data"), "x");
-        assert_eq!(spool.read().expect("nothing"), []);
+        assert_eq!(spool.read().expect("nothing"), Left::default());
         spool.append([].iter()).expect("nothing to write");
         assert!(!spool.path().exists());
         spool.append([end(1), end(2)].iter()).expect("room");
-        spool.append([end(3)].iter()).expect("room");
+        let mark = spool.append([end(3)].iter()).expect("room").expect("its place");
         let again = Spool::new(&folder.path().join("data"), "x");
-        assert_eq!(again.read().expect("a file"), [end(1), end(2), end(3)]);
+        let left = again.read().expect("a file");
+        assert_eq!(left.records, [end(1), end(2), end(3)]);
+        assert_eq!((left.id.as_str(), 3), (&*mark.spool, mark.records));
         spool.clear().expect("it is removed");
         spool.clear().expect("it is not there");
-        assert_eq!(again.read().expect("nothing"), []);
+        assert_eq!(again.read().expect("nothing"), Left::default());
         spool.append([end(4)].iter()).expect("room");
-        assert_eq!(again.read().expect("a file"), [end(4)]);
+        assert_eq!(again.read().expect("a file").records, [end(4)]);
     }
 
     #[test]
@@ -162,9 +220,10 @@ mod tests {
         text.extend_from_slice(b"{\"entry\": {\"numb");
         std::fs::write(spool.path(), text).expect("room");
         let mut next = Spool::new(folder.path(), "x");
-        assert_eq!(next.read().expect("a file"), [end(1)]);
-        next.append([end(2)].iter()).expect("room");
-        assert_eq!(next.read().expect("a file"), [end(1), end(2)]);
+        assert_eq!(next.read().expect("a file").records, [end(1)]);
+        let mark = next.append([end(2)].iter()).expect("room").expect("its place");
+        assert_eq!(mark.records, 2);
+        assert_eq!(next.read().expect("a file").records, [end(1), end(2)]);
         std::fs::write(next.path(), "{\"later\": {}}\n").expect("room");
         assert!(next.read().is_err(), "of a later version");
     }

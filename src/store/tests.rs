@@ -384,20 +384,7 @@ async fn models_pools_and_workers_are_as_they_were_filed_last(place: Place) {
 
 async fn a_session_is_charged_once_for_a_task(place: Place) {
     let store = place.open().await;
-    let session = SessionRow {
-        number: 1,
-        tenant: "default".into(),
-        id: "s".into(),
-        ttl_ms: 100,
-        expires_at_ms: 50,
-        turns: 0,
-        limit_tokens: Some(10),
-        limit_time_ms: None,
-        limit_cost: None,
-        spent_tokens: 0,
-        spent_time_ms: 0,
-        spent_cost: 0,
-    };
+    let session = session();
     let hold = HoldRow { task_id: "task-1".into(), session: Some(1), held: "{}".into(), started_at_ms: None };
     let held = HeldRows { session: Some(session.clone()), hold: Some(hold.clone()) };
     store.task_accepted(task(1), None, held, |_| ());
@@ -410,6 +397,23 @@ async fn a_session_is_charged_once_for_a_task(place: Place) {
         SessionRow { turns: 1, expires_at_ms: 107, spent_tokens: 5, spent_time_ms: 6, spent_cost: i64::MAX, ..session };
     assert_eq!(store.sessions().await, Ok(vec![charged]));
     assert_eq!(store.holds().await, Ok(Vec::new()));
+}
+
+fn session() -> SessionRow {
+    SessionRow {
+        number: 1,
+        tenant: "default".into(),
+        id: "s".into(),
+        ttl_ms: 100,
+        expires_at_ms: 50,
+        turns: 0,
+        limit_tokens: Some(10),
+        limit_time_ms: None,
+        limit_cost: None,
+        spent_tokens: 0,
+        spent_time_ms: 0,
+        spent_cost: 0,
+    }
 }
 
 fn tenant(id: &str, version: i64) -> TenantChange {

@@ -7,14 +7,13 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::OwnedMutexGuard;
 
-use super::ledger;
-use super::outage::{Lost, Survival};
+use super::outage::{self, Lost, Survival};
 use super::ownership::Ownership;
 use super::queue::{Done, Operation, Queue, Work};
 use super::reader::{Held, Reader};
 use super::sql::{self, Connection};
 use super::sqlite::scrub;
-use super::{Scrub, StoreError};
+use super::{Scrub, StoreError, ledger};
 use crate::lifecycle::{Lifecycle, Panicked};
 
 /// How long a server may take for a batch.
@@ -280,6 +279,9 @@ async fn transact(
         if broken {
             return transaction.rollback().await;
         }
+    }
+    if let Some(mark) = batch.iter().rev().find_map(|operation| operation.spooled.as_ref()) {
+        outage::mark(&mut transaction, mark).await?;
     }
     ledger::flush(&mut transaction).await?;
     transaction.commit().await

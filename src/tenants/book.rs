@@ -132,7 +132,7 @@ impl Book {
     pub fn filed(&mut self, id: &KeyId, at_ms: i64) {
         for keys in [&mut self.keys, &mut self.declared.keys] {
             if let Some(entry) = keys.get_mut(id) {
-                entry.row.last_used_ms = Some(at_ms);
+                entry.row.last_used_ms = entry.row.last_used_ms.max(Some(at_ms));
             }
         }
     }

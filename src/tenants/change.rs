@@ -16,6 +16,7 @@ impl Tenants {
     ///
     /// [`ChangeError`].
     pub async fn create_tenant(&self, request: &TenantRequest) -> Result<TenantView, ChangeError> {
+        let _undeclared = self.declaring.read().await;
         if self.home(&request.id) == Home::Declared {
             return Err(ChangeError::Declared("tenant", request.id.clone()));
         }
@@ -39,7 +40,7 @@ impl Tenants {
             ChangeError::Meanwhile => ChangeError::Exists(request.id.clone()),
             other => other,
         })?;
-        self.tenant(&request.id).ok_or(ChangeError::Meanwhile)
+        self.tenant(&request.id).ok_or_else(|| ChangeError::no_tenant(&request.id))
     }
 
     /// Changes a tenant as `patch` says, where it has the version `expected` or none is expected.
@@ -66,6 +67,7 @@ impl Tenants {
     ///
     /// [`ChangeError`].
     pub async fn delete_tenant(&self, id: &str, expected: Option<i64>) -> Result<(), ChangeError> {
+        let _undeclared = self.declaring.read().await;
         let declared = |book: &Book| {
             book.declared.keys.iter().find(|(_, entry)| entry.tenant.as_str() == id).map(|(key, _)| key.to_string())
         };
@@ -97,6 +99,7 @@ impl Tenants {
     /// [`ChangeError`].
     pub async fn create_key(&self, request: &KeyRequest) -> Result<(KeyView, Secret), ChangeError> {
         check_zones(&request.policy())?;
+        let _undeclared = self.declaring.read().await;
         self.refresh().await?;
         if self.tenant(&request.tenant_id).is_none() {
             return Err(ChangeError::no_tenant(&request.tenant_id));
@@ -121,7 +124,8 @@ impl Tenants {
             ChangeError::Meanwhile => ChangeError::no_tenant(&request.tenant_id),
             other => other,
         })?;
-        let view = self.key(secret.id().as_str()).ok_or(ChangeError::Meanwhile)?;
+        // Or since.
+        let view = self.key(secret.id().as_str()).ok_or_else(|| ChangeError::no_tenant(&request.tenant_id))?;
         Ok((view, secret))
     }
 
@@ -168,6 +172,7 @@ impl Tenants {
         overlap_ms: u64,
     ) -> Result<(KeyView, Secret), ChangeError> {
         let secret = Secret::new()?;
+        let _undeclared = self.declaring.read().await;
         self.try_again(expected, || {
             let now_ms = signed(unix_ms());
             let mut old = self.stored_key(id)?;
@@ -189,7 +194,7 @@ impl Tenants {
             Ok((old.version, TenantChange::Rotation(Box::new((old, new)), home)))
         })
         .await?;
-        let view = self.key(secret.id().as_str()).ok_or(ChangeError::Meanwhile)?;
+        let view = self.key(secret.id().as_str()).ok_or_else(|| ChangeError::no_key(secret.id().as_str()))?;
         Ok((view, secret))
     }
 

@@ -1,18 +1,19 @@
 //! Tenants and keys that the configuration declares. They are in no store, hold as long as they stand there, and are changed there
 //! alone.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::PoisonError;
 
 use serde_json::{Map, Value};
 use sluicegate_compat::native::{KeyRequest, TenantRequest};
 
-use super::book::{Book, Entry, Known};
+use super::book::{self, Book, Known};
 use super::change::{check_zones, written};
 use super::facts::{of_key, of_tenant};
 use super::{KeyDigest, Scopes, Tenants, unix_ms};
-use crate::audit::{Action, difference};
+use crate::audit::{Act, Action, Actor, Entry, difference};
 use crate::ids::{KeyId, TenantId};
-use crate::store::{ApiKeyRow, StoreError, TenantRow, signed};
+use crate::store::{ApiKeyRow, DeclaredRow, StoreError, TenantRow, signed};
 
 /// What a configuration declares.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,24 +48,16 @@ pub enum DeclareError {
     Mistakes(Vec<String>),
 }
 
-/// Something that is declared otherwise than before.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Redeclared {
-    pub action: Action,
-    pub id: String,
-    pub changes: Map<String, Value>,
-}
-
 /// What is declared now.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
     pub tenants: HashMap<TenantId, Known>,
-    pub keys: HashMap<KeyId, Entry>,
+    pub keys: HashMap<KeyId, book::Entry>,
     by_digest: HashMap<KeyDigest, KeyId>,
 }
 
 impl Declared {
-    pub fn with_digest(&self, digest: &KeyDigest) -> Option<&Entry> {
+    pub fn with_digest(&self, digest: &KeyDigest) -> Option<&book::Entry> {
         self.keys.get(self.by_digest.get(digest)?)
     }
 
@@ -80,7 +73,7 @@ impl Declared {
             let id = KeyId::from(key.id.as_str());
             let known = before.keys.get(&id);
             let created_ms = known.map_or(now_ms, |entry| entry.row.created_ms);
-            if let Some(entry) = Entry::of(ApiKeyRow { created_ms, ..key_row(key) }, true) {
+            if let Some(entry) = book::Entry::of(ApiKeyRow { created_ms, ..key_row(key) }, true) {
                 declared.by_digest.insert(key.digest, id.clone());
                 declared.keys.insert(id, entry.used_like(known));
             }
@@ -88,20 +81,11 @@ impl Declared {
         declared
     }
 
-    /// What is otherwise than it was `before`.
-    fn since(&self, before: &Self) -> Vec<Redeclared> {
-        let tenants = |declared: &Self| -> Facts {
-            declared.tenants.iter().map(|(id, known)| (id.to_string(), of_tenant(&known.row))).collect()
-        };
-        let keys = |declared: &Self| -> Facts {
-            let of = |(id, entry): (&KeyId, &Entry)| (id.to_string(), with_hash(&entry.row));
-            declared.keys.iter().map(of).collect()
-        };
-        let of_tenants = [Action::CREATE_TENANT, Action::CHANGE_TENANT, Action::DELETE_TENANT];
-        let of_keys = [Action::CREATE_KEY, Action::CHANGE_KEY, Action::REVOKE_KEY];
-        let mut redeclared = compared(&tenants(before), &tenants(self), of_tenants);
-        redeclared.extend(compared(&keys(before), &keys(self), of_keys));
-        redeclared
+    /// What is recorded of tenants, and of keys.
+    fn facts(&self) -> [Facts; 2] {
+        let tenants = self.tenants.iter().map(|(id, known)| (id.to_string(), of_tenant(&known.row)));
+        let keys = self.keys.iter().map(|(id, entry)| (id.to_string(), with_hash(&entry.row)));
+        [tenants.collect(), keys.collect()]
     }
 }
 
@@ -113,13 +97,19 @@ fn with_hash(row: &ApiKeyRow) -> Map<String, Value> {
 }
 
 /// By ids.
-type Facts = HashMap<String, Map<String, Value>>;
+type Facts = BTreeMap<String, Map<String, Value>>;
 
-fn compared(before: &Facts, after: &Facts, [created, changed, deleted]: [Action; 3]) -> Vec<Redeclared> {
+/// The word for each list of facts, and what is done where one of it comes, changes or goes.
+const KINDS: [(&str, [Action; 3]); 2] = [
+    ("tenant", [Action::CREATE_TENANT, Action::CHANGE_TENANT, Action::DELETE_TENANT]),
+    ("key", [Action::CREATE_KEY, Action::CHANGE_KEY, Action::REVOKE_KEY]),
+];
+
+/// What has become of these.
+fn compared(before: &Facts, after: &Facts, [created, changed, deleted]: [Action; 3]) -> Vec<Entry> {
     let nothing = Map::new();
-    let mut ids: Vec<_> = before.keys().chain(after.keys().filter(|id| !before.contains_key(*id))).collect();
-    ids.sort();
-    let redeclared = ids.into_iter().filter_map(|id| {
+    let ids = before.keys().chain(after.keys().filter(|id| !before.contains_key(*id)));
+    let acts = ids.filter_map(|id| {
         let (was, is) = (before.get(id), after.get(id));
         let action = match (was, is) {
             (None, _) => created,
@@ -127,30 +117,60 @@ fn compared(before: &Facts, after: &Facts, [created, changed, deleted]: [Action;
             (Some(_), None) => deleted,
         };
         let changes = difference(was.unwrap_or(&nothing), is.unwrap_or(&nothing));
-        (!changes.is_empty()).then(|| Redeclared { action, id: id.clone(), changes })
+        if changes.is_empty() {
+            return None;
+        }
+        let act = Act::new(action, &Actor::Configuration, None, "");
+        act.about(id);
+        act.changes(changes);
+        Some(act.entry())
     });
-    redeclared.collect()
+    acts.collect()
 }
 
 impl Tenants {
-    /// Lets what is declared hold from now on, in the place of what was declared before: all of it, or nothing of it. What has changed
-    /// is returned.
+    /// Lets what is declared hold from now on, in the place of what was declared before: all of it, or nothing of it.
     ///
     /// # Errors
     ///
     /// [`DeclareError`].
-    pub async fn declare(&self, declarations: &Declarations) -> Result<Vec<Redeclared>, DeclareError> {
+    pub async fn declare(&self, declarations: &Declarations) -> Result<(), DeclareError> {
+        // Nobody makes what is about to be declared.
+        let _alone = self.declaring.write().await;
         self.refresh().await?;
-        let mut book = self.book.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut book = self.book.write().unwrap_or_else(PoisonError::into_inner);
         let mistakes = mistakes(declarations, &book);
         if !mistakes.is_empty() {
             return Err(DeclareError::Mistakes(mistakes));
         }
         let declared = Declared::of(declarations, &book.declared);
-        let redeclared = declared.since(&book.declared);
         book.closed |= !declared.keys.is_empty();
         book.declared = declared;
-        Ok(redeclared)
+        Ok(())
+    }
+
+    /// Records what is declared otherwise than it was recorded last, be that by an earlier process, and says how much that is.
+    ///
+    /// # Errors
+    ///
+    /// [`StoreError`]; the next time all of it is recorded.
+    pub async fn record_declared(&self) -> Result<usize, StoreError> {
+        let (known, after) = (self.store.declared().await?, self.read(|book| book.declared.facts()));
+        let (mut rows, mut changes) = (Vec::new(), Vec::new());
+        for ((kind, actions), after) in KINDS.into_iter().zip(after) {
+            let known = known.iter().filter(|row| row.kind == kind);
+            // What cannot be read was something else.
+            let before =
+                known.map(|row| (row.id.clone(), serde_json::from_str(&row.facts).unwrap_or_default())).collect();
+            changes.extend(compared(&before, &after, actions));
+            let row = |(id, facts)| DeclaredRow { kind: kind.to_owned(), id, facts: Value::Object(facts).to_string() };
+            rows.extend(after.into_iter().map(row));
+        }
+        let count = changes.len();
+        if count > 0 {
+            self.store.put_declared(rows, changes).await?;
+        }
+        Ok(count)
     }
 }
 

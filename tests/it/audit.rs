@@ -131,7 +131,7 @@ async fn what_is_refused_is_there_too_and_what_is_only_looked_at_is_not() {
     let expected = [
         ("pool.purge", "default", 403),
         ("key.revoke", &cut, 404),
-        ("tenant.create", "", 400),
+        ("tenant.create", "a b", 400),
         ("tenant.create", "acme", 409),
         ("tenant.change", "acme", 412),
         ("key.revoke", "nobody", 404),
@@ -211,8 +211,11 @@ async fn what_is_asked_for_is_done_and_recorded_where_the_client_hangs_up() {
     let answered = gate.send(from("::1", &key, "POST", &path, &Value::Null)).now_or_never();
     assert!(answered.is_none(), "its end has to become durable first");
     let mut all = Vec::new();
-    while all.is_empty() {
+    for _ in 0..100 {
         all = entries(&gate, "action=task.cancel").await;
+        if !all.is_empty() {
+            break;
+        }
     }
     assert_eq!(all.iter().map(told).collect::<Vec<_>>(), [("task.cancel", id.as_str(), 204)]);
     gate.finish().await;

@@ -32,7 +32,7 @@ fn declared(tenants: &str, keys: &str) -> Result<Config, String> {
 async fn redeclare(gate: &Gate, tenants: &str, keys: &str) -> Result<usize, String> {
     let config = declared(tenants, keys)?;
     match gate.app.tenants.declare(&config.declared).await {
-        Ok(changes) => Ok(changes.len()),
+        Ok(()) => Ok(gate.app.tenants.record_declared().await.unwrap()),
         Err(DeclareError::Mistakes(mistakes)) => Err(mistakes.join("\n")),
         Err(error) => panic!("{error}"),
     }
@@ -149,7 +149,7 @@ fn every_mistake_is_told_and_no_key_with_it() {
     KEYS: keys[3].id: a key has an `id`, or a `name` that can be one: 1 to 64 letters, digits, dots, underscores and hyphens
     KEYS: keys[3].scopes: missing field `scopes`
     KEYS: keys[4]: a table is expected here
-    TENANTS: tenants[0].id: 1 to 64 letters, digits, dots, underscores and hyphens
+    TENANTS: tenants[0].id: 1 to 64 letters, digits, dots, underscores and hyphens, and not dots alone
     TENANTS: tenants[2].colour: unknown key
     TENANTS: tenants[2].limits.concurrency: 1 to 1,000,000,000; leave it out for no limit
     TENANTS: tenants[2].weight: 1 to 1,000,000

@@ -7,6 +7,7 @@ mod access;
 mod addresses;
 mod artifacts;
 mod audit;
+mod away;
 mod budgets;
 mod canary;
 mod cancel;

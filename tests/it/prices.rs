@@ -64,7 +64,8 @@ async fn a_price_counts_for_what_is_let_in_from_then_on_and_survives_a_restart()
     let reset = ask(&gate, "GET", "/v2/admin/prices/builtin", Value::Null).await;
     assert_eq!((&reset.json()["overridden"], reset.header("etag") == set.header("etag")), (&json!(false), false));
     let recorded = gate.get("/v2/admin/audit?target=builtin").await.json();
-    let from_to = json!({"output_per_mtok": {"from": 50_000_000, "to": 1_000_000}});
+    let from_to = json!({"output_per_mtok": {"from": 50_000_000, "to": 1_000_000},
+        "overridden": {"from": true, "to": false}});
     assert_eq!(recorded["entries"][0]["changes"], from_to);
     assert_eq!(recorded["entries"].as_array().unwrap().len(), 2, "{recorded}");
     gate.finish().await;

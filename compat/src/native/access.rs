@@ -46,7 +46,7 @@ impl Scope {
 /// The body of `POST /v2/admin/tenants`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 pub struct TenantRequest {
-    /// 1 to 64 letters, digits, dots, underscores and hyphens.
+    /// 1 to 64 letters, digits, dots, underscores and hyphens, and not dots alone.
     pub id: String,
     #[serde(default)]
     pub name: Option<String>,
@@ -299,8 +299,10 @@ impl TenantRequest {
     /// The first field that is wrong.
     pub fn check(&self) -> Result<(), Violation> {
         let letter = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        let is_id = (1..=64).contains(&self.id.len()) && self.id.bytes().all(letter);
-        ensure(is_id, "id", "1 to 64 letters, digits, dots, underscores and hyphens")?;
+        // What is nothing but dots is no part of a path.
+        let is_dots = self.id.bytes().all(|byte| byte == b'.');
+        let is_id = (1..=64).contains(&self.id.len()) && self.id.bytes().all(letter) && !is_dots;
+        ensure(is_id, "id", "1 to 64 letters, digits, dots, underscores and hyphens, and not dots alone")?;
         check_name(self.name.as_deref())?;
         check_weight(self.weight)?;
         self.policy().check()

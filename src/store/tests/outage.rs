@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::super::*;
 use super::cluster::{self, Cluster};
-use super::{ended, entry, task, told};
+use super::{ended, entry, session, task, told};
 
 /// Nothing that a test waits for takes longer, also on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -89,14 +89,14 @@ async fn while_the_server_is_away_ends_are_kept_and_all_is_written_once_when_it_
     assert!(gateway.store.is_away());
     assert_eq!(gateway.accept(4).await, Err(StoreError::Away));
     assert_eq!(gateway.store.workers().await, Err(StoreError::Away));
-    let (done, mut started) = told();
+    let (done, started) = told();
     gateway.store.task_started("task-2".into(), "{}".into(), done);
+    assert_eq!(in_time(started).await, Ok(Ok(())));
     assert_eq!(gateway.end(1).await, Ok(()));
     assert_eq!(gateway.end(2).await, Ok(()));
-    assert!(started.try_recv().is_err(), "it waits");
     assert_eq!(files(folder.path()), 1);
     server.start();
-    assert_eq!(in_time(started).await, Ok(Ok(())));
+    gateway.comes_back().await;
     assert_eq!(gateway.accept(5).await, Ok(()));
     assert_eq!(gateway.sums().await, (4, 1 + 2 + 101 + 102));
     let tasks = gateway.store.tasks().await.expect("tasks");
@@ -118,6 +118,20 @@ async fn what_a_process_leaves_that_ends_while_the_server_is_away_is_written_onc
     server.stop();
     assert_eq!(first.enter(2).await, Ok(()));
     assert_eq!(first.end(1).await, Ok(()));
+    // One that is lost with the process, and one that has ended.
+    for (id, ended) in [("lost", false), ("done", true)] {
+        let hold = HoldRow { task_id: id.into(), session: Some(1), held: "{}".into(), started_at_ms: None };
+        first.store.hold_taken(Some(session()), hold);
+        let (done, started) = told();
+        first.store.hold_started(id.into(), 5, done);
+        assert_eq!(in_time(started).await, Ok(Ok(())));
+        let (done, settled) = told();
+        if ended {
+            let used = SpentRow { task_id: id.into(), tokens: 1, time_ms: 1, cost: 1, turn: true, ended_at_ms: 9 };
+            first.store.hold_settled(used, None, done);
+            assert_eq!(in_time(settled).await, Ok(Ok(())));
+        }
+    }
     in_time(first.store.close()).await;
     let kept: Vec<_> =
         std::fs::read_dir(folder.path()).expect("a folder").map(|file| file.expect("a file").path()).collect();
@@ -128,6 +142,11 @@ async fn what_a_process_leaves_that_ends_while_the_server_is_away_is_written_onc
         std::fs::write(&kept[0], &lines).expect("room");
         let next = gateway(&url, folder.path(), PATIENCE).await;
         assert_eq!(next.sums().await, (3, 1 + 2 + 101));
+        let holds = next.store.holds().await.expect("holds");
+        let holds: Vec<_> = holds.iter().map(|hold| (hold.task_id.as_str(), hold.started_at_ms)).collect();
+        assert_eq!(holds, [("lost", Some(5))]);
+        let sessions = next.store.sessions().await.expect("sessions");
+        assert_eq!((sessions[0].spent_tokens, sessions[0].turns), (1, 1), "charged once");
         assert!(next.store.tasks().await.expect("tasks")[0].ended_at_ms.is_some());
         assert_eq!(files(folder.path()), 0);
         next.store.close().await;
@@ -231,7 +250,7 @@ async fn a_gateway_ends_where_its_database_is_away_for_too_long() {
     let (done, waits) = told();
     door.shut();
     eventually(|| gateway.store.is_away()).await;
-    gateway.store.task_started("task-1".into(), "{}".into(), done);
+    gateway.store.tasks_forgotten(vec!["task-1".into()], done);
     in_time(gateway.lifecycle.draining().cancelled()).await;
     assert!(gateway.lifecycle.failed());
     assert_eq!(gateway.enter(1).await, Ok(()));

@@ -98,10 +98,10 @@ async fn a_gateway_outlives_its_database() {
     let usage = gateway.get_json("/v2/usage").await;
     assert_eq!(usage["total"]["tasks"], seen.chats.load(Ordering::SeqCst) + accepted.len() as u64);
     let metrics = text(&gateway, "/metrics").await;
-    assert!(metrics.contains("\nstore_available 1\n") && metrics.contains("\nstore_spooled_ends 0\n"));
+    assert!(metrics.contains("\nstore_available 1\n") && metrics.contains("\nstore_spooled_records 0\n"));
     let kept =
         std::fs::read_dir(gateway.data_dir()).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
-    assert_eq!(kept.filter(|name| name.starts_with("ends-")).count(), 0);
+    assert_eq!(kept.filter(|name| name.starts_with("spool-")).count(), 0);
     gateway.terminate();
     assert_eq!(gateway.wait_for_exit().code, Some(0));
 }

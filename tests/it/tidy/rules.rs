@@ -95,7 +95,7 @@ pub const FENCES: &[Fence] = &[
         within: "src/",
         paths: &["gcra"],
         inside: &["src/api/throttle"],
-        reason: "limits on tasks give back what is not used, and are `admission`'s; only refused keys are counted by address",
+        reason: "limits on tasks give back what is not used, and are `admission`'s; refusals alone are counted by whom they are told",
     },
     Fence {
         within: "src/",

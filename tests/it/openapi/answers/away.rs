@@ -1,14 +1,13 @@
 //! Answers of a gateway whose database is away.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::StatusCode;
 
 use super::super::documents::{Document, Operation};
 use super::NOBODY;
 use super::Witness;
-use crate::harness::{Gate, request, says};
+use crate::away::{gateway, until_ready};
+use crate::harness::request;
 use crate::postgres::Cluster;
 
 /// Whether an operation is documented to need the database.
@@ -19,18 +18,10 @@ pub fn needs_the_database(operation: &Operation<'_>) -> bool {
 
 #[tokio::test]
 async fn what_needs_the_database_is_refused_while_that_is_away() {
-    let (mut server, folder) = (Cluster::of_its_own(), tempfile::tempdir().unwrap());
-    let folder = folder.path().to_str().unwrap();
-    let settings = [("SLUICEGATE_STORE__URL", &*server.public_url()), ("SLUICEGATE_DATA_DIR", folder)];
-    let gate = Gate::with(says(&["hi"]), &settings).await.with_key().await;
+    let mut server = Cluster::of_its_own();
+    let (gate, _folder) = gateway(&server).await;
     server.stop();
-    let away = async {
-        while gate.get("/readyz").await.status != StatusCode::SERVICE_UNAVAILABLE {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), away).await.unwrap();
-
+    until_ready(&gate, false).await;
     let mut witness = Witness::new();
     let documents = Document::both();
     let operations = documents.iter().flat_map(Document::operations).filter(needs_the_database);
