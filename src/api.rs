@@ -59,12 +59,12 @@ pub struct Shared {
     pub gateway: Arc<Gateway>,
     pub tenants: Arc<Tenants>,
     pub http_metrics: HttpMetrics,
-    pub proxies: Arc<Proxies>,
+    pub proxies: Proxies,
     /// `None`: refused keys are not limited.
     pub failed_logins: Option<Arc<FailedLogins>>,
     pub refused_actions: Arc<RefusedActions>,
     /// Pages of other origins that may read answers; `None`: none.
-    pub cors: Option<Arc<Cors>>,
+    pub cors: Option<Cors>,
     pub settings: Settings,
 }
 

@@ -10,7 +10,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::try_join_all;
 use sluicegate_compat::native::KeyRequest;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::admission::{self, Accounts, Admission, BudgetUnknown, Limiter};
 use crate::api::{self, Api, FailedLogins, RefusedActions, Settings};
@@ -26,8 +26,8 @@ use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::pools::{Floor, Policy, Pool, PoolMetrics, PoolSpec, Watchdog};
 use crate::sessions::{self, Sessions};
-use crate::store::{Location, OpenError, Outage, Store, StoreError, StoreMetrics, signed};
-use crate::tasks::{Clock, Holder, Journal, Registry, Retention, Stage, millis};
+use crate::store::{Location, OpenError, Outage, Store, StoreError, StoreMetrics};
+use crate::tasks::{Clock, Holder, Journal, Registry, Retention, Stage};
 use crate::tenants::{ChangeError, DeclareError, Tenants};
 
 mod declared;
@@ -36,19 +36,12 @@ mod load;
 mod metrics;
 mod reload;
 mod server;
+mod sweeper;
 mod webhooks;
 
 pub use metrics::MetricsError;
 pub use server::TlsError;
-
-/// How often ended tasks and idle sessions are looked through for those whose time is over.
-const SWEEP: Duration = Duration::from_secs(1);
-
-/// Keys of requests are looked through once in so many of these times.
-const SWEEPS_OF_KEYS: u32 = 600;
-
-/// Budgets, and addresses that have sent refused keys, are looked through once in so many of these times.
-const SWEEPS_OF_IDLE: u32 = 30;
+use sweeper::Sweeper;
 
 /// How often changes of tenants and keys by other processes are looked for.
 const LOOK_FOR_CHANGES: Duration = Duration::from_millis(500);
@@ -169,21 +162,15 @@ pub struct App {
     pub router: axum::Router,
     lifecycle: Lifecycle,
     tasks: Arc<Registry>,
-    sessions: Arc<Sessions>,
-    limiter: Arc<Limiter>,
+    sweeper: Arc<Sweeper>,
     pub budgets: Budgets,
     pub store: Store,
     pub tenants: Arc<Tenants>,
-    failed_logins: Option<Arc<FailedLogins>>,
-    refused_actions: Arc<RefusedActions>,
     pub pools: Vec<Arc<Pool>>,
     /// What waited when an earlier process ended, until the pools can take it.
     left: Mutex<Vec<Waiting>>,
     /// What was done to pools in an earlier process.
     kept_pools: HashMap<PoolId, KeptPool>,
-    idempotency_ttl: Duration,
-    ledger_retention: Duration,
-    audit_retention: Duration,
     /// Other processes may change tenants and keys.
     shared_store: bool,
 }
@@ -299,30 +286,36 @@ impl App {
             gateway: Arc::clone(&gateway),
             tenants: Arc::clone(&tenants),
             http_metrics,
-            proxies: Arc::new(config.server.proxies.clone()),
+            proxies: config.server.proxies.clone(),
             failed_logins: failed_logins.clone(),
             refused_actions: Arc::clone(&refused_actions),
-            cors: config.server.cors.clone().map(Arc::new),
+            cors: config.server.cors.clone(),
             settings,
         }));
+        let sweeper = Sweeper {
+            tasks: Arc::clone(&tasks),
+            sessions,
+            limiter,
+            budgets: budgets.clone(),
+            failed_logins,
+            refused_actions,
+            store: store.clone(),
+            idempotency_ttl: config.admission.idempotency_ttl,
+            ledger_retention: config.ledger.retention,
+            audit_retention: config.audit_retention,
+        };
         Ok(Self {
             gateway,
             router,
             lifecycle: lifecycle.clone(),
             tasks,
-            sessions,
-            limiter,
+            sweeper: Arc::new(sweeper),
             budgets,
             store,
             tenants,
-            failed_logins,
-            refused_actions,
             pools,
             left: Mutex::new(left),
             kept_pools,
-            idempotency_ttl: config.admission.idempotency_ttl,
-            ledger_retention: config.ledger.retention,
-            audit_retention: config.audit_retention,
             shared_store: config.store != Location::Memory,
         })
     }
@@ -333,43 +326,8 @@ impl App {
     ///
     /// The first model that cannot be loaded.
     pub async fn start(&self) -> Result<(), StartError> {
-        let (tasks, sessions, limiter) =
-            (Arc::clone(&self.tasks), Arc::clone(&self.sessions), Arc::clone(&self.limiter));
-        let (budgets, failed_logins, refused_actions) =
-            (self.budgets.clone(), self.failed_logins.clone(), Arc::clone(&self.refused_actions));
-        let (forced, ttl, store) = (self.lifecycle.forced().clone(), self.idempotency_ttl, self.store.clone());
-        let (ledger_retention, audit_retention) = (self.ledger_retention, self.audit_retention);
-        self.lifecycle.spawn("retention", OnPanic::Shutdown, async move {
-            let mut ticks = interval(SWEEP);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            for tick in 0_u32.. {
-                if forced.run_until_cancelled(ticks.tick()).await.is_none() {
-                    return;
-                }
-                tasks.sweep(Instant::now());
-                sessions.sweep();
-                limiter.sweep();
-                if let Some(journal) = tasks.journal() {
-                    journal.sum_up(&budgets);
-                    if tasks.has_live() {
-                        journal.lives();
-                    }
-                }
-                if tick.is_multiple_of(SWEEPS_OF_IDLE) {
-                    budgets.sweep();
-                    failed_logins.iter().for_each(|logins| logins.forget());
-                    refused_actions.forget();
-                }
-                if let Some(journal) = tasks.journal().filter(|_| tick.is_multiple_of(SWEEPS_OF_KEYS)) {
-                    journal.forget_keys(ttl);
-                    journal.forget_entries(ledger_retention);
-                }
-                if tick.is_multiple_of(SWEEPS_OF_KEYS) {
-                    let before_ms = Clock::now().unix_ms.saturating_sub(millis(audit_retention));
-                    store.audit_forgotten(signed(before_ms));
-                }
-            }
-        });
+        let (sweeper, ended) = (Arc::clone(&self.sweeper), self.lifecycle.forced().clone());
+        self.lifecycle.spawn("retention", OnPanic::Shutdown, async move { sweeper.run(ended).await });
         self.watch_tenants();
         let kept = |pool: &Pool| self.kept_pools.get(pool.id()).and_then(|kept| kept.model.as_ref());
         try_join_all(self.pools.iter().map(|pool| pool.start(kept(pool)))).await?;
@@ -434,7 +392,7 @@ impl App {
             }
         }
         // 4. No more connections; the open ones get to send those last events.
-        let flush = server.close().then(|()| self.lifecycle.has_ended());
+        let flush = server.close().then(|()| self.lifecycle.wait_for_begun());
         let flushed = timeout(FLUSH_DEADLINE, flush).await.is_ok();
         // 5. Engines free their memory.
         let unload = async {

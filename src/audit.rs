@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Map, Value};
+use sluicegate_compat::native::{API_KEY_ID_DIGITS, API_KEY_PREFIX};
 use uuid::Uuid;
 
 use crate::clock::unix_ms;
@@ -16,12 +17,6 @@ const LONGEST: usize = 256;
 
 /// Elements of a list at most; of a longer one there is the number.
 const MOST: usize = 32;
-
-/// How a key begins.
-const KEY: &str = "sk-sg-";
-
-/// Characters of a key that are no secret, after its beginning.
-const KEY_ID: usize = 16;
 
 /// Characters of a key that are a secret, at least.
 const SECRET: usize = 40;
@@ -75,6 +70,7 @@ pub struct Entry {
 /// An action that is under way.
 #[derive(Debug)]
 pub struct Act {
+    pub action: Action,
     /// As it is if it succeeds. Held to look or to set a field.
     entry: Mutex<Entry>,
     /// Nothing has changed by it.
@@ -133,6 +129,7 @@ impl Act {
             _ => (String::new(), String::new()),
         };
         Self {
+            action,
             entry: Mutex::new(Entry {
                 id: Uuid::now_v7().to_string(),
                 at_ms: i64::try_from(unix_ms()).unwrap_or(i64::MAX),
@@ -164,7 +161,7 @@ impl Act {
             changes: "{}".to_owned(),
             ..own
         };
-        Self { entry: Mutex::new(entry), idle: AtomicBool::new(false) }
+        Self { action, entry: Mutex::new(entry), idle: AtomicBool::new(false) }
     }
 
     /// Says what it is done to.
@@ -233,12 +230,13 @@ pub fn difference(before: &Map<String, Value>, after: &Map<String, Value>) -> Ma
 pub fn harmless(text: &str) -> String {
     let mut shown = String::new();
     let mut rest = text;
-    while let Some(at) = rest.find(KEY) {
+    while let Some(at) = rest.find(API_KEY_PREFIX) {
         let (before, key) = rest.split_at(at);
         shown.push_str(before);
         let is_part = |character: char| character.is_ascii_alphanumeric() || character == '-';
         let end = key.find(|character| !is_part(character)).unwrap_or(key.len());
-        let public = key.char_indices().nth(KEY.len() + KEY_ID).map_or(end, |(at, _)| at.min(end));
+        let public =
+            key.char_indices().nth(API_KEY_PREFIX.len() + API_KEY_ID_DIGITS).map_or(end, |(at, _)| at.min(end));
         shown.push_str(&key[..public]);
         if end > public {
             shown.push('…');
@@ -246,35 +244,38 @@ pub fn harmless(text: &str) -> String {
         rest = &key[end..];
     }
     shown.push_str(rest);
-    let words = shown.split_inclusive(|character: char| character.is_whitespace() || matches!(character, ',' | '"'));
-    let shown: String = words.map(without_credentials).collect();
+    let shown: String = shown.split_inclusive(ends_word).map(without_credentials).collect();
     cut(shown)
 }
 
 /// Without the secret of a key that is there but for its beginning.
 fn without_secret(text: &str) -> Option<String> {
     let (id, secret) = text.split_once('-')?;
-    let is_id = id.len() == KEY_ID && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_id = id.len() == API_KEY_ID_DIGITS && id.bytes().all(|byte| byte.is_ascii_hexdigit());
     let is_secret = secret.len() >= SECRET && secret.bytes().all(|byte| byte.is_ascii_alphanumeric());
     (is_id && is_secret).then(|| format!("{id}…"))
 }
 
-/// A word without what comes before the last `@` and after a `?`, where it is an address.
-fn without_credentials(word: &str) -> String {
-    let after = word.chars().next_back().filter(|last| last.is_whitespace() || matches!(last, ',' | '"'));
-    let after = after.map(String::from).unwrap_or_default();
-    let word = &word[..word.len() - after.len()];
+fn ends_word(character: char) -> bool {
+    character.is_whitespace() || matches!(character, ',' | '"')
+}
+
+/// A word, with what ends it, without what comes before the last `@` and after a `?`, where it is an address.
+fn without_credentials(whole: &str) -> String {
+    let word = whole.trim_end_matches(ends_word);
+    let after = &whole[word.len()..];
     if let Some(id) = without_secret(word) {
-        return id + &after;
+        return id + after;
     }
-    let Some((scheme, address)) = word.split_once("://") else { return format!("{word}{after}") };
+    let Some((scheme, address)) = word.split_once("://") else { return whole.to_owned() };
     let address = address.split('?').next().unwrap_or_default();
-    match address.rsplit_once('@') {
-        None => format!("{scheme}://{address}{after}"),
-        Some((name, rest)) if !name.contains('/') => format!("{scheme}://{rest}{after}"),
+    let shown = match address.rsplit_once('@') {
+        None => address.to_owned(),
+        Some((name, rest)) if !name.contains('/') => rest.to_owned(),
         // A part of the path, or of a password: nobody can tell.
-        Some((_, rest)) => format!("{scheme}://…@{rest}{after}"),
-    }
+        Some((_, rest)) => format!("…@{rest}"),
+    };
+    format!("{scheme}://{shown}{after}")
 }
 
 fn cut(mut text: String) -> String {

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
+use sluicegate_compat::native::API_KEY_PREFIX;
 use uuid::Uuid;
 
 /// A task: a UUID, version 7 where the gateway makes it.
@@ -115,7 +116,7 @@ impl CorrelationId {
         callers
             .filter(|id| (1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic))
             .and_then(|id| std::str::from_utf8(id).ok())
-            .filter(|id| !id.contains("sk-sg-"))
+            .filter(|id| !id.contains(API_KEY_PREFIX))
             .map_or_else(|| Self::from(Uuid::new_v4().to_string()), Self::from)
     }
 }

@@ -122,7 +122,7 @@ impl Lifecycle {
     }
 
     /// Waits until what was begun [to go to its end](Self::to_the_end) is there.
-    pub async fn has_ended(&self) {
+    pub async fn wait_for_begun(&self) {
         self.begun.close();
         self.begun.wait().await;
     }

@@ -24,8 +24,8 @@ mod worker;
 mod workload;
 
 pub use access::{
-    KeyList, KeyPatch, KeyRequest, KeyView, NewKey, RotateRequest, Scope, TenantList, TenantPatch, TenantRequest,
-    TenantView,
+    API_KEY_ID_DIGITS, API_KEY_PREFIX, KeyList, KeyPatch, KeyRequest, KeyView, NewKey, RotateRequest, Scope,
+    TenantList, TenantPatch, TenantRequest, TenantView,
 };
 pub use admission::{AdmissionResponse, PreviewResponse, Streams};
 pub use artifact::{ArtifactView, CreateArtifact, Lineage, is_id as is_artifact_id};

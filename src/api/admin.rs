@@ -6,8 +6,7 @@ use axum::extract::State;
 use axum::http::header::{ETAG, IF_MATCH};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sluicegate_compat::native::{
     BudgetView, ErrorEnvelope, KeyList, KeyPatch, KeyRequest, KeyView, NewKey, RotateRequest, TenantList, TenantPatch,
     TenantRequest,

@@ -1,6 +1,7 @@
 //! The audit log: which requests are actions of administrators, how they are recorded, and `GET /v2/admin/audit`.
 //!
-//! Whoever has sent a good key has asked for something, also where the answer is no. An answer goes out once its record is durable.
+//! Whoever has sent a good key has asked for something, also where the answer is no. An answer goes out once its record is durable, or
+//! waits for a database that has gone away meanwhile.
 
 use std::sync::Arc;
 
@@ -81,8 +82,9 @@ pub async fn record(State(api): State<Api>, parameters: PathParameters, mut requ
     let act = caller.and_then(|caller| act(caller, &parameters, &request));
     let Some(act) = act else { return next.run(request).await };
     // What could not be recorded is not done. Servers register again all the time, which is nothing to be recorded.
-    let renews = act.entry().action == Action::REGISTER_WORKER.name;
-    if let Some(away) = api.gateway.check_store().err().filter(|_| !renews) {
+    if act.action != Action::REGISTER_WORKER
+        && let Err(away) = api.gateway.check_store()
+    {
         return Failure::from(away).into_response();
     }
     let act = Arc::new(act);

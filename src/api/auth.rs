@@ -150,7 +150,7 @@ fn refused(api: &Api, why: Denied, request: &Request) -> ErrorEnvelope {
     let is_guess = matches!(why, Denied::Malformed | Denied::Unknown | Denied::Expired);
     let address = request.extensions().get::<ClientAddress>();
     let noted = match (&api.failed_logins, address) {
-        (Some(logins), Some(address)) if is_guess => logins.note_from(*address),
+        (Some(logins), Some(address)) if is_guess => logins.note(address.network()),
         _ => Ok(()),
     };
     api.http_metrics.login_failed(why, noted.is_err());

@@ -9,7 +9,6 @@ use std::time::Duration;
 use gcra::{GcraError, GcraState, RateLimit};
 use tokio::time::Instant;
 
-use super::client::ClientAddress;
 use crate::ids::KeyId;
 
 /// Sources that are remembered, at most; beyond them all others share one rate until some are forgotten.
@@ -48,17 +47,6 @@ impl RefusedActions {
     }
 }
 
-impl FailedLogins {
-    /// Notes that a key from this address was refused.
-    ///
-    /// # Errors
-    ///
-    /// As [`note`](Self::note).
-    pub fn note_from(&self, address: ClientAddress) -> Result<(), Duration> {
-        self.note(address.network())
-    }
-}
-
 impl<S: Eq + Hash> Throttle<S> {
     pub fn new(rate: RefusalRate) -> Self {
         let RefusalRate { burst, per_minute } = rate;
@@ -94,6 +82,7 @@ impl<S: Eq + Hash> Throttle<S> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::client::ClientAddress;
     use super::*;
 
     fn logins(most: usize) -> FailedLogins {
@@ -109,38 +98,38 @@ mod tests {
         let logins = logins(10);
         let stranger = address("203.0.113.7");
         for _ in 0..3 {
-            assert_eq!(logins.note_from(stranger), Ok(()));
+            assert_eq!(logins.note(stranger.network()), Ok(()));
         }
-        assert_eq!(logins.note_from(stranger), Err(Duration::from_secs(3)));
-        assert_eq!(logins.note_from(address("203.0.113.8")), Ok(()), "another address is another matter");
+        assert_eq!(logins.note(stranger.network()), Err(Duration::from_secs(3)));
+        assert_eq!(logins.note(address("203.0.113.8").network()), Ok(()), "another address is another matter");
         tokio::time::advance(Duration::from_secs(2)).await;
         // Trying again makes the wait no longer.
-        assert_eq!(logins.note_from(stranger), Err(Duration::from_secs(1)));
+        assert_eq!(logins.note(stranger.network()), Err(Duration::from_secs(1)));
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(logins.note_from(stranger), Ok(()));
-        assert!(logins.note_from(stranger).is_err());
+        assert_eq!(logins.note(stranger.network()), Ok(()));
+        assert!(logins.note(stranger.network()).is_err());
         tokio::time::advance(Duration::from_secs(60)).await;
         for _ in 0..3 {
-            assert_eq!(logins.note_from(stranger), Ok(()));
+            assert_eq!(logins.note(stranger.network()), Ok(()));
         }
-        assert!(logins.note_from(stranger).is_err());
+        assert!(logins.note(stranger.network()).is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_network_of_ipv6_is_one_source_and_a_mapped_address_is_that_of_ipv4() {
         let logins = logins(10);
         for host in ["2001:db8::1", "2001:db8::2", "2001:db8:0:0:ffff::"] {
-            assert_eq!(logins.note_from(address(host)), Ok(()));
+            assert_eq!(logins.note(address(host).network()), Ok(()));
         }
-        assert!(logins.note_from(address("2001:db8::9")).is_err());
-        assert_eq!(logins.note_from(address("2001:db8:0:1::1")), Ok(()));
+        assert!(logins.note(address("2001:db8::9").network()).is_err());
+        assert_eq!(logins.note(address("2001:db8:0:1::1").network()), Ok(()));
         assert_eq!(address("::ffff:10.0.0.1").network(), address("10.0.0.1").network());
     }
 
     #[tokio::test(start_paused = true)]
     async fn memory_is_bounded_and_given_back() {
         let logins = logins(100);
-        let noted = |number: u32| logins.note_from(ClientAddress(number.to_be_bytes().into()));
+        let noted = |number: u32| logins.note(ClientAddress(number.to_be_bytes().into()).network());
         let refused = (0..1000).filter(|number| noted(*number).is_err()).count();
         // A hundred have their own rate, and the burst of all others is one.
         assert_eq!(refused, 1000 - 100 - 3);

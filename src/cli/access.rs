@@ -14,6 +14,7 @@ use super::arguments::FileArguments;
 use super::operate::{Target, text};
 use super::policy::{PolicyArguments, PriorityArguments};
 use super::table::Table;
+use crate::clock::unix_ms;
 use crate::tenants::Secret;
 
 #[derive(Debug, Args)]
@@ -396,8 +397,7 @@ fn scopes_of(key: &Value) -> String {
 
 /// So many days from now, as a Unix time in ms.
 fn expiry(days: u32) -> u64 {
-    let at = SystemTime::now() + Duration::from_secs(u64::from(days) * 24 * 60 * 60);
-    at.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    unix_ms().saturating_add(u64::from(days) * 24 * 60 * 60 * 1000)
 }
 
 /// How long ago, or in how long, in words.

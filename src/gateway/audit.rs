@@ -23,7 +23,8 @@ pub struct AuditFilter {
 }
 
 impl Gateway {
-    /// Records how an action has ended, and returns once that is durable.
+    /// Records how an action has ended, and returns once that is durable; where the database has gone away since it began, it is recorded
+    /// when that is back.
     ///
     /// # Errors
     ///
@@ -32,7 +33,6 @@ impl Gateway {
         let entry = act.answered(status);
         let error = match self.store.acted(entry.clone()).await {
             Ok(()) => return Ok(()),
-            // It was not when the action began: what is done is recorded once it is back.
             Err(StoreError::Away) => {
                 self.store.acted_later(entry);
                 return Ok(());

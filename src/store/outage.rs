@@ -81,7 +81,7 @@ impl Survival {
         let mut spool = Spool::new(&outage.folder, &owner.name);
         let path = spool.path().display().to_string();
         let left = spool.read().map_err(|error| format!("what became of tasks, in {path}, cannot be read: {error}"))?;
-        if !left.records.is_empty() {
+        if let Some(left) = left {
             let failed = |error| format!("what became of tasks, in {path}, cannot be stored: {error}");
             let records = write_again(connection, &left).await.map_err(failed)?;
             spool.clear().map_err(|error| format!("{path} cannot be removed: {error}"))?;
@@ -204,15 +204,13 @@ impl Survival {
             return;
         }
         let spool = Arc::clone(&self.spool);
-        let appended = lifecycle.blocking("spool", move || lock(&spool).append(records.iter())).await;
+        let appended = lifecycle.blocking("spool", move || lock(&spool).append(&records)).await;
         let appended =
             appended.map_err(|panicked| panicked.to_string()).and_then(|io| io.map_err(|error| error.to_string()));
-        let after = (0..signed(operations.len() as u64)).rev();
-        for (after, operation) in after.zip(operations) {
+        for (at, operation) in operations.into_iter().enumerate() {
             let result = match &appended {
-                Ok(last) => {
-                    let place = |last: &Mark| Mark { records: last.records - after, ..last.clone() };
-                    operation.spooled = last.as_ref().map(place);
+                Ok(places) => {
+                    operation.spooled = places.get(at).cloned();
                     self.spooled.fetch_add(1, Ordering::AcqRel);
                     Ok(())
                 }

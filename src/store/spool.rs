@@ -35,7 +35,7 @@ pub(super) struct Mark {
 }
 
 /// What an earlier process has left.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, PartialEq)]
 pub(super) struct Left {
     /// Of the file.
     pub id: String,
@@ -65,32 +65,31 @@ impl Spool {
         &self.path
     }
 
-    /// What an earlier process has left. A last line that is not whole was never answered for.
+    /// What an earlier process has left, where that is anything. A last line that is not whole was never answered for.
     ///
     /// # Errors
     ///
     /// It cannot be read, or is of a later version.
-    pub fn read(&self) -> io::Result<Left> {
+    pub fn read(&self) -> io::Result<Option<Left>> {
         match std::fs::read(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Left::default()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             text => parse(&text?),
         }
     }
 
-    /// Adds records, and returns once they are on the disk, with the place of the last one; `None` where there was none to add.
+    /// Adds records, and returns once they are on the disk, with the place of each.
     ///
     /// # Errors
     ///
     /// None of them is in the file then.
-    pub fn append<'r>(&mut self, records: impl Iterator<Item = &'r Record>) -> io::Result<Option<Mark>> {
-        let (mut lines, mut count) = (Vec::new(), 0);
+    pub fn append(&mut self, records: &[Record]) -> io::Result<Vec<Mark>> {
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut lines = Vec::new();
         for record in records {
             serde_json::to_writer(&mut lines, record)?;
             lines.push(b'\n');
-            count += 1;
-        }
-        if count == 0 {
-            return Ok(None);
         }
         let mut open = match self.file.take() {
             Some(open) => open,
@@ -99,10 +98,11 @@ impl Spool {
         match open.file.write_all(&lines).and_then(|()| open.file.sync_data()) {
             Ok(()) => {
                 open.length += lines.len() as u64;
-                open.records += count;
-                let mark = Mark { spool: Arc::clone(&open.id), records: open.records };
+                let places = (open.records + 1..).take(records.len());
+                let places = places.map(|records| Mark { spool: Arc::clone(&open.id), records }).collect::<Vec<_>>();
+                open.records = places.last().map_or(open.records, |last| last.records);
                 self.file = Some(open);
-                Ok(Some(mark))
+                Ok(places)
             }
             Err(error) => {
                 // Where what is left of it cannot be cut off now, that is done before the next line.
@@ -132,12 +132,12 @@ fn whole(text: &[u8]) -> &[u8] {
     text.iter().rposition(|byte| *byte == b'\n').map_or(&[][..], |end| &text[..=end])
 }
 
-fn parse(text: &[u8]) -> io::Result<Left> {
+fn parse(text: &[u8]) -> io::Result<Option<Left>> {
     let mut lines = whole(text).split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let Some(head) = lines.next() else { return Ok(Left::default()) };
+    let Some(head) = lines.next() else { return Ok(None) };
     let Head { spool } = serde_json::from_slice(head)?;
     let records = lines.map(|line| serde_json::from_slice(line).map_err(io::Error::from)).collect::<Result<_, _>>()?;
-    Ok(Left { id: spool, records })
+    Ok(Some(Left { id: spool, records }))
 }
 
 /// For lines after those that it has, cut to whole ones.
@@ -147,18 +147,21 @@ fn open(path: &Path) -> io::Result<Open> {
     }
     let mut file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
     let text = std::fs::read(path)?;
-    let Left { mut id, records } = parse(&text)?;
     let mut length = whole(&text).len() as u64;
     file.set_len(length)?;
-    if id.is_empty() {
-        id = Uuid::new_v4().to_string();
-        let head = format!("{}\n", serde_json::to_string(&Head { spool: id.clone() })?);
-        file.write_all(head.as_bytes())?;
-        length += head.len() as u64;
-    }
+    let (id, records) = match parse(&text)? {
+        Some(Left { id, records }) => (id, records.len()),
+        None => {
+            let id = Uuid::new_v4().to_string();
+            let head = format!("{}\n", serde_json::to_string(&Head { spool: id.clone() })?);
+            file.write_all(head.as_bytes())?;
+            length += head.len() as u64;
+            (id, 0)
+        }
+    };
     file.sync_all()?;
     sync_folder(path)?;
-    let records = i64::try_from(records.len()).unwrap_or(i64::MAX);
+    let records = i64::try_from(records).unwrap_or(i64::MAX);
     Ok(Open { file, length, id: id.into(), records })
 }
 
@@ -191,39 +194,43 @@ mod tests {
         })
     }
 
+    fn read(spool: &Spool) -> Left {
+        spool.read().expect("a file").expect("records")
+    }
+
     #[test]
     fn ends_are_read_again_in_their_order_until_they_are_cleared() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut spool = Spool::new(&folder.path().join("data"), "x");
-        assert_eq!(spool.read().expect("nothing"), Left::default());
-        spool.append([].iter()).expect("nothing to write");
+        assert_eq!(spool.read().expect("nothing"), None);
+        spool.append(&[]).expect("nothing to write");
         assert!(!spool.path().exists());
-        spool.append([end(1), end(2)].iter()).expect("room");
-        let mark = spool.append([end(3)].iter()).expect("room").expect("its place");
+        spool.append(&[end(1), end(2)]).expect("room");
+        let mark = spool.append(&[end(3)]).expect("room").remove(0);
         let again = Spool::new(&folder.path().join("data"), "x");
-        let left = again.read().expect("a file");
+        let left = read(&again);
         assert_eq!(left.records, [end(1), end(2), end(3)]);
         assert_eq!((left.id.as_str(), 3), (&*mark.spool, mark.records));
         spool.clear().expect("it is removed");
         spool.clear().expect("it is not there");
-        assert_eq!(again.read().expect("nothing"), Left::default());
-        spool.append([end(4)].iter()).expect("room");
-        assert_eq!(again.read().expect("a file").records, [end(4)]);
+        assert_eq!(again.read().expect("nothing"), None);
+        spool.append(&[end(4)]).expect("room");
+        assert_eq!(read(&again).records, [end(4)]);
     }
 
     #[test]
     fn a_line_that_was_cut_is_none_and_others_come_after_whole_ones() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut spool = Spool::new(folder.path(), "x");
-        spool.append([end(1)].iter()).expect("room");
+        spool.append(&[end(1)]).expect("room");
         let mut text = std::fs::read(spool.path()).expect("a file");
         text.extend_from_slice(b"{\"entry\": {\"numb");
         std::fs::write(spool.path(), text).expect("room");
         let mut next = Spool::new(folder.path(), "x");
-        assert_eq!(next.read().expect("a file").records, [end(1)]);
-        let mark = next.append([end(2)].iter()).expect("room").expect("its place");
+        assert_eq!(read(&next).records, [end(1)]);
+        let mark = next.append(&[end(2)]).expect("room").remove(0);
         assert_eq!(mark.records, 2);
-        assert_eq!(next.read().expect("a file").records, [end(1), end(2)]);
+        assert_eq!(read(&next).records, [end(1), end(2)]);
         std::fs::write(next.path(), "{\"later\": {}}\n").expect("room");
         assert!(next.read().is_err(), "of a later version");
     }

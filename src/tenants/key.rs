@@ -6,14 +6,13 @@
 use std::fmt;
 
 use sha2::{Digest as _, Sha256};
+use sluicegate_compat::native::{API_KEY_ID_DIGITS, API_KEY_PREFIX};
 use subtle::ConstantTimeEq as _;
 
 use crate::ids::KeyId;
 
-const PREFIX: &str = "sk-sg-";
-
 /// Bytes of an id.
-const ID: usize = 8;
+const ID: usize = API_KEY_ID_DIGITS / 2;
 
 /// Bytes that nobody can guess.
 const SECRET: usize = 32;
@@ -22,7 +21,7 @@ const SECRET: usize = 32;
 const CHECK: usize = 4;
 
 /// What a key has at most.
-const LONGEST: usize = PREFIX.len() + 2 * ID + 1 + 2 * (SECRET + CHECK);
+const LONGEST: usize = API_KEY_PREFIX.len() + API_KEY_ID_DIGITS + 1 + 2 * (SECRET + CHECK);
 
 /// A key as its owner has it. It is shown once and kept nowhere; its debug form is its id.
 #[derive(Clone)]
@@ -53,7 +52,7 @@ impl Secret {
         let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
         let mut body = secret.to_vec();
         body.extend(checksum(&id, secret));
-        let text = format!("{PREFIX}{id}-{}", bs58::encode(body).into_string());
+        let text = format!("{API_KEY_PREFIX}{id}-{}", bs58::encode(body).into_string());
         Ok(Self { id: KeyId::from(id), text })
     }
 
@@ -115,8 +114,8 @@ impl<'t> Presented<'t> {
 
 /// The id, and what comes after it.
 fn split(text: &str) -> Option<(&str, &str)> {
-    let (id, body) = text.strip_prefix(PREFIX).filter(|_| text.len() <= LONGEST)?.split_once('-')?;
-    let digits = id.len() == 2 * ID && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let (id, body) = text.strip_prefix(API_KEY_PREFIX).filter(|_| text.len() <= LONGEST)?.split_once('-')?;
+    let digits = id.len() == API_KEY_ID_DIGITS && id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     digits.then_some((id, body))
 }
 

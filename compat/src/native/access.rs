@@ -6,6 +6,12 @@ use super::request::{Violation, ensure};
 use super::{Budget, BudgetView, ErrorEnvelope, Policy, Priority, RateLimits};
 use crate::json::{object, objects};
 
+/// How an API key begins; its id comes next.
+pub const API_KEY_PREFIX: &str = "sk-sg-";
+
+/// Hexadecimal digits of the id of a key, which is no secret.
+pub const API_KEY_ID_DIGITS: usize = 16;
+
 /// A tenant has at most this weight.
 const HEAVIEST: u32 = 1_000_000;
 
@@ -377,7 +383,7 @@ fn check_name(name: Option<&str>) -> Result<(), Violation> {
     let fits = name.is_none_or(|name| (1..=256).contains(&name.len()) && !name.chars().any(char::is_control));
     ensure(fits, "name", "1 to 256 bytes, without control characters")?;
     // It would be shown to whoever lists them.
-    ensure(name.is_none_or(|name| !name.contains("sk-sg-")), "name", "an API key is no name")
+    ensure(name.is_none_or(|name| !name.contains(API_KEY_PREFIX)), "name", "an API key is no name")
 }
 
 fn refused(violation: Violation) -> ErrorEnvelope {

@@ -3,15 +3,12 @@
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
-use sluicegate_compat::native::{ErrorEnvelope, KeyRequest, TenantRequest};
+use sluicegate_compat::native::{API_KEY_PREFIX, ErrorEnvelope, KeyRequest, TenantRequest};
 
 use super::Check;
 use crate::config::key::Key;
 use crate::config::shape::Declared;
 use crate::tenants::{Declaration, Declarations, DeclaredKey, KeyDigest};
-
-/// How a key begins, which is no hash.
-const KEY: &str = "sk-sg-";
 
 const HASH: &str = "`sha256:` and 64 hexadecimal digits, as `sluicegate key hash` prints it";
 
@@ -125,5 +122,5 @@ fn words(message: &str) -> &str {
 }
 
 fn is_key(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| text.trim().starts_with(KEY))
+    value.as_str().is_some_and(|text| text.trim().starts_with(API_KEY_PREFIX))
 }

@@ -26,8 +26,10 @@ impl State {
 
     /// Where it starts now: most do, and then nobody has to look at what else runs.
     fn predict_now(&self, ahead: Work, own: Work) -> Option<Prediction> {
-        let mut free = self.usable().filter(|(_, replica)| ahead.tasks == 0 && replica.has_room(1));
-        free.find_map(|(_, replica)| {
+        if ahead.tasks > 0 {
+            return None;
+        }
+        self.usable().filter(|(_, replica)| replica.has_room(1)).find_map(|(_, replica)| {
             let slots = (replica.slots_total, replica.slots_used());
             starting_now(&self.rates, slots, !self.queue.is_empty(), own)
         })
