@@ -25,17 +25,17 @@
 //! | `sql` | statements, rows and savepoints, whichever database it is |
 //! | `tenants` | tenants and their API keys |
 //! | `workers` | servers that have registered with a pool |
-//! | `migrations` | the tables, as numbered SQL files |
+//! | `migrations` | the tables, as numbered SQL files, and which of them a database has |
 //!
 //! # Adding tables
 //!
-//! Another concern adds `migrations/NNNN_concern.sql` (never change a file that was released) and `concern.rs`, which holds
+//! Another concern adds `migrations/NNNN_concern.sql` (never change a file that was released), and `concern.rs`, which holds
 //! its plain rows (numbers, strings, JSON as text; `from_row!` where they are read) and its functions as `impl Store`. A
 //! function is one call of `Store::run`, which waits for the commit, or of `Store::enqueue`, which does not and calls back;
 //! the closure gets the connection inside a transaction that it shares with others. It may be called again, so it clones
 //! what it hands on. One statement is atomic by itself; a function with several takes `connection.begin()`, which is a
 //! savepoint there. Operations are applied in the order in which they are handed over. Nothing outside this module names
-//! sqlx; rows mean nothing here, whoever asks for them gives them meaning.
+//! a database's driver; rows mean nothing here, whoever asks for them gives them meaning.
 //!
 //! Tables say `sql::query(…).bind(…)`, and keep to what SQLite and PostgreSQL have in common: `BIGINT` and `TEXT`,
 //! `ON CONFLICT`, `RETURNING`, parameters `$1`; flags are `BIGINT`, read as `flag <> 0 AS flag`. A sum is read as
@@ -79,6 +79,7 @@ mod holds;
 mod journal;
 mod ledger;
 mod metrics;
+mod migrations;
 mod outage;
 mod ownership;
 mod pools;

@@ -1,5 +1,6 @@
 //! The engine, and a gateway over that very engine on a socket of this process.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -64,10 +65,11 @@ pub async fn serve_configured(settings: &[(&str, String)]) -> Result<SocketAddr,
 }
 
 fn config(settings: &[(&str, String)]) -> Result<Config, Failure> {
-    // Not the folder of a gateway that may be running.
-    let store = ("SLUICEGATE_STORE__URL".to_owned(), "sqlite::memory:".to_owned());
     let settings = settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
-    Ok(Config::load(None, std::iter::once(store).chain(settings), Overrides::default())?)
+    // Not the folder of a gateway that may be running.
+    let store = [("SLUICEGATE_STORE__URL".to_owned(), "sqlite::memory:".to_owned())];
+    let settings = BTreeMap::from_iter(store.into_iter().chain(settings));
+    Ok(Config::load(None, settings.into_iter(), Overrides::default())?)
 }
 
 async fn listen(app: App, lifecycle: &Lifecycle) -> Result<SocketAddr, Failure> {

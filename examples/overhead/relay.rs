@@ -14,6 +14,7 @@ use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use sluicegate::lifecycle::{Lifecycle, OnPanic};
+use sysinfo::{ProcessRefreshKind, ProcessesToUpdate, System, get_current_pid};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
@@ -147,15 +148,26 @@ pub async fn round(
     question: Bytes,
     long: Duration,
 ) -> Result<Samples, Failure> {
-    let until = Instant::now() + long;
+    let (until, computed_before) = (Instant::now() + long, computed());
     let mut asking: JoinSet<_> =
         (0..at_once).map(|_| client(address, path.to_owned(), question.clone(), until)).collect();
     let mut samples = Samples::default();
     while let Some(took) = asking.join_next().await {
         samples.latency_us.extend(took??.iter().map(|took| took.as_secs_f64() * 1e6));
     }
-    samples.requests_per_s.push(samples.latency_us.len() as f64 / long.as_secs_f64());
+    let requests = samples.latency_us.len() as f64;
+    samples.requests_per_s.push(requests / long.as_secs_f64());
+    samples.cpu_us.push((computed() - computed_before).as_secs_f64() * 1e6 / requests);
     Ok(samples)
+}
+
+/// For how long this process has computed, on all cores together.
+fn computed() -> Duration {
+    let mut system = System::new();
+    let Ok(own) = get_current_pid() else { return Duration::ZERO };
+    let cpu = ProcessRefreshKind::nothing().with_cpu();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), false, cpu);
+    system.process(own).map_or(Duration::ZERO, |process| Duration::from_millis(process.accumulated_cpu_time()))
 }
 
 #[derive(Default)]
@@ -163,17 +175,21 @@ pub struct Samples {
     latency_us: Vec<f64>,
     /// One of each round.
     pub requests_per_s: Vec<f64>,
+    /// Of the process for each request, clients included; one of each round.
+    pub cpu_us: Vec<f64>,
 }
 
 impl Samples {
     pub fn add(&mut self, round: Self) {
         self.latency_us.extend(round.latency_us);
         self.requests_per_s.extend(round.requests_per_s);
+        self.cpu_us.extend(round.cpu_us);
     }
 
     pub fn json(&self) -> Value {
         json!({
             "requests_per_s": quantile(&self.requests_per_s, 0.5),
+            "cpu_us": quantile(&self.cpu_us, 0.5),
             "latency_us": {"median": quantile(&self.latency_us, 0.5), "p99": quantile(&self.latency_us, 0.99)},
         })
     }

@@ -15,7 +15,8 @@ use super::record::Record;
 use super::sql::{self, Connection, Value, from_row};
 use super::{Store, StoreError, sums};
 
-/// How many rows a statement has places for. Few sizes, so that each is prepared once; places that are left over stay empty.
+/// How many rows a statement has places for where each is a trip to a server. Few sizes, so that each is prepared once; places
+/// that are left over stay empty.
 const PLACES: [usize; 4] = [1, 8, 32, 128];
 
 /// The number of the last row, also of one that is forgotten.
@@ -120,18 +121,24 @@ pub(in crate::store) struct Entries {
     rows: Vec<LedgerRow>,
     /// Each goes in at once, so that one that fails can be told from the others.
     pub singly: bool,
-    /// With places for so many rows.
-    statements: [(usize, Arc<str>); PLACES.len()],
+    /// With places for so many rows, in their order.
+    statements: Box<[(usize, Arc<str>)]>,
 }
 
 impl Entries {
-    /// `parameter` writes the one with this number, from 1.
-    pub fn new(parameter: impl Fn(usize) -> String) -> Self {
-        Self {
-            rows: Vec::new(),
-            singly: false,
-            statements: PLACES.map(|places| (places, statement(places, &parameter).into())),
-        }
+    /// For a database that is in this process: a statement costs no more than its rows.
+    pub fn near() -> Self {
+        Self::with(&PLACES[..1])
+    }
+
+    /// For a server.
+    pub fn far() -> Self {
+        Self::with(&PLACES)
+    }
+
+    fn with(places: &[usize]) -> Self {
+        let statements = places.iter().map(|places| (*places, statement(*places).into())).collect();
+        Self { rows: Vec::new(), singly: false, statements }
     }
 
     pub fn len(&self) -> usize {
@@ -204,13 +211,8 @@ pub(super) async fn flush(connection: &mut Connection) -> sql::Result<()> {
     insert_all(connection, &rows).await.map_err(|error| sql::Error::Entries(Box::new(error)))
 }
 
-/// Whether so many rows are one statement, which is a transaction by itself.
-pub(super) fn is_one_statement(rows: usize) -> bool {
-    PLACES.last().is_some_and(|most| rows <= *most)
-}
-
 async fn insert_all(connection: &mut Connection, rows: &[LedgerRow]) -> sql::Result<()> {
-    let most = PLACES.last().copied().unwrap_or(1);
+    let most = connection.entries.statements.last().map_or(1, |(places, _)| *places);
     for rows in rows.chunks(most) {
         let fitting = connection.entries.statements.iter().find(|(places, _)| *places >= rows.len());
         let Some((places, statement)) = fitting.cloned() else { continue };
@@ -222,19 +224,19 @@ async fn insert_all(connection: &mut Connection, rows: &[LedgerRow]) -> sql::Res
 }
 
 /// Inserts so many rows, but for those that have no number.
-fn statement(places: usize, parameter: impl Fn(usize) -> String) -> String {
+fn statement(places: usize) -> String {
     let row = |place: usize| {
-        let parameters: Vec<String> = (1..=COLUMNS.len()).map(|at| parameter(place * COLUMNS.len() + at)).collect();
+        let parameters: Vec<String> =
+            (1..=COLUMNS.len()).map(|at| format!("${}", place * COLUMNS.len() + at)).collect();
         format!("({})", parameters.join(", "))
     };
-    let rows: Vec<String> = (0..places).map(row).collect();
-    let columns: Vec<String> = (1..=COLUMNS.len()).map(|at| format!("column{at}")).collect();
-    format!(
-        "INSERT INTO ledger ({}) SELECT {} FROM (VALUES {}) AS entered WHERE column1 IS NOT NULL",
-        COLUMNS.join(", "),
-        columns.join(", "),
-        rows.join(", ")
-    )
+    let (columns, rows) = (COLUMNS.join(", "), (0..places).map(row).collect::<Vec<String>>().join(", "));
+    if places == 1 {
+        return format!("INSERT INTO ledger ({columns}) VALUES {rows}");
+    }
+    let entered: Vec<String> = (1..=COLUMNS.len()).map(|at| format!("column{at}")).collect();
+    let entered = entered.join(", ");
+    format!("INSERT INTO ledger ({columns}) SELECT {entered} FROM (VALUES {rows}) AS entered WHERE column1 IS NOT NULL")
 }
 
 /// As [`COLUMNS`] has them; of no row: nothing.

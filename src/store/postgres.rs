@@ -16,6 +16,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, NoTls, Row, Statement};
 use tokio_util::sync::CancellationToken;
 
+use super::migrations;
 use super::reader::LONGEST;
 use super::sql::{Error, Result, Value};
 use crate::lifecycle::{Lifecycle, OnPanic};
@@ -63,10 +64,6 @@ pub(super) enum Unusable {
     Encoding(String),
     #[error("no schema of its search_path is there")]
     NoSchema,
-    #[error("a later version of the gateway has used it")]
-    Later,
-    #[error("table file {0} is not the one that it was made with")]
-    OtherFile(i64),
     #[error(transparent)]
     Failed(#[from] Error),
     #[error(transparent)]
@@ -240,32 +237,13 @@ impl Session {
 
     /// Applies the table files that have not been applied, all or none.
     async fn migrate(&mut self) -> std::result::Result<(), Unusable> {
-        let migrations = super::sqlite::migrations();
         self.begin_shared(false).await?;
-        self.client
-            .batch_execute(
-                "CREATE TABLE IF NOT EXISTS store_migrations (version BIGINT NOT NULL PRIMARY KEY, checksum TEXT NOT NULL)",
-            )
-            .await?;
-        let applied = self.client.query("SELECT version, checksum FROM store_migrations", &[]).await?;
-        let applied: HashMap<i64, String> = applied.iter().map(|row| (row.get(0), row.get(1))).collect();
-        if applied.keys().any(|version| migrations.iter().all(|migration| migration.version != *version)) {
-            return Err(Unusable::Later);
-        }
-        for migration in migrations.iter() {
-            let checksum = migration.checksum.iter().fold(String::new(), |mut digits, byte| {
-                _ = write!(digits, "{byte:02x}");
-                digits
-            });
-            match applied.get(&migration.version) {
-                Some(known) if *known == checksum => {}
-                Some(_) => return Err(Unusable::OtherFile(migration.version)),
-                None => {
-                    self.client.batch_execute(&migration.sql).await?;
-                    let insert = "INSERT INTO store_migrations (version, checksum) VALUES ($1, $2)";
-                    self.client.execute(insert, &[&migration.version, &checksum]).await?;
-                }
-            }
+        self.client.batch_execute(migrations::NOTES).await?;
+        let noted = self.client.query(migrations::NOTED, &[]).await?;
+        let noted = noted.iter().map(|row| (row.get(0), row.get(1))).collect();
+        for file in migrations::pending(noted).map_err(Error::from)? {
+            self.client.batch_execute(file.sql).await?;
+            self.client.execute(migrations::NOTE, &[&file.version, &file.checksum()]).await?;
         }
         Ok(self.commit().await?)
     }

@@ -45,11 +45,6 @@ impl Work {
         }
     }
 
-    /// A row for the ledger and nothing else.
-    pub fn is_entry(&self) -> bool {
-        matches!(self, Self::Record(record) if matches!(**record, Record::Entry(_)))
-    }
-
     pub fn is_reading(&self) -> bool {
         matches!(self, Self::Statements(_, WhileAway::Reading))
     }

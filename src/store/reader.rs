@@ -110,5 +110,5 @@ async fn open(location: &Location, lifecycle: &Lifecycle) -> Result<Connection, 
             return session.map(Connection::postgres).map_err(|error| StoreError::Failed(error.to_string().into()));
         }
     };
-    sqlite::connect_to_read(&path).await.map_err(|error| StoreError::Failed(error.to_string().into()))
+    sqlite::connect_to_read(&path).map_err(|error| StoreError::Failed(error.to_string().into()))
 }

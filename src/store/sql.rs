@@ -6,16 +6,11 @@ use std::ops::{Deref, DerefMut};
 use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
-use sqlx::sqlite::{SqliteArguments, SqliteRow};
-use sqlx::{Connection as _, Row as _, Sqlite, SqliteConnection, TransactionManager};
 
 use super::ledger::Entries;
+use super::migrations::Unfit;
 use super::postgres::{Owner, Session};
-
-type SqliteTransactions = <Sqlite as sqlx::Database>::TransactionManager;
-
-/// Instructions of SQLite between two looks at the clock: some ms.
-const STEPS: i32 = 100_000;
+use super::sqlite::Sqlite;
 
 /// How much later than it should a server's answer may come.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,7 +23,7 @@ pub(in crate::store) struct Connection {
 }
 
 enum Link {
-    Sqlite(SqliteConnection),
+    Sqlite(Sqlite),
     Postgres(Box<Session>),
 }
 
@@ -36,7 +31,7 @@ enum Link {
 #[derive(Debug, thiserror::Error)]
 pub(in crate::store) enum Error {
     #[error(transparent)]
-    Sqlite(#[from] sqlx::Error),
+    Sqlite(#[from] rusqlite::Error),
     #[error("{}", .0.as_db_error().map_or_else(|| .0.to_string(), |error| error.message().to_owned()))]
     Postgres(#[from] tokio_postgres::Error),
     #[error("the server did not answer within {} s", .0.as_secs())]
@@ -44,6 +39,10 @@ pub(in crate::store) enum Error {
     /// A row that must be there is not.
     #[error("no row was found where one was expected")]
     NoRow,
+    #[error("the database has taken the transaction back")]
+    TakenBack,
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
     /// Rows that were to go into the ledger together.
     #[error(transparent)]
     Entries(Box<Error>),
@@ -58,9 +57,9 @@ pub(in crate::store) enum Value<'q> {
 }
 
 /// A row that was found.
-pub(in crate::store) enum Row {
-    Sqlite(SqliteRow),
-    Postgres(tokio_postgres::Row),
+pub(in crate::store) enum Row<'r> {
+    Sqlite(&'r rusqlite::Row<'r>),
+    Postgres(&'r tokio_postgres::Row),
 }
 
 /// Which column of a row.
@@ -71,12 +70,12 @@ pub(in crate::store) enum At {
 
 /// What can be read from a column.
 pub(in crate::store) trait Column: Sized {
-    fn read(row: &Row, at: At) -> Result<Self>;
+    fn read(row: &Row<'_>, at: At) -> Result<Self>;
 }
 
 /// What can be read from a row: one column, a tuple of columns in their order, or a struct (see [`from_row`]).
 pub(in crate::store) trait FromRow: Sized {
-    fn from_row(row: &Row) -> Result<Self>;
+    fn from_row(row: &Row<'_>) -> Result<Self>;
 }
 
 /// A statement, with `$1` for its first parameter.
@@ -106,7 +105,7 @@ impl<'q> Query<'q> {
     /// Does it, and says how many rows it has changed.
     pub async fn execute(self, connection: &mut Connection) -> Result<u64> {
         match &mut connection.link {
-            Link::Sqlite(sqlite) => Ok(self.for_sqlite().execute(sqlite).await?.rows_affected()),
+            Link::Sqlite(sqlite) => sqlite.execute(self.sql, &self.values),
             Link::Postgres(session) => session.execute(self.sql, &self.values).await,
         }
     }
@@ -114,41 +113,22 @@ impl<'q> Query<'q> {
     /// All rows.
     pub async fn fetch_all<T: FromRow>(self, connection: &mut Connection) -> Result<Vec<T>> {
         match &mut connection.link {
-            Link::Sqlite(sqlite) => {
-                let rows = self.for_sqlite().fetch_all(sqlite).await?;
-                rows.into_iter().map(|row| T::from_row(&Row::Sqlite(row))).collect()
-            }
+            Link::Sqlite(sqlite) => sqlite.fetch(self.sql, &self.values, |row| T::from_row(&Row::Sqlite(row))),
             Link::Postgres(session) => {
                 let rows = session.fetch(self.sql, &self.values).await?;
-                rows.into_iter().map(|row| T::from_row(&Row::Postgres(row))).collect()
+                rows.iter().map(|row| T::from_row(&Row::Postgres(row))).collect()
             }
         }
     }
 
     /// The one row, where there is one.
     pub async fn fetch_optional<T: FromRow>(self, connection: &mut Connection) -> Result<Option<T>> {
-        match &mut connection.link {
-            Link::Sqlite(sqlite) => {
-                let row = self.for_sqlite().fetch_optional(sqlite).await?;
-                row.map(|row| T::from_row(&Row::Sqlite(row))).transpose()
-            }
-            Link::Postgres(session) => {
-                let row = session.fetch(self.sql, &self.values).await?.into_iter().next();
-                row.map(|row| T::from_row(&Row::Postgres(row))).transpose()
-            }
-        }
+        Ok(self.fetch_all(connection).await?.into_iter().next())
     }
 
     /// The one row, which is there.
     pub async fn fetch_one<T: FromRow>(self, connection: &mut Connection) -> Result<T> {
         self.fetch_optional(connection).await?.ok_or(Error::NoRow)
-    }
-
-    fn for_sqlite(self) -> sqlx::query::Query<'q, Sqlite, SqliteArguments<'q>> {
-        self.values.into_iter().fold(sqlx::query(self.sql), |query, value| match value {
-            Value::Integer(integer) => query.bind(integer),
-            Value::Text(text) => query.bind(text),
-        })
     }
 }
 
@@ -160,39 +140,19 @@ pub(in crate::store) struct Transaction<'c> {
     entered: usize,
 }
 
-/// Ends a transaction that the driver still counts. SQLite takes one back by itself where it fails badly, as on a full disk; the
-/// driver's own end of it then fails as well, and it would begin none any more. So what it counts is begun again, and taken back.
-async fn forget_transaction(sqlite: &mut SqliteConnection) -> Result<()> {
-    if SqliteTransactions::get_transaction_depth(sqlite) == 0 {
-        return Ok(());
-    }
-    // What was dropped is taken back before the next statement, and counted until then.
-    sqlx::query("SELECT 1").execute(&mut *sqlite).await?;
-    let counted = SqliteTransactions::get_transaction_depth(sqlite);
-    for depth in 0..counted {
-        let begin = if depth == 0 { "BEGIN".to_owned() } else { format!("SAVEPOINT _sqlx_savepoint_{depth}") };
-        // Where it is still there it cannot be begun, which is as well.
-        let _ = sqlx::query(&begin).execute(&mut *sqlite).await;
-    }
-    for _ in 0..counted {
-        SqliteTransactions::rollback(sqlite).await?;
-    }
-    Ok(())
-}
-
 impl Connection {
-    pub fn sqlite(sqlite: SqliteConnection) -> Self {
-        Self { link: Link::Sqlite(sqlite), entries: Entries::new(|_| "?".to_owned()) }
+    pub fn sqlite(sqlite: Sqlite) -> Self {
+        Self { link: Link::Sqlite(sqlite), entries: Entries::near() }
     }
 
     pub fn postgres(session: Session) -> Self {
-        Self { link: Link::Postgres(Box::new(session)), entries: Entries::new(|number| format!("${number}")) }
+        Self { link: Link::Postgres(Box::new(session)), entries: Entries::far() }
     }
 
     /// Says goodbye.
     pub async fn close(self) -> Result<()> {
         match self.link {
-            Link::Sqlite(sqlite) => Ok(sqlite.close().await?),
+            Link::Sqlite(sqlite) => sqlite.close(),
             Link::Postgres(session) => session.close().await,
         }
     }
@@ -204,8 +164,7 @@ impl Connection {
         work: impl for<'c> FnOnce(&'c mut Self) -> BoxFuture<'c, Result<T>>,
     ) -> Result<T> {
         if let Link::Sqlite(sqlite) = &mut self.link {
-            let until = Instant::now() + limit;
-            sqlite.lock_handle().await?.set_progress_handler(STEPS, move || Instant::now() < until);
+            sqlite.stop_at(Instant::now() + limit)?;
         }
         // What a server has not answered in its own time has been left behind by it.
         let worked = tokio::time::timeout(limit + GRACE, work(self)).await;
@@ -263,7 +222,7 @@ impl Connection {
     /// Begins what is done or undone together.
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
         match &mut self.link {
-            Link::Sqlite(sqlite) => SqliteTransactions::begin(sqlite, None).await?,
+            Link::Sqlite(sqlite) => sqlite.begin()?,
             Link::Postgres(session) => session.begin().await?,
         }
         let entered = self.entries.len();
@@ -274,10 +233,7 @@ impl Connection {
     /// wait for another process that writes. `numbered`: where a server is asked, it can be known later whether it was committed.
     pub async fn begin_shared(&mut self, numbered: bool) -> Result<Transaction<'_>> {
         match &mut self.link {
-            Link::Sqlite(sqlite) => {
-                forget_transaction(sqlite).await?;
-                SqliteTransactions::begin(sqlite, Some("BEGIN IMMEDIATE".into())).await?;
-            }
+            Link::Sqlite(sqlite) => sqlite.begin_shared()?,
             Link::Postgres(session) => session.begin_shared(numbered).await?,
         }
         let entered = self.entries.len();
@@ -288,7 +244,7 @@ impl Connection {
 impl Transaction<'_> {
     pub async fn commit(mut self) -> Result<()> {
         match &mut self.connection.link {
-            Link::Sqlite(sqlite) => SqliteTransactions::commit(sqlite).await?,
+            Link::Sqlite(sqlite) => sqlite.commit()?,
             Link::Postgres(session) => session.commit().await?,
         }
         self.open = false;
@@ -298,7 +254,10 @@ impl Transaction<'_> {
     pub async fn rollback(mut self) -> Result<()> {
         self.connection.entries.truncate(self.entered);
         match &mut self.connection.link {
-            Link::Sqlite(sqlite) => SqliteTransactions::rollback(sqlite).await?,
+            Link::Sqlite(sqlite) => {
+                self.open = false;
+                sqlite.rollback()?;
+            }
             Link::Postgres(session) => {
                 session.abandon();
                 // From here on it has been taken back, as far as the caller is concerned.
@@ -317,7 +276,8 @@ impl Drop for Transaction<'_> {
         if self.open {
             self.connection.entries.truncate(self.entered);
             match &mut self.connection.link {
-                Link::Sqlite(sqlite) => SqliteTransactions::start_rollback(sqlite),
+                // What could not be taken back is, before the next transaction.
+                Link::Sqlite(sqlite) => _ = sqlite.rollback(),
                 Link::Postgres(session) => session.abandon(),
             }
         }
@@ -383,10 +343,10 @@ impl From<Option<i64>> for Value<'_> {
 macro_rules! columns {
     ($($kind:ty),*) => {$(
         impl Column for $kind {
-            fn read(row: &Row, at: At) -> Result<Self> {
+            fn read(row: &Row<'_>, at: At) -> Result<Self> {
                 match (row, at) {
-                    (Row::Sqlite(row), At::Position(position)) => Ok(row.try_get(position)?),
-                    (Row::Sqlite(row), At::Name(name)) => Ok(row.try_get(name)?),
+                    (Row::Sqlite(row), At::Position(position)) => Ok(row.get(position)?),
+                    (Row::Sqlite(row), At::Name(name)) => Ok(row.get(name)?),
                     (Row::Postgres(row), At::Position(position)) => Ok(row.try_get(position)?),
                     (Row::Postgres(row), At::Name(name)) => Ok(row.try_get(name)?),
                 }
@@ -398,19 +358,19 @@ macro_rules! columns {
 columns!(String, Option<String>, i64, Option<i64>, bool);
 
 impl<T: Column> FromRow for T {
-    fn from_row(row: &Row) -> Result<Self> {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
         T::read(row, At::Position(0))
     }
 }
 
 impl<A: Column, B: Column> FromRow for (A, B) {
-    fn from_row(row: &Row) -> Result<Self> {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok((A::read(row, At::Position(0))?, B::read(row, At::Position(1))?))
     }
 }
 
 impl<A: Column, B: Column, C: Column> FromRow for (A, B, C) {
-    fn from_row(row: &Row) -> Result<Self> {
+    fn from_row(row: &Row<'_>) -> Result<Self> {
         Ok((A::read(row, At::Position(0))?, B::read(row, At::Position(1))?, C::read(row, At::Position(2))?))
     }
 }
@@ -419,7 +379,7 @@ impl<A: Column, B: Column, C: Column> FromRow for (A, B, C) {
 macro_rules! from_row {
     ($row:ident { $($field:ident),* $(,)? }) => {
         impl $crate::store::sql::FromRow for $row {
-            fn from_row(row: &$crate::store::sql::Row) -> $crate::store::sql::Result<Self> {
+            fn from_row(row: &$crate::store::sql::Row<'_>) -> $crate::store::sql::Result<Self> {
                 use $crate::store::sql::{At, Column};
                 Ok(Self { $($field: Column::read(row, At::Name(stringify!($field)))?),* })
             }

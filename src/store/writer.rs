@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio::sync::OwnedMutexGuard;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use super::outage::{self, Lost, Survival};
 use super::ownership::Ownership;
@@ -19,6 +20,9 @@ use crate::lifecycle::{Lifecycle, Panicked};
 /// How long a server may take for a batch.
 const ANSWER: Duration = Duration::from_secs(30);
 
+/// Batches that are committed and nobody has heard of yet, at most.
+const UNTOLD: usize = 4;
+
 /// What writes.
 pub(super) struct Writer {
     pub queue: Arc<Queue>,
@@ -28,6 +32,9 @@ pub(super) struct Writer {
     /// `None`: the gateway ends with its connection.
     pub survival: Option<Survival>,
 }
+
+/// What has become of each operation of a batch.
+type Told = Vec<(Done, Result<(), StoreError>)>;
 
 /// However the writer ends, nobody waits for it any more.
 struct Finish(Arc<Queue>);
@@ -52,14 +59,17 @@ impl Writer {
     /// Writes until the queue is closed and empty.
     pub async fn run(mut self, connection: Connection) {
         let finish = Finish(Arc::clone(&self.queue));
-        if let Ok(()) = self.write(connection).await {
+        let (tell, told) = channel(UNTOLD);
+        // Whoever waits runs on the runtime's threads, and is woken from one of them for a fraction of the price.
+        let (written, ()) = tokio::join!(self.write(connection, tell), tell_all(told));
+        if written.is_ok() {
             drop((self.ownership, finish));
         } else {
             self.lifecycle.shutdown();
         }
     }
 
-    async fn write(&mut self, mut connection: Connection) -> Result<(), Panicked> {
+    async fn write(&mut self, mut connection: Connection, tell: Sender<Told>) -> Result<(), Panicked> {
         // Who has deleted something, and hears of it when it is in the log no more.
         let mut unscrubbed: Vec<Done> = Vec::new();
         let mut quiet: Option<BoxFuture<'static, OwnedMutexGuard<Held>>> = None;
@@ -85,9 +95,9 @@ impl Writer {
                     None
                 }
                 Next::Batch(batch) => {
-                    let (queue, survives) = (Arc::clone(&self.queue), self.survival.is_some());
+                    let (queue, survives, tell) = (Arc::clone(&self.queue), self.survival.is_some(), tell.clone());
                     let work = move || {
-                        let committed = block_on(commit_all(&mut connection, batch, &queue, survives));
+                        let committed = block_on(commit_all(&mut connection, batch, &queue, survives, &tell));
                         (connection, committed)
                     };
                     let (back, (deleted, lost)) = self.lifecycle.blocking("commit", work).await?;
@@ -140,6 +150,13 @@ impl Writer {
     }
 }
 
+/// In the order in which it was committed.
+async fn tell_all(mut told: Receiver<Told>) {
+    while let Some(batch) = told.recv().await {
+        batch.into_iter().for_each(|(done, result)| done(result));
+    }
+}
+
 async fn turn<T>(waited_for: &mut Option<BoxFuture<'static, T>>) -> T {
     match waited_for {
         Some(future) => future.await,
@@ -165,6 +182,7 @@ async fn commit_all(
     mut batch: Vec<Operation>,
     queue: &Queue,
     survives: bool,
+    tell: &Sender<Told>,
 ) -> (Vec<Done>, Option<Lost>) {
     let mut unscrubbed = Vec::new();
     loop {
@@ -175,12 +193,15 @@ async fn commit_all(
                 batch.iter().map(|_| Err(StoreError::Failed("the connection is lost".into()))).collect()
             }
         };
+        let mut told = Vec::with_capacity(results.len());
         for (operation, result) in batch.into_iter().zip(results) {
             match operation.scrub {
                 Scrub::Yes if result.is_ok() => unscrubbed.push(operation.done),
-                Scrub::Yes | Scrub::No => (operation.done)(result),
+                Scrub::Yes | Scrub::No => told.push((operation.done, result)),
             }
         }
+        // The writer listens for as long as it writes.
+        _ = tell.send(told).await;
         if !unscrubbed.is_empty() || connection.is_lost() {
             return (unscrubbed, None);
         }
@@ -256,14 +277,6 @@ async fn transact(
     results: &mut Vec<Result<(), StoreError>>,
 ) -> sql::Result<()> {
     connection.entries.singly = each == Each::Apart;
-    if each == Each::Bare && !connection.fails_together() && is_one_statement(batch) {
-        for operation in batch {
-            operation.work.run(connection).await?;
-        }
-        ledger::flush(connection).await?;
-        results.extend(batch.iter().map(|_| Ok(())));
-        return Ok(());
-    }
     let changes = batch.iter().any(|operation| !operation.work.is_reading());
     let mut transaction = connection.begin_shared(changes).await?;
     for operation in batch {
@@ -285,11 +298,6 @@ async fn transact(
     }
     ledger::flush(&mut transaction).await?;
     transaction.commit().await
-}
-
-/// Rows for the ledger and nothing else, and few enough.
-fn is_one_statement(batch: &[Operation]) -> bool {
-    ledger::is_one_statement(batch.len()) && batch.iter().all(|operation| operation.work.is_entry())
 }
 
 async fn apart(connection: &mut Connection, work: &Work) -> sql::Result<()> {

@@ -111,7 +111,7 @@ pub const FENCES: &[Fence] = &[
     },
     Fence {
         within: "src/",
-        paths: &["sqlx", "tokio_postgres"],
+        paths: &["rusqlite", "tokio_postgres"],
         inside: &["src/store"],
         reason: "one module knows the tables; everybody else hands it plain rows, so another database is one change",
     },
