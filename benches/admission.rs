@@ -21,7 +21,7 @@ mod gate;
 const WAITING: usize = 100_000;
 
 fn queue(criterion: &mut Criterion) {
-    let work = Work { tasks: 1, sequences: 1, slots: 1, prefill_tokens: 300, decode_tokens: 200 };
+    let work = Work { tasks: 1, sequences: 1, slots: 1, cache: 0, prefill_tokens: 300, decode_tokens: 200 };
     for tenants in [1, 10, 100] {
         with_tenants(criterion, work, tenants);
     }

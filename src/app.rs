@@ -182,7 +182,9 @@ impl App {
     ///
     /// Where the store cannot be opened; also when two metrics have the same name, which a test rules out.
     pub async fn build(config: &Config, lifecycle: &Lifecycle) -> Result<Self, StartError> {
-        Self::build_with(config, lifecycle, |pool, catalog| load::loader(pool, config, lifecycle, catalog)).await
+        let turns = Arc::default();
+        let loader = |pool: &_, catalog: &_| load::loader(pool, config, lifecycle, catalog, &turns);
+        Self::build_with(config, lifecycle, loader).await
     }
 
     /// As [`build`](App::build), with engines from `loader`.

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest as _, Sha256};
-use sluicegate_compat::native::{ModelPrice, RateLimits};
+use sluicegate_compat::native::{ModelPrice, Quantization, RateLimits};
 
 mod builtin;
 mod cache;
@@ -59,6 +59,8 @@ pub struct Entry {
     pub source: ModelSource,
     /// What its files must digest to (`sha256:` and 64 hex digits), where the operator pinned it.
     pub digest: Option<String>,
+    /// What its weights are turned into while they are loaded; `None`: they stay as they are in the files.
+    pub quantization: Option<Quantization>,
     pub price: ModelPrice,
     /// Of all who ask it together.
     pub limits: RateLimits,
@@ -74,6 +76,7 @@ impl Entry {
             aliases: Vec::new(),
             source,
             digest: None,
+            quantization: None,
             price: ModelPrice::default(),
             limits: RateLimits::default(),
             guest: false,

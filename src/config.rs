@@ -161,12 +161,15 @@ pub struct Pool {
     /// The id of an entry in [`Config::catalog`].
     pub model: String,
     pub engine: Engine,
-    pub device: Device,
+    /// Where its replicas run, in turn; at least one.
+    pub devices: Vec<Device>,
+    /// Part of a GPU's memory that each replica on one has for weights and cache, above 0 to 1.
+    pub gpu_memory_share: f32,
     /// Sequences at once; `None`: as many as the engine likes.
     pub slots: Option<u32>,
     /// It may be given models that tasks ask for.
     pub on_demand: bool,
-    /// Engines, each with its own copy of the model and its slots.
+    /// Engines, each with its own copy of the model and its slots, on all devices together.
     pub replicas: usize,
     /// Tasks that may wait, at least 1.
     pub queue_capacity: usize,

@@ -25,13 +25,14 @@ use std::time::Duration;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sluicegate_compat::native::{
-    EngineName, Input, Message, Modality, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload,
+    EngineName, Input, Message, Modality, Quantization, TokenKind, TokenLogprobs, Tool, ToolDelta, Workload,
 };
 use smol_str::SmolStr;
 use tokio_util::sync::CancellationToken;
 
 use crate::ids::CorrelationId;
 
+mod device;
 mod evaluation;
 mod form;
 mod meter;
@@ -40,6 +41,7 @@ pub mod remote;
 pub mod scripted;
 pub mod text;
 
+pub use device::{Cache, GpuUse};
 pub use evaluation::{Batch, Evaluated, Evaluation, Instructions, cosine, normalize, shorten};
 pub use form::{Calling, Choice, Grammar, Reading, Unheld};
 
@@ -132,8 +134,12 @@ pub struct EngineInfo {
     pub context_length: u32,
     /// Sequences at once.
     pub slots: u32,
+    /// The cache that its sequences share; `None` where each slot has room for a whole context of its own.
+    pub cache: Option<Cache>,
     /// Where it runs: `cpu`, `cuda:0`, or `none` for the scripted engine.
     pub device: String,
+    /// What its weights were turned into when they were loaded; `None`: they are as in the files.
+    pub quantization: Option<Quantization>,
     /// Token ids are below this.
     pub vocab_size: u32,
     /// How the model's makers say it should be sampled, for what a request leaves open.
@@ -391,14 +397,6 @@ pub struct EngineStats {
     pub gpu: Option<GpuUse>,
 }
 
-/// What a GPU does now, other programs' work on it included.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct GpuUse {
-    /// Part of the time that it computes, 0 to 1.
-    pub utilization: f64,
-    pub vram_used_bytes: u64,
-}
-
 /// How an engine failed under a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum EngineError {
@@ -452,10 +450,20 @@ pub trait Loader: Send + Sync + 'static {
     /// [`LoadError`] where the engine can have no other model.
     fn of_model(&self, model: &str) -> Result<Arc<dyn Loader>, LoadError>;
 
+    /// What loads the engine of this replica of its pool, where they are in different places; `None` where all are alike.
+    fn for_replica(&self, _number: usize) -> Option<Arc<dyn Loader>> {
+        None
+    }
+
     /// What loads the same model from another server; `None` where it runs here.
     fn at(&self, _place: &remote::Place) -> Option<Arc<dyn Loader>> {
         None
     }
+}
+
+/// What loads the engine of this replica of a pool.
+pub fn loader_for(loader: &Arc<dyn Loader>, replica: usize) -> Arc<dyn Loader> {
+    loader.for_replica(replica).unwrap_or_else(|| Arc::clone(loader))
 }
 
 /// Where there is memory for more engines.

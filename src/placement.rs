@@ -143,7 +143,8 @@ pub fn check(wish: &Placement, known: impl Fn(&str) -> bool) -> Result<(), NoPla
     }
 }
 
-fn devices(mask: &str) -> impl Iterator<Item = &str> {
+/// The devices of a mask.
+pub fn devices(mask: &str) -> impl Iterator<Item = &str> {
     mask.split(',').map(str::trim)
 }
 

@@ -11,6 +11,7 @@
 //! is one task per pool that sleeps until something has changed. Where several pools are locked at once (a drain hands tasks
 //! on, tasks are queued together), the one with the lower id is locked first.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ use sluicegate_compat::native::{EngineName, Event, Metrics, Modality, Priority, 
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::engine::{Engine, EngineInfo, EngineStats, Loader};
+use crate::engine::{Engine, EngineInfo, EngineStats, GpuUse, Loader, loader_for};
 use crate::ids::{ModelId, PoolId, ReplicaId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::placement::Candidate;
@@ -195,7 +196,7 @@ impl Pool {
         } else if self.spec.engine.is(EngineName::Remote) {
             self.start_elsewhere(&loader, stay).await?;
         } else {
-            let fresh = self.load_first(&loader).await?;
+            let fresh = self.load_first(&loader_for(&loader, 0)).await?;
             self.install(0, fresh, stay).await;
         }
         let pool = Arc::clone(self);
@@ -203,7 +204,7 @@ impl Pool {
         let pool = Arc::clone(self);
         self.lifecycle.spawn("queue positions", OnPanic::Shutdown, async move { pool.tell_positions().await });
         for replica in 1..self.spec.replicas.max(1) {
-            match self.load_and_probe(&loader).await {
+            match self.load_and_probe(&loader_for(&loader, replica)).await {
                 Ok(fresh) => self.install(replica, fresh, stay).await,
                 Err(error) => self.not_loaded(replica, &error),
             }
@@ -276,6 +277,13 @@ impl Pool {
             // Each replica's is its own.
             gpu: None,
         })
+    }
+
+    /// The GPUs that its engines run on, each once, where the driver says what they do.
+    pub fn gpus(&self) -> BTreeMap<String, GpuUse> {
+        let engines: Vec<_> = self.lock().replicas.iter().filter_map(|replica| replica.engine.clone()).collect();
+        let each: BTreeMap<_, _> = engines.into_iter().map(|engine| (engine.info().device.clone(), engine)).collect();
+        each.into_iter().filter_map(|(device, engine)| Some((device, engine.stats().gpu?))).collect()
     }
 
     pub fn health(&self) -> Health {
@@ -397,7 +405,7 @@ impl Pool {
 
     fn take_next(self: &Arc<Self>) -> Option<(Job, Slots)> {
         let (job, seat) = self.lock().take_next(Instant::now())?;
-        let slots = Slots::new(Arc::clone(self), seat, &job.task.limits());
+        let slots = Slots::new(Arc::clone(self), seat);
         self.metrics.queue_changed(self);
         Some((job, slots))
     }

@@ -33,7 +33,7 @@ pub use audit::{AuditEntry, AuditList, AuditTarget};
 pub use budget::{Budget, BudgetKind, BudgetPeriod, BudgetView};
 pub use catalog::{
     CreateModel, ModelFileView, ModelList, ModelPrice, ModelState, ModelStateRequest, ModelTrust, ModelView,
-    VerificationView,
+    Quantization, VerificationView,
 };
 pub use chat::{
     Content, ContentPart, FunctionCall, FunctionDefinition, FunctionTag, Message, Role, Tool, ToolCall, ToolChoice,

@@ -26,6 +26,8 @@ pub async fn load(slots: u32) -> Result<Arc<dyn Engine>, Failure> {
         digest: "sha256:00".into(),
         device: Device::Cpu,
         slots: Some(slots),
+        gpu_memory_share: 0.9,
+        quantization: None,
         context_length: None,
     };
     Ok(Arc::new(MistralEngine::load(spec).await?))

@@ -45,6 +45,7 @@ pub(super) fn job(asked: &Arc<Asked>, task: &Arc<Task>, caller: &Caller, fitted:
         task: Arc::clone(task),
         allowed: None,
         near: None,
+        devices: request.placement.as_ref().and_then(|wish| wish.require_device_mask.as_deref().map(Arc::from)),
         share: caller.share.clone(),
         fitted,
         recipe: Arc::clone(asked) as Arc<dyn Recipe>,

@@ -26,6 +26,7 @@ pub async fn create(State(api): State<Api>, Doing(act): Doing, Json(body): Json)
         "source": request.source,
         "aliases": request.aliases,
         "digest": request.digest,
+        "quantization": request.quantization,
         "price": request.price,
     }));
     let model = api.gateway.add_model(request, &act).await?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::{BoxFuture, FutureExt as _};
-use sluicegate_compat::native::EngineName;
+use sluicegate_compat::native::{EngineName, Quantization};
 use tokio::sync::OnceCell;
 
 use crate::catalog::verify::differ;
@@ -18,6 +18,9 @@ use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::Lifecycle;
 
 mod memory;
+mod turns;
+
+pub(super) use turns::Turns;
 
 /// The most sequences that the scripted engine runs at once where the configuration says nothing.
 const SCRIPTED_SLOTS: u32 = 8;
@@ -54,6 +57,7 @@ pub(super) fn loader(
     config: &Config,
     lifecycle: &Lifecycle,
     catalog: &Arc<LiveCatalog>,
+    turns: &Arc<Turns>,
 ) -> Arc<dyn Loader> {
     match &pool.engine {
         config::Engine::Scripted(script) => Arc::new(Scripted(scripted(script, pool.slots))),
@@ -77,10 +81,12 @@ pub(super) fn loader(
             catalog: Arc::clone(catalog),
             model: pool.model.clone(),
             storage: config.storage(),
-            device: pool.device,
+            devices: pool.devices.clone(),
+            gpu_memory_share: pool.gpu_memory_share,
             slots: pool.slots,
             lifecycle: lifecycle.clone(),
-            files: OnceCell::new(),
+            found: Arc::default(),
+            turns: Arc::clone(turns),
         }),
     }
 }
@@ -152,37 +158,53 @@ struct Mistral {
     /// Its name there.
     model: String,
     storage: Storage,
-    device: config::Device,
+    /// Of the replicas, in turn.
+    devices: Vec<config::Device>,
+    gpu_memory_share: f32,
     slots: Option<u32>,
     lifecycle: Lifecycle,
-    /// Found once: an engine that is rebuilt serves the very files that were served before.
-    files: OnceCell<ModelFiles>,
+    /// Once for all replicas: an engine that is rebuilt serves the very files that were served before.
+    found: Arc<OnceCell<Found>>,
+    turns: Arc<Turns>,
+}
+
+/// What the catalog has said of the model.
+struct Found {
+    files: ModelFiles,
+    quantization: Option<Quantization>,
 }
 
 impl Mistral {
     async fn load_model(&self) -> Result<Arc<dyn Engine>, LoadError> {
-        let files = self.files.get_or_try_init(|| self.find_files()).await?;
-        Ok(Arc::new(MistralEngine::load(self.spec(files)).await?))
+        let found = self.found.get_or_try_init(|| self.find()).await?;
+        let _turn = self.turns.take(self.device()).await;
+        Ok(Arc::new(MistralEngine::load(self.spec(found)).await?))
     }
 
-    fn spec(&self, files: &ModelFiles) -> LoadSpec {
+    fn device(&self) -> config::Device {
+        self.devices.first().copied().unwrap_or(config::Device::Auto)
+    }
+
+    fn spec(&self, Found { files, quantization }: &Found) -> LoadSpec {
         LoadSpec {
             model: match files.path.clone() {
                 ModelPath::Folder(folder) => EngineFiles::Folder(folder),
                 ModelPath::Gguf(file) => EngineFiles::Gguf(file),
             },
             digest: files.digest.clone(),
-            device: match self.device {
+            device: match self.device() {
                 config::Device::Auto => Device::Auto,
                 config::Device::Cpu => Device::Cpu,
-                config::Device::Cuda(index) => Device::Cuda(index as usize),
+                config::Device::Cuda(number) => Device::Cuda(number as usize),
             },
             slots: self.slots,
+            gpu_memory_share: self.gpu_memory_share,
+            quantization: *quantization,
             context_length: None,
         }
     }
 
-    async fn find_files(&self) -> Result<ModelFiles, LoadError> {
+    async fn find(&self) -> Result<Found, LoadError> {
         let model = self.catalog.resolve(&self.model).map_err(|unknown| LoadError(unknown.to_string()))?;
         let progress = Arc::new(TerminalProgress::new());
         let prepared = prepare(&model.entry, &self.storage, progress, &self.lifecycle).await;
@@ -192,7 +214,7 @@ impl Mistral {
             return Err(LoadError(format!("model {id}: {why} since it was loaded or verified last")));
         }
         self.catalog.loaded(&model.entry.id, &files);
-        Ok(files)
+        Ok(Found { files, quantization: model.entry.quantization })
     }
 }
 
@@ -203,14 +225,19 @@ impl Loader for Mistral {
 
     fn verify(&self, engines: usize) -> BoxFuture<'_, Result<Room, LoadError>> {
         async move {
-            let files = self.files.get_or_try_init(|| self.find_files()).await?;
-            let fits = memory::fits_beside(&self.spec(files), files.size, engines);
+            let found = self.found.get_or_try_init(|| self.find()).await?;
+            let fits = memory::fits_beside(&self.spec(found), found.files.size, engines);
             Ok(if fits { Room::Beside } else { Room::Instead })
         }
         .boxed()
     }
 
     fn of_model(&self, model: &str) -> Result<Arc<dyn Loader>, LoadError> {
-        Ok(Arc::new(Self { model: model.to_owned(), files: OnceCell::new(), ..self.clone() }))
+        Ok(Arc::new(Self { model: model.to_owned(), found: Arc::default(), ..self.clone() }))
+    }
+
+    fn for_replica(&self, number: usize) -> Option<Arc<dyn Loader>> {
+        let device = *self.devices.get(number % self.devices.len().max(1)).filter(|_| self.devices.len() > 1)?;
+        Some(Arc::new(Self { devices: vec![device], ..self.clone() }))
     }
 }

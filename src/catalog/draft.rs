@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sluicegate_compat::native::{ModelPrice, RateLimits};
+use sluicegate_compat::native::ModelPrice;
 
 use super::{Entry, ModelRef, ModelSource};
 
@@ -50,7 +50,7 @@ pub fn draft(
     if let Some(name) = price.excess() {
         return Err(mistake(&format!("price.{name}"), format!("a price is 0 to {}", ModelPrice::MOST)));
     }
-    Ok(Entry { id, aliases, source, digest, price, limits: RateLimits::default(), guest: false })
+    Ok(Entry { aliases, digest, price, ..Entry::new(id, source) })
 }
 
 fn name(field: &str, text: &str) -> Result<(), Mistake> {

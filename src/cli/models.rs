@@ -34,6 +34,9 @@ enum ModelCommand {
         /// What its files must digest to
         #[arg(long, value_name = "sha256:HEX")]
         digest: Option<String>,
+        /// What its weights are turned into while they are loaded, such as q4k or q8_0
+        #[arg(long, value_name = "NAME")]
+        quantization: Option<String>,
     },
     /// Fetch the files of a model onto the gateway's machine, adding it to the catalog where it is not there, and check them
     Pull {
@@ -87,10 +90,13 @@ pub(super) async fn model(target: Target, ModelArguments { command }: ModelArgum
             return target.show(&list, |list| models(&list["models"]));
         }
         ModelCommand::Delete { id } => return gateway.delete(&of(&id, None)).await,
-        ModelCommand::Add { id, source, aliases, digest } => {
+        ModelCommand::Add { id, source, aliases, digest, quantization } => {
             let mut body = json!({ "id": id, "source": source, "aliases": aliases });
             if let Some(digest) = digest {
                 body["digest"] = digest.into();
+            }
+            if let Some(quantization) = quantization {
+                body["quantization"] = quantization.into();
             }
             gateway.post(&MODELS, Some(&body)).await?
         }

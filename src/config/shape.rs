@@ -135,6 +135,8 @@ pub(super) struct Model {
     #[serde(default)]
     pub digest: Option<String>,
     #[serde(default)]
+    pub quantization: Option<String>,
+    #[serde(default)]
     pub price: Option<Price>,
     #[serde(default)]
     pub limits: Option<Limits>,
@@ -158,8 +160,9 @@ pub(super) struct Pool {
     pub id: Option<String>,
     pub model: String,
     pub engine: Engine,
-    pub device: String,
+    pub device: Devices,
     pub replicas: u32,
+    pub gpu_memory_share: f64,
     pub slots: u32,
     pub on_demand: bool,
     pub queue: Queue,
@@ -168,6 +171,25 @@ pub(super) struct Pool {
     #[serde(default)]
     pub remote: Option<Remote>,
 }
+
+/// A device, or several.
+#[derive(Debug)]
+pub(super) struct Devices(pub Vec<String>);
+
+impl<'de> serde::Deserialize<'de> for Devices {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let written = toml::Value::deserialize(deserializer)?;
+        let text = |value| if let toml::Value::String(text) = value { Some(text) } else { None };
+        let devices = match written {
+            toml::Value::String(one) => Some(vec![one]),
+            toml::Value::Array(several) => several.into_iter().map(text).collect(),
+            _ => None,
+        };
+        devices.map(Self).ok_or_else(|| serde::de::Error::custom("a device is a text, several are a list of texts"))
+    }
+}
+
+eserde::impl_edeserialize_compat!(Devices);
 
 #[derive(Debug, Default, eserde::Deserialize)]
 pub(super) struct Remote {

@@ -46,7 +46,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use sluicegate_compat::native::Workload;
+use sluicegate_compat::native::{Quantization, Workload};
 use tokio_util::sync::CancellationToken;
 
 use super::meter::Meter;
@@ -74,15 +74,19 @@ const TRIAL_TOKENS: u32 = 4;
 const UNLOAD_POLL: Duration = Duration::from_millis(5);
 
 /// What to load, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LoadSpec {
     pub model: ModelFiles,
     /// Of the model's files, as `sha256:` and hex; computed by whoever provided them.
     pub digest: String,
     pub device: Device,
     /// Sequences at once. On the CPU each of them needs a copy of the model: by default as many as fit 256 MiB together,
-    /// between 1 and 8. On a GPU by default 32.
+    /// between 1 and 8. On a GPU by default as many as the cache has room for, 256 at most.
     pub slots: Option<u32>,
+    /// Part of the GPU's memory for weights and cache, above 0 to 1.
+    pub gpu_memory_share: f32,
+    /// What the weights are turned into while they are loaded; `None`: they stay as they are in the files.
+    pub quantization: Option<Quantization>,
     /// At most this many tokens of context, and never more than the model has.
     pub context_length: Option<u32>,
 }
@@ -129,7 +133,8 @@ pub struct MistralEngine {
 }
 
 impl MistralEngine {
-    /// Loads a model: reads its files, builds it on its device, starts the engine's thread.
+    /// Loads a model: reads its files, builds it on its device, starts the engine's thread. Nothing else may be loaded onto a GPU
+    /// meanwhile: what that takes would count as this one's.
     ///
     /// Reads and builds on a thread of its own.
     ///

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::text::{AnswerReader, CallFormat, Markup, Output};
 use super::{
-    Batch, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
+    Batch, Cache, Engine, EngineError, EngineInfo, EngineStats, Evaluated, Evaluation, Finish, Finished, Generation,
     Instructions, Prepared, Prompt, PromptError, Reading, Sampling, Sink, normalize,
 };
 
@@ -40,6 +40,10 @@ pub struct Script {
     pub failure: Option<Failure>,
     /// Sequences at once.
     pub slots: u32,
+    /// The cache that they share.
+    pub cache: Option<Cache>,
+    /// Where it says that it runs.
+    pub device: String,
     /// Tokens of prompt and output together.
     pub context_length: u32,
     /// What it says of its model's files.
@@ -84,6 +88,8 @@ impl Default for Script {
             repeat: true,
             failure: None,
             slots: 8,
+            cache: None,
+            device: "none".to_owned(),
             context_length: 8192,
             model_digest: "none".to_owned(),
             workloads: vec![Workload::Completion],
@@ -114,7 +120,9 @@ impl ScriptedEngine {
             model_digest: script.model_digest.clone(),
             context_length: script.context_length,
             slots: script.slots,
-            device: "none".to_owned(),
+            cache: script.cache,
+            device: script.device.clone(),
+            quantization: None,
             vocab_size: u32::MAX,
             sampling: Sampling::default(),
             unsupported: if script.markup.calls.is_some() { &[] } else { &["tools"] },

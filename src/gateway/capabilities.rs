@@ -1,10 +1,13 @@
 //! What the gateway can do, per pool.
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
-use sluicegate_compat::native::{EngineName, Modality, RateLimits, Workload};
+use sluicegate_compat::native::{EngineName, Modality, Quantization, RateLimits, Workload};
 
 use super::Gateway;
 use crate::admission::{Caller, Standing};
+use crate::engine::GpuUse;
 use crate::pools::Pool;
 
 /// The body of `GET /v2/meta/capabilities`.
@@ -40,14 +43,32 @@ pub struct EngineFacts {
     pub engine_version: String,
     pub sampler_profile_version: String,
     pub model_digest: String,
+    /// Of the first replica.
     pub device: String,
+    /// Where replicas run, each once.
+    pub devices: Vec<String>,
+    /// Of these, the GPUs whose driver says.
+    pub gpus: Vec<GpuFacts>,
+    /// What the weights were turned into when they were loaded; null: they are as in the files.
+    pub quantization: Option<Quantization>,
     pub context_length: u32,
     /// Output tokens at most: the context less one token of prompt; 0 where the model gives no text.
     pub max_output_tokens: u32,
     pub slots: u32,
+    /// Tokens that the cache of a replica has room for, where its sequences share one; null where each slot has room of its own.
+    pub cache_tokens: Option<u64>,
     /// As in the health of the pool.
     pub prefill_tokens_per_s: f64,
     pub decode_tokens_per_s: f64,
+}
+
+/// A GPU as it is now.
+#[derive(Debug, Clone, Serialize)]
+pub struct GpuFacts {
+    pub device: String,
+    /// By all programs.
+    pub vram_used_bytes: u64,
+    pub vram_total_bytes: u64,
 }
 
 const FEATURES: [&str; 9] =
@@ -64,6 +85,12 @@ fn has(engine: EngineName, workloads: &[Workload], feature: &str) -> bool {
     }
 }
 
+impl GpuFacts {
+    fn of(device: String, gpu: &GpuUse) -> Self {
+        Self { device, vram_used_bytes: gpu.vram_used_bytes, vram_total_bytes: gpu.vram_total_bytes }
+    }
+}
+
 impl PoolCapabilities {
     fn of(pool: &Pool, limits: RateLimits) -> Self {
         let (rates, workloads) = (pool.rates(), pool.workloads());
@@ -74,8 +101,12 @@ impl PoolCapabilities {
             sampler_profile_version: info.sampler_profile_version,
             model_digest: info.model_digest,
             device: info.device,
+            devices: pool.candidate().devices.into_iter().collect::<BTreeSet<_>>().into_iter().collect(),
+            gpus: pool.gpus().into_iter().map(|(device, gpu)| GpuFacts::of(device, &gpu)).collect(),
+            quantization: info.quantization,
             context_length: info.context_length,
             slots: info.slots,
+            cache_tokens: info.cache.map(|cache| cache.tokens),
             prefill_tokens_per_s: rates.prefill_tokens_per_s(),
             decode_tokens_per_s: rates.decode_tokens_per_s(),
         });

@@ -12,7 +12,7 @@ use super::{Gateway, modalities_of, workloads_of};
 use crate::audit::Act;
 use crate::catalog::live::Verification;
 use crate::catalog::verify::{Check, Fetching, Finding, Run, differ};
-use crate::catalog::{Mistake, Model, ModelFiles, PrepareError, Refusal, Unusable, draft, prepare};
+use crate::catalog::{Entry, Mistake, Model, ModelFiles, PrepareError, Refusal, Unusable, draft, prepare};
 use crate::lifecycle::OnPanic;
 
 impl Gateway {
@@ -41,8 +41,9 @@ impl Gateway {
     ///
     /// INVALID_PARAMS with the field; CONFLICT where a name is taken or the catalog is full.
     pub async fn add_model(&self, request: CreateModel, act: &Arc<Act>) -> Result<ModelView, ErrorEnvelope> {
-        let CreateModel { id, source, aliases, digest, price } = request;
+        let CreateModel { id, source, aliases, digest, quantization, price } = request;
         let entry = draft(id, &source, aliases, digest.as_deref(), price.unwrap_or_default()).map_err(mistaken)?;
+        let entry = Entry { quantization, ..entry };
         let (policy, source) = (self.catalog.policy().clone(), entry.source.clone());
         let checked = self.lifecycle.blocking("check a source", move || policy.check_source(&source)).await;
         checked.map_err(|panicked| ErrorEnvelope::new(ErrorCode::Internal, panicked.to_string()))?.map_err(mistaken)?;
@@ -201,6 +202,7 @@ impl Gateway {
             aliases: entry.aliases.clone(),
             source: entry.source.shown(),
             digest: entry.digest.clone().or_else(|| facts.digest.clone()),
+            quantization: entry.quantization,
             price: model.price(),
             state: facts.state,
             trust: facts.trust,

@@ -4,7 +4,7 @@
 use std::sync::{Arc, PoisonError};
 
 use serde::{Deserialize, Serialize};
-use sluicegate_compat::native::{ErrorEnvelope, ModelPrice, ModelState, ModelTrust};
+use sluicegate_compat::native::{ErrorEnvelope, ModelPrice, ModelState, ModelTrust, Quantization};
 
 use super::{Gateway, stored};
 use crate::catalog::live::{Earlier, Verification};
@@ -18,6 +18,8 @@ struct FiledEntry {
     source: String,
     aliases: Vec<String>,
     digest: Option<String>,
+    #[serde(default)]
+    quantization: Option<Quantization>,
     #[serde(default)]
     price: ModelPrice,
     #[serde(default)]
@@ -62,11 +64,11 @@ fn take_in(catalog: &LiveCatalog, row: ModelRow) -> Result<(), String> {
 }
 
 fn entry(catalog: &LiveCatalog, id: &str, filed: &str) -> Result<Entry, String> {
-    let FiledEntry { source, aliases, digest, price, guest } =
+    let FiledEntry { source, aliases, digest, quantization, price, guest } =
         serde_json::from_str(filed).map_err(|error| error.to_string())?;
     let entry = draft(id.to_owned(), &source, aliases, digest.as_deref(), price).map_err(|mistake| mistake.why)?;
     catalog.policy().check_source(&entry.source).map_err(|mistake| mistake.why)?;
-    Ok(Entry { guest, ..entry })
+    Ok(Entry { quantization, guest, ..entry })
 }
 
 impl Gateway {
@@ -95,11 +97,12 @@ impl Gateway {
 
 fn row(model: &Model) -> ModelRow {
     let Model { entry, facts } = model;
-    let Entry { id, aliases, source, digest, price, guest, limits: _in_the_configuration_alone } = entry;
+    let Entry { id, aliases, source, digest, quantization, price, guest, limits: _in_the_configuration_alone } = entry;
     let filed = FiledEntry {
         source: source.to_string(),
         aliases: aliases.clone(),
         digest: digest.clone(),
+        quantization: *quantization,
         price: *price,
         guest: *guest,
     };

@@ -6,7 +6,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{Engine, Generation, Grammar, Material, Prepared, Reading, Sampling};
+use crate::engine::{Cache, Engine, Generation, Grammar, Material, Prepared, Reading, Sampling};
 use crate::ids::{PoolId, ReplicaId};
 use crate::lifecycle::Lifecycle;
 use crate::pools::{Place, Share, Work};
@@ -67,6 +67,8 @@ pub struct Job {
     pub allowed: Option<Arc<[PoolId]>>,
     /// The replica to start on where it can start there at once.
     pub near: Option<ReplicaId>,
+    /// The devices that it may run on: see [`placement::devices`](crate::placement::devices). All where that is `None`.
+    pub devices: Option<Arc<str>>,
     /// Whose it is, and their weight beside other tenants.
     pub share: Share,
     /// For the model that its pool had when it was last prepared.
@@ -135,24 +137,58 @@ fn choice_seed(seed: u64, choice: u16) -> u64 {
     seed.wrapping_add(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(u64::from(choice)))
 }
 
-/// How many of `total` slots a task takes at once: one per choice, as far as there are so many.
-pub(super) fn slots(limits: &Limits, total: u32) -> u32 {
-    if limits.alone { total } else { u32::from(limits.choices).min(total) }
+/// What a replica has for sequences.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Capacity {
+    pub slots: u32,
+    pub cache: Option<Cache>,
 }
 
-/// Sequences that a task runs at once on so many slots: a task that runs alone takes more slots than it has choices.
-pub(super) fn sequences_at_once(limits: &Limits, slots: u32) -> u32 {
-    u32::from(limits.choices).min(slots).max(1)
+/// What a task takes of it while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Need {
+    pub slots: u32,
+    /// That run at once: a task that runs alone takes more slots than it has choices.
+    pub sequences: u32,
+    /// Tokens of the shared cache; 0 where there is none.
+    pub cache: u64,
 }
 
-/// The work that a task is where there are `total` slots, given how many tokens an answer usually takes under a limit.
-pub(super) fn work(limits: &Limits, total: u32, usual_tokens: impl Fn(u32) -> u32) -> Work {
+impl Capacity {
+    /// What a sequence of a task takes of the cache: all of its tokens are there when it ends.
+    fn of_sequence(&self, limits: &Limits) -> u64 {
+        let tokens = u64::from(limits.prompt_tokens) + u64::from(limits.max_tokens);
+        self.cache.map_or(0, |cache| cache.takes(tokens))
+    }
+
+    /// Whether the cache can hold a sequence of a task, if nothing else is there.
+    pub fn holds(&self, limits: &Limits) -> bool {
+        self.cache.is_none_or(|cache| self.of_sequence(limits) <= cache.tokens)
+    }
+}
+
+impl Need {
+    /// A slot for each choice, as far as there are so many, and the cache has room for so many.
+    pub fn of(limits: &Limits, capacity: Capacity) -> Self {
+        let each = capacity.of_sequence(limits);
+        let total = capacity.cache.map_or(u64::MAX, |cache| cache.tokens);
+        let fitting = u32::try_from(total / each.max(1)).unwrap_or(u32::MAX);
+        let sequences = u32::from(limits.choices).min(capacity.slots).min(fitting).max(1);
+        let slots = if limits.alone { capacity.slots } else { sequences };
+        Self { slots, sequences, cache: each.saturating_mul(sequences.into()) }
+    }
+}
+
+/// The work that a task is where there is so much room, given how many tokens an answer usually takes under a limit.
+pub(super) fn work(limits: &Limits, capacity: Capacity, usual_tokens: impl Fn(u32) -> u32) -> Work {
     let expected = limits.expected_tokens.unwrap_or_else(|| usual_tokens(limits.max_tokens)).min(limits.max_tokens);
     let choices = u64::from(limits.choices);
+    let need = Need::of(limits, capacity);
     Work {
         tasks: 1,
         sequences: choices,
-        slots: u64::from(slots(limits, total)),
+        slots: u64::from(need.slots),
+        cache: need.cache,
         prefill_tokens: u64::from(limits.prompt_tokens) * choices,
         decode_tokens: u64::from(expected) * choices,
     }

@@ -149,7 +149,7 @@ mod tests {
 
     /// 100 ms each on one slot.
     fn work(tasks: u64) -> Work {
-        Work { tasks, sequences: tasks, slots: tasks, prefill_tokens: 10 * tasks, decode_tokens: 10 * tasks }
+        Work { tasks, sequences: tasks, slots: tasks, cache: 0, prefill_tokens: 10 * tasks, decode_tokens: 10 * tasks }
     }
 
     fn replica(slots: u32, decode_tokens: &[u32]) -> Bench {
@@ -194,7 +194,7 @@ mod tests {
     fn choices_run_side_by_side_where_there_are_slots() {
         let rates = rates();
         let mut forecast = Forecast::new(&rates, &[replica(2, &[])], false);
-        let four = Work { tasks: 1, sequences: 4, slots: 2, prefill_tokens: 40, decode_tokens: 40 };
+        let four = Work { tasks: 1, sequences: 4, slots: 2, cache: 0, prefill_tokens: 40, decode_tokens: 40 };
         assert_eq!(forecast.next(four), Prediction { start_ms: 0, end_ms: 200 });
     }
 

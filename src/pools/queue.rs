@@ -121,6 +121,15 @@ impl<T> Queue<T> {
         Some(arrived.entry)
     }
 
+    /// Takes an entry out of its turn, and charges its tenant for it.
+    pub fn take(&mut self, ticket: Ticket, share: &Share) -> Option<T> {
+        let class = self.class_mut(ticket.priority);
+        let (sum, arrived) = class.remove(ticket.spot)?;
+        class.settle(share, 0, sum.cost);
+        self.forget_credit();
+        Some(arrived.entry)
+    }
+
     /// A task that was popped with `expected` as its work has used `used` tokens: its tenant is charged for these instead.
     pub fn settle(&mut self, priority: Priority, share: &Share, expected: Work, used: u64) {
         self.class_mut(priority).settle(share, expected.cost(), used);

@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn the_work_of_several_sequences_is_that_of_each() {
         let rates = measured(&[(10, 9), (100, 18)]);
-        let work = Work { tasks: 1, sequences: 4, slots: 4, prefill_tokens: 400, decode_tokens: 0 };
+        let work = Work { tasks: 1, sequences: 4, slots: 4, cache: 0, prefill_tokens: 400, decode_tokens: 0 };
         assert_eq!(rates.work_ms(1, work), 4.0 * 18.0);
         assert_eq!(rates.work_ms(1, Work::default()), 0.0);
     }

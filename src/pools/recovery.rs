@@ -13,7 +13,7 @@ use super::rates::Measured;
 use super::replica::{Health, Seat};
 use super::state::Stay;
 use super::{Pool, Refused, Reload};
-use crate::engine::{Engine, LoadError, Loader};
+use crate::engine::{Engine, LoadError, Loader, loader_for};
 use crate::ids::{ModelId, ReplicaId};
 use crate::lifecycle::OnPanic;
 use crate::tasks::Clock;
@@ -108,7 +108,7 @@ impl Pool {
         let started_at_ms = Clock::now().unix_ms;
         let loader = self.lock().loader.of_model(model.as_str());
         let loaded = match &loader {
-            Ok(loader) => self.load_first(loader).await,
+            Ok(loader) => self.load_first(&loader_for(loader, 0)).await,
             Err(error) => Err(error.clone()),
         };
         let mut state = self.lock();

@@ -18,7 +18,7 @@ use super::recovery::{Fresh, release};
 use super::replica::Health;
 use super::state::State;
 use super::{Pool, prepare};
-use crate::engine::{Engine, LoadError, Loader, Room};
+use crate::engine::{Engine, LoadError, Loader, Room, loader_for};
 use crate::ids::ModelId;
 use crate::tasks::Clock;
 
@@ -320,8 +320,8 @@ impl Reloading {
     /// An engine for each replica, each tried with a real generation.
     async fn load(&self, replicas: usize) -> Result<Vec<Fresh>, LoadError> {
         let mut all = Vec::with_capacity(replicas);
-        for _ in 0..replicas {
-            match self.load_one().await {
+        for replica in 0..replicas {
+            match self.load_one(replica).await {
                 Ok(fresh) => all.push(fresh),
                 Err(error) => {
                     for Fresh { engine, .. } in all {
@@ -335,10 +335,11 @@ impl Reloading {
     }
 
     /// An end leaves nothing behind that was loaded: its memory is free before this returns.
-    async fn load_one(&self) -> Result<Fresh, LoadError> {
+    async fn load_one(&self, replica: usize) -> Result<Fresh, LoadError> {
         self.enter(Phase::Loading);
         let began = Instant::now();
-        let engine = self.unless_ending(self.pool.load_in_time(&self.loader)).await??;
+        let loader = loader_for(&self.loader, replica);
+        let engine = self.unless_ending(self.pool.load_in_time(&loader)).await??;
         self.enter(Phase::Probing);
         match self.unless_ending(self.pool.probe_new(Arc::clone(&engine), began)).await {
             Ok(probed) => probed,
@@ -376,7 +377,7 @@ impl Reloading {
             (state.replicas.len(), Arc::clone(&state.loader), state.stay(0))
         };
         for replica in 0..replicas {
-            match pool.load_and_probe(&loader).await {
+            match pool.load_and_probe(&loader_for(&loader, replica)).await {
                 Ok(fresh) => pool.install(replica, fresh, stay).await,
                 Err(error) => pool.not_loaded(replica, &error),
             }

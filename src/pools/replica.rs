@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
-use sluicegate_compat::native::ReplicaView;
+use sluicegate_compat::native::{Quantization, ReplicaView};
 use tokio::time::Instant;
 
 use super::Pool;
-use super::job::sequences_at_once;
+use super::job::{Capacity, Need};
 use crate::engine::{Engine, EngineInfo, Loader};
 use crate::ids::ReplicaId;
+use crate::placement;
 use crate::tasks::Limits;
 
 /// Whether a replica can run tasks; of a pool, whether any of its replicas can.
@@ -71,10 +72,9 @@ pub(super) struct Replica {
     pub device: Option<String>,
     /// Why it failed last, in words for the operator.
     pub last_error: Option<String>,
-    pub slots_total: u32,
-    slots_used: u32,
-    /// That run, as far as the pool knows; a task that runs alone has more slots than sequences.
-    sequences: u32,
+    pub capacity: Capacity,
+    /// By what runs, as far as the pool knows.
+    used: Need,
     busy: Busy,
 }
 
@@ -91,9 +91,8 @@ impl Replica {
             engine_version: super::metrics::NONE.to_owned(),
             device: None,
             last_error: None,
-            slots_total: 0,
-            slots_used: 0,
-            sequences: 0,
+            capacity: Capacity::default(),
+            used: Need::default(),
             busy: Busy::default(),
         }
     }
@@ -101,7 +100,7 @@ impl Replica {
     /// Takes a working engine into service.
     pub fn install(&mut self, engine: Arc<dyn Engine>) {
         let info = engine.info();
-        self.slots_total = info.slots;
+        self.capacity = Capacity { slots: info.slots, cache: info.cache };
         self.fingerprint = Some(fingerprint(info));
         self.engine_version.clone_from(&info.engine_version);
         self.device = Some(info.device.clone());
@@ -110,7 +109,7 @@ impl Replica {
 
     /// Whether another server may have its place.
     pub fn is_vacant(&self) -> bool {
-        self.health == Health::Vacant && self.slots_used == 0
+        self.health == Health::Vacant && self.used.slots == 0
     }
 
     /// Gives the place to a server. It is starting.
@@ -126,7 +125,7 @@ impl Replica {
     pub fn vacate(&mut self) -> Option<Arc<dyn Engine>> {
         self.health = Health::Vacant;
         self.loader = None;
-        self.slots_total = 0;
+        self.capacity = Capacity::default();
         self.fingerprint = None;
         self.tenure += 1;
         self.engine.take()
@@ -142,36 +141,56 @@ impl Replica {
             replica_id: self.id.to_string(),
             state: self.health.as_str(),
             device: self.device.clone(),
-            slots_total: self.slots_total,
-            slots_active: self.slots_used,
+            slots_total: self.capacity.slots,
+            slots_active: self.used.slots,
             last_error: self.last_error.clone(),
         }
     }
 
     pub fn slots_used(&self) -> u32 {
-        self.slots_used
+        self.used.slots
     }
 
-    /// Whether a task that needs so many slots can start now.
-    pub fn has_room(&self, slots: u32) -> bool {
-        self.health == Health::Ready && self.slots_used + slots <= self.slots_total
+    /// Tokens of the shared cache that nobody has taken; the most there can be where there is none.
+    pub fn cache_free(&self) -> u64 {
+        self.capacity.cache.map_or(u64::MAX, |cache| cache.tokens.saturating_sub(self.used.cache))
     }
 
-    pub fn take_slots(&mut self, now: Instant, count: u32, sequences: u32) {
-        self.busy.add_up(now, self.sequences);
-        self.slots_used += count;
-        self.sequences += sequences;
+    /// Whether a task that needs so much can start now.
+    pub fn has_room(&self, need: Need) -> bool {
+        let slots = self.used.slots.saturating_add(need.slots) <= self.capacity.slots;
+        self.health == Health::Ready && slots && need.cache <= self.cache_free()
     }
 
-    fn free_slots(&mut self, now: Instant, count: u32, sequences: u32) {
-        self.busy.add_up(now, self.sequences);
-        self.slots_used = self.slots_used.saturating_sub(count);
-        self.sequences = self.sequences.saturating_sub(sequences);
+    /// Slots, as far as the cache has room for more sequences like those that run.
+    pub fn slots_in_effect(&self) -> u32 {
+        let Some(cache) = self.capacity.cache.filter(|_| self.used.cache > 0) else { return self.capacity.slots };
+        let fitting = cache.tokens.saturating_mul(u64::from(self.used.slots)) / self.used.cache;
+        self.capacity.slots.min(u32::try_from(fitting).unwrap_or(u32::MAX)).max(self.used.slots)
+    }
+
+    /// Whether it runs on one of these devices; see [`placement::devices`].
+    pub fn is_on(&self, mask: Option<&str>) -> bool {
+        mask.is_none_or(|mask| placement::devices(mask).any(|device| self.device.as_deref() == Some(device)))
+    }
+
+    pub fn take(&mut self, now: Instant, need: Need) {
+        self.busy.add_up(now, self.used.sequences);
+        self.used.slots += need.slots;
+        self.used.sequences += need.sequences;
+        self.used.cache += need.cache;
+    }
+
+    fn free(&mut self, now: Instant, need: Need) {
+        self.busy.add_up(now, self.used.sequences);
+        self.used.slots = self.used.slots.saturating_sub(need.slots);
+        self.used.sequences = self.used.sequences.saturating_sub(need.sequences);
+        self.used.cache = self.used.cache.saturating_sub(need.cache);
     }
 
     /// A moment from which [`occupancy`](Self::occupancy) is measured.
     pub fn moment(&mut self, now: Instant) -> Moment {
-        self.busy.add_up(now, self.sequences);
+        self.busy.add_up(now, self.used.sequences);
         Moment { at: now, sequence_seconds: self.busy.sequence_seconds }
     }
 
@@ -179,7 +198,7 @@ impl Replica {
     pub fn occupancy(&mut self, since: Moment, now: Instant) -> f64 {
         let sequence_seconds = self.moment(now).sequence_seconds - since.sequence_seconds;
         let seconds = now.saturating_duration_since(since.at).as_secs_f64();
-        if seconds > 0.0 { (sequence_seconds / seconds).max(1.0) } else { f64::from(self.sequences).max(1.0) }
+        if seconds > 0.0 { (sequence_seconds / seconds).max(1.0) } else { f64::from(self.used.sequences).max(1.0) }
     }
 }
 
@@ -204,12 +223,12 @@ impl Busy {
     }
 }
 
-/// So many slots of a replica, and the engine that it had when they were taken.
+/// So much of a replica, and the engine that it had when they were taken.
 #[derive(Clone)]
 pub(super) struct Seat {
     /// The number of the replica in its pool.
     pub replica: usize,
-    pub count: u32,
+    pub need: Need,
     pub engine: Arc<dyn Engine>,
 }
 
@@ -217,21 +236,29 @@ pub(super) struct Seat {
 pub(super) struct Slots {
     pool: Arc<Pool>,
     pub seat: Seat,
-    sequences: u32,
 }
 
 impl Slots {
     /// For slots that were just taken from the replica.
-    pub fn new(pool: Arc<Pool>, seat: Seat, limits: &Limits) -> Self {
-        let sequences = sequences_at_once(limits, seat.count);
-        Self { pool, seat, sequences }
+    pub fn new(pool: Arc<Pool>, seat: Seat) -> Self {
+        Self { pool, seat }
+    }
+
+    /// Takes what the task needs now that it was prepared for another model, whatever else has been given away meanwhile.
+    pub fn refit(&mut self, limits: &Limits) {
+        let (now, seat) = (Instant::now(), &mut self.seat);
+        let mut state = self.pool.lock();
+        let replica = &mut state.replicas[seat.replica];
+        replica.free(now, seat.need);
+        seat.need = Need::of(limits, replica.capacity);
+        replica.take(now, seat.need);
     }
 }
 
 impl Drop for Slots {
     fn drop(&mut self) {
-        let Seat { replica, count, .. } = self.seat;
-        self.pool.lock().replicas[replica].free_slots(Instant::now(), count, self.sequences);
+        let Seat { replica, need, .. } = self.seat;
+        self.pool.lock().replicas[replica].free(Instant::now(), need);
         self.pool.metrics.queue_changed(&self.pool);
         self.pool.changed.notify_one();
     }
@@ -240,7 +267,9 @@ impl Drop for Slots {
 /// A hash of everything but the request that tokens depend on.
 fn fingerprint(info: &EngineInfo) -> String {
     let mut hash = Sha256::new();
-    for part in [&info.model_digest, &info.engine_version, &info.sampler_profile_version, &info.device] {
+    let quantization = info.quantization.map_or("", Quantization::as_str);
+    let parts = [&*info.model_digest, &*info.engine_version, &*info.sampler_profile_version, &*info.device];
+    for part in parts.into_iter().chain(Some(quantization).filter(|name| !name.is_empty())) {
         hash.update(part.as_bytes());
         hash.update([0]);
     }

@@ -51,7 +51,12 @@ impl Pool {
         let task = Arc::clone(&job.task);
         let unfinished = Unfinished { pool: &self, task: &task };
         let (mut job, mut slots) = (job, slots);
-        if let Err(error) = self.fit(&mut job, &slots.seat.engine).await {
+        let digest = job.fitted.model_digest.clone();
+        let fitted = self.fit(&mut job, &slots.seat.engine).await;
+        if job.fitted.model_digest != digest {
+            slots.refit(&task.limits());
+        }
+        if let Err(error) = fitted {
             task.fail(error.with_pool(self.spec.id.as_str()));
         } else if let Ok(durable) = self.announce(&job, &slots.seat) {
             // Whoever has hung up meanwhile holds no slots for that.
@@ -138,7 +143,7 @@ impl Pool {
         // When one choice fails the task does, and the others need not go on.
         let stop = job.task.stop.child_token();
         let mut waiting = (0..choices).map(|choice| self.sequence(seat, job, (prompt, choice), &stop));
-        let mut running: FuturesUnordered<_> = waiting.by_ref().take(seat.count.max(1) as usize).collect();
+        let mut running: FuturesUnordered<_> = waiting.by_ref().take(seat.need.sequences.max(1) as usize).collect();
         let mut done = Vec::with_capacity(usize::from(choices));
         let mut failed = None;
         while let Some((choice, result)) = running.next().await {
@@ -250,7 +255,7 @@ impl Pool {
         if let Some(seat) = elsewhere {
             let id = self.lock().replicas[seat.replica].id.clone();
             task.runs_on(id);
-            *slots = Slots::new(Arc::clone(self), seat, &task.limits());
+            *slots = Slots::new(Arc::clone(self), seat);
             return true;
         }
         let health = || self.lock().replicas[replica].health;

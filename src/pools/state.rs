@@ -1,5 +1,6 @@
 //! The state of a pool, and every decision on it. No waiting, no I/O.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Job;
-use super::job::{sequences_at_once, slots};
+use super::job::{Capacity, Need};
 use super::loading::Load;
 use super::predict::Prediction;
 use super::purge::Purge;
@@ -17,7 +18,7 @@ use super::queue::{Floor, Queue, Share, Ticket, Work};
 use super::rates::Rates;
 use super::reload::Reload;
 use super::replica::{Health, Replica, Seat};
-use crate::engine::{Engine, Loader};
+use crate::engine::{Engine, Loader, loader_for};
 use crate::ids::{ModelId, PoolId, ReplicaId, TaskId};
 use crate::tasks::{Limits, Task};
 
@@ -30,6 +31,9 @@ const PRESSURE: f64 = 0.75;
 
 /// So many tasks ahead are foreseen one by one; more are spread over the slots together.
 const ONE_BY_ONE: u64 = 64;
+
+/// So many waiting tasks are looked at for one that can start before the one whose turn it is.
+const LOOK_PAST: usize = 64;
 
 /// Nobody is told to come back later than this.
 const LONGEST_RETRY_MS: u64 = 3_600_000;
@@ -174,6 +178,8 @@ struct RunningTask {
     /// Per choice.
     expected_tokens: u32,
     seat: Seat,
+    /// As the job has them.
+    devices: Option<Arc<str>>,
 }
 
 /// What became of a submission that was taken.
@@ -257,7 +263,7 @@ impl State {
 
     /// Makes the engine of a replica.
     pub fn loader_of(&self, number: usize) -> Arc<dyn Loader> {
-        Arc::clone(self.replicas[number].loader.as_ref().unwrap_or(&self.loader))
+        self.replicas[number].loader.clone().unwrap_or_else(|| loader_for(&self.loader, number))
     }
 
     /// What somebody who works on a replica holds it by: other engines, or another server in its place, make it another one.
@@ -280,7 +286,7 @@ impl State {
     }
 
     pub fn slots_total(&self) -> u32 {
-        self.replicas.iter().map(|replica| replica.slots_total).sum()
+        self.replicas.iter().map(|replica| replica.capacity.slots).sum()
     }
 
     /// The replicas that can run tasks; where there are none now, all that may again.
@@ -290,46 +296,85 @@ impl State {
         self.replicas.iter().enumerate().filter(move |(_, replica)| usable(replica))
     }
 
-    /// The slots that one task can have at most.
-    fn widest(&self) -> u32 {
-        self.usable().map(|(_, replica)| replica.slots_total).max().unwrap_or(0)
+    /// What one task can have at most.
+    fn widest(&self) -> Capacity {
+        let all = self.usable().map(|(_, replica)| replica.capacity);
+        all.max_by_key(|capacity| (capacity.slots, capacity.cache.map(|cache| cache.tokens))).unwrap_or_default()
     }
 
-    /// The next task with the slots that it takes, if it can start now.
+    /// The next task that can start now, with what it takes.
     pub fn take_next(&mut self, now: Instant) -> Option<(Job, Seat)> {
-        let next = &self.queue.peek()?.job;
-        let seat = self.seat_for(&next.task.limits(), next.near.as_ref())?;
-        let Waiting { job, work, .. } = self.queue.pop()?;
+        let (passing, seat) = self.next_to_start()?;
+        let Waiting { job, work, .. } = match passing {
+            None => self.queue.pop()?,
+            Some((ticket, share)) => self.queue.take(ticket, &share)?,
+        };
         self.tickets.remove(&job.task.spec.id);
-        let (limits, count) = (job.task.limits(), seat.count);
-        self.replicas[seat.replica].take_slots(now, count, sequences_at_once(&limits, count));
-        let expected_tokens = u32::try_from(work.decode_tokens / u64::from(limits.choices)).unwrap_or(u32::MAX);
+        self.replicas[seat.replica].take(now, seat.need);
+        let choices = u64::from(job.task.limits().choices);
+        let expected_tokens = u32::try_from(work.decode_tokens / choices).unwrap_or(u32::MAX);
         let task = Arc::clone(&job.task);
-        let (share, seat_of_it) = (job.share.clone(), seat.clone());
-        self.running.insert(task.spec.id, RunningTask { task, share, work, expected_tokens, seat: seat_of_it });
+        let (share, seat_of_it, devices) = (job.share.clone(), seat.clone(), job.devices.clone());
+        let running = RunningTask { task, share, work, expected_tokens, seat: seat_of_it, devices };
+        self.running.insert(running.task.spec.id, running);
         Some((job, seat))
     }
 
-    /// The slots that a task with these limits would take now: of the replicas with room those of the one that is
-    /// `near`, then of the one with the fewest slots in use, then of the first.
-    fn seat_for(&self, limits: &Limits, near: Option<&ReplicaId>) -> Option<Seat> {
+    /// The seat of the task whose turn it is. Where that waits for some devices, or for a replica that is large enough for it, the
+    /// first one after it that can start: with its ticket.
+    fn next_to_start(&self) -> Option<(Option<(Ticket, Share)>, Seat)> {
+        let next = &self.queue.peek()?.job;
+        if let Some(seat) = self.seat_of(next) {
+            return Some((None, seat));
+        }
+        if self.keeps_others(next) {
+            return None;
+        }
+        for (ticket, _, Waiting { job, .. }) in self.queue.upcoming().skip(1).take(LOOK_PAST) {
+            if let Some(seat) = self.seat_of(job) {
+                return Some((Some((ticket, job.share.clone())), seat));
+            }
+            if self.keeps_others(job) {
+                break;
+            }
+        }
+        None
+    }
+
+    /// Whether nobody may start before a task that waits for room.
+    fn keeps_others(&self, job: &Job) -> bool {
+        let limits = job.task.limits();
+        let ready = |replica: &&Replica| replica.health == Health::Ready;
+        job.devices.is_none() && self.replicas.iter().filter(ready).any(|replica| replica.capacity.holds(&limits))
+    }
+
+    fn seat_of(&self, job: &Job) -> Option<Seat> {
+        self.seat_for(&job.task.limits(), job.near.as_ref(), job.devices.as_deref())
+    }
+
+    /// What a task with these limits would take now: of the replicas with room, on one of its devices, of the one that is
+    /// `near`, then of the one with the most free cache, then of the one with the fewest slots in use, then of the first.
+    fn seat_for(&self, limits: &Limits, near: Option<&ReplicaId>, devices: Option<&str>) -> Option<Seat> {
         if self.held {
             return None;
         }
-        let with_room = self.replicas.iter().enumerate().filter_map(|(number, replica)| {
-            let count = slots(limits, replica.slots_total);
+        let on_its_devices = self.replicas.iter().enumerate().filter(|(_, replica)| replica.is_on(devices));
+        let with_room = on_its_devices.filter_map(|(number, replica)| {
+            let need = Need::of(limits, replica.capacity);
             let far = near != Some(&replica.id);
-            replica.has_room(count).then(|| (far, replica.slots_used(), number, count))
+            let fits = replica.capacity.holds(limits) && replica.has_room(need);
+            fits.then(|| (far, Reverse(replica.cache_free()), replica.slots_used(), number, need))
         });
-        let (_, _, replica, count) = with_room.min()?;
-        Some(Seat { replica, count, engine: self.replicas[replica].engine.clone()? })
+        let (.., replica, need) = with_room.min_by_key(|(far, free, used, number, _)| (*far, *free, *used, *number))?;
+        Some(Seat { replica, need, engine: self.replicas[replica].engine.clone()? })
     }
 
     /// Moves a running task to another replica with room, if there is one.
     pub fn move_running(&mut self, now: Instant, task: &Task, from: usize) -> Option<Seat> {
         let limits = &task.limits();
-        let seat = self.seat_for(limits, None).filter(|seat| seat.replica != from)?;
-        self.replicas[seat.replica].take_slots(now, seat.count, sequences_at_once(limits, seat.count));
+        let devices = self.running.get(&task.spec.id).and_then(|running| running.devices.clone());
+        let seat = self.seat_for(limits, None, devices.as_deref()).filter(|seat| seat.replica != from)?;
+        self.replicas[seat.replica].take(now, seat.need);
         if let Some(running) = self.running.get_mut(&task.spec.id) {
             running.seat = seat.clone();
         }
@@ -398,20 +443,20 @@ impl State {
         }
         let work = self.work(limits);
         let ahead = self.queue.ahead_of_new(priority, share, work);
-        Ok(self.place_without(ahead.tasks, self.predict(ahead, work)))
+        Ok(self.place_without(ahead.tasks, work, self.predict(ahead, work)))
     }
 
     /// The first waiting tasks whose position is not the one they were told. The more often a task was told, the longer it
     /// waits for the next time, so that its log grows with the root of its wait and never beyond [`MOST_TELLINGS`].
     pub fn moved(&mut self, at_most: usize, now: Instant) -> Vec<(Arc<Task>, Place)> {
         let mut forecast = self.forecast();
-        let rest = self.place_without(0, Prediction { start_ms: 0, end_ms: 0 });
         let upcoming = self.queue.upcoming().take(at_most).zip(0..);
         let mut moved = Vec::new();
         for ((ticket, work, waiting), position) in upcoming {
             let prediction = forecast.next(*work);
             if waiting.told != position && now >= waiting.tell_from && waiting.tellings < MOST_TELLINGS {
-                moved.push((ticket, Arc::clone(&waiting.job.task), Place { position, prediction, ..rest }));
+                let place = self.place_without(position, *work, prediction);
+                moved.push((ticket, Arc::clone(&waiting.job.task), place));
             }
         }
         let tell = |(ticket, task, place): (Ticket, Arc<Task>, Place)| {

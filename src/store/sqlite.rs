@@ -66,10 +66,13 @@ impl Sqlite {
     /// Applies the table files that have not been applied, all or none.
     fn migrate(&mut self) -> Result<()> {
         self.begin_shared()?;
-        let applied = self.apply_files();
-        match applied {
+        match self.apply_files() {
             Ok(()) => self.commit(),
-            Err(_) => self.rollback().and(applied),
+            Err(error) => {
+                // Where that fails too it is begun again as if nothing had been.
+                _ = self.rollback();
+                Err(error)
+            }
         }
     }
 
@@ -110,12 +113,14 @@ impl Sqlite {
     }
 
     pub(super) fn begin(&mut self) -> Result<()> {
+        self.check()?;
         self.say(&format!("SAVEPOINT s{}", self.depth))?;
         self.depth += 1;
         Ok(())
     }
 
     pub(super) fn commit(&mut self) -> Result<()> {
+        self.check()?;
         match self.depth {
             1 => self.say("COMMIT")?,
             depth => self.say(&format!("RELEASE SAVEPOINT s{}", depth - 1))?,
@@ -127,7 +132,6 @@ impl Sqlite {
     /// Takes back what was begun last.
     pub(super) fn rollback(&mut self) -> Result<()> {
         self.depth -= 1;
-        // SQLite takes all of it back by itself where it fails badly, as on a full disk.
         match self.depth {
             _ if self.connection.is_autocommit() => Ok(()),
             0 => self.say("ROLLBACK"),
@@ -151,9 +155,7 @@ impl Sqlite {
         values: &[Value<'_>],
         read: impl Fn(&Row<'_>) -> Result<T>,
     ) -> Result<Vec<T>> {
-        if self.depth > 0 && self.connection.is_autocommit() {
-            return Err(Error::TakenBack);
-        }
+        self.check()?;
         let mut statement = self.connection.prepare_cached(sql)?;
         bind(&mut statement, values)?;
         let (mut found, mut rows) = (Vec::new(), statement.raw_query());
@@ -161,6 +163,12 @@ impl Sqlite {
             found.push(read(row)?);
         }
         Ok(found)
+    }
+
+    /// Whether the transaction is still there, or there is none. SQLite takes one back by itself where it fails badly, as on a full
+    /// disk, and what was said then would be done at once.
+    fn check(&self) -> Result<()> {
+        if self.depth > 0 && self.connection.is_autocommit() { Err(Error::TakenBack) } else { Ok(()) }
     }
 
     fn say(&self, sql: &str) -> Result<()> {
@@ -226,6 +234,26 @@ mod tests {
             assert_eq!(kept, "small");
             connection.close().await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_done_by_itself_where_sqlite_has_taken_the_transaction_back() {
+        let mut connection = connect(None, true).await.unwrap();
+        let insert = |id: &'static str| sql::query("INSERT INTO pools (id) VALUES ($1)").bind(id);
+        {
+            let mut transaction = connection.begin_shared(false).await.unwrap();
+            insert("a").execute(&mut transaction).await.unwrap();
+            // As it does on a full disk.
+            sql::query("ROLLBACK").execute(&mut transaction).await.unwrap();
+            assert!(matches!(insert("b").execute(&mut transaction).await, Err(Error::TakenBack)));
+            assert!(matches!(transaction.begin().await.err(), Some(Error::TakenBack)));
+            assert!(matches!(transaction.commit().await, Err(Error::TakenBack)));
+        }
+        let mut transaction = connection.begin_shared(false).await.unwrap();
+        insert("c").execute(&mut transaction).await.unwrap();
+        transaction.commit().await.unwrap();
+        let kept: Vec<String> = sql::query("SELECT id FROM pools").fetch_all(&mut connection).await.unwrap();
+        assert_eq!(kept, ["c"]);
     }
 
     #[tokio::test]

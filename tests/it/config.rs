@@ -8,6 +8,7 @@ use std::time::Duration;
 use insta::assert_snapshot;
 use sluicegate::catalog::{Builtin, ModelSource};
 use sluicegate::config::{Config, Device, Effective, Engine, Http2, Mistakes, Overrides};
+use sluicegate_compat::native::Quantization;
 
 mod pools;
 mod server;
@@ -68,7 +69,7 @@ fn nothing_at_all_is_a_complete_configuration() {
     assert_eq!((pool.id.as_str(), pool.model.as_str(), &pool.engine), ("default", "builtin", &Engine::Mistralrs));
     assert_eq!((embedding.id.as_str(), embedding.model.as_str()), ("embedding", "builtin-embedding"));
     assert_eq!((&embedding.engine, embedding.queue_capacity), (&Engine::Mistralrs, 256));
-    assert_eq!((pool.device, pool.slots, pool.queue_capacity), (Device::Auto, None, 256));
+    assert_eq!((&pool.devices[..], pool.slots, pool.queue_capacity), (&[Device::Auto][..], None, 256));
     assert_eq!((pool.watchdog_wall, pool.watchdog_idle), (Duration::from_secs(600), Duration::from_secs(60)));
     assert_eq!(pool.watchdog_load, Duration::from_secs(600));
     assert_eq!(config.catalog.resolve("builtin").unwrap().source, ModelSource::Builtin(Builtin::Chat));
@@ -88,6 +89,7 @@ fn a_whole_file_is_taken_over() {
         id = "qwen"
         source = "hf:Qwen/Qwen3-0.6B@v1"
         aliases = ["gpt-4o-mini"]
+        quantization = "q4k"
         [[catalog.models]]
         id = "local"
         source = "file:/models/x.gguf"
@@ -95,7 +97,9 @@ fn a_whole_file_is_taken_over() {
         [[pools]]
         id = "chat"
         model = "gpt-4o-mini"
-        device = "cuda:1"
+        device = ["cuda:1", "cuda:0"]
+        replicas = 2
+        gpu_memory_share = 0.3
         slots = 4
         queue = { capacity = 7 }
         [[pools]]
@@ -108,7 +112,10 @@ fn a_whole_file_is_taken_over() {
     assert_eq!(config.data_dir, Path::new("/srv/sluicegate"));
     assert_eq!((config.server.http2, config.server.listen.port()), (Http2::Off, 0));
     let [chat, test] = &config.pools[..] else { panic!("two pools: {:?}", config.pools) };
-    assert_eq!((chat.model.as_str(), chat.device, chat.slots), ("qwen", Device::Cuda(1), Some(4)));
+    assert_eq!((chat.model.as_str(), chat.slots), ("qwen", Some(4)));
+    assert_eq!((&chat.devices[..], chat.replicas), (&[Device::Cuda(1), Device::Cuda(0)][..], 4));
+    assert_eq!(chat.gpu_memory_share, 0.3);
+    assert_eq!(config.catalog.resolve("qwen").unwrap().quantization, Some(Quantization::Q4K));
     assert_eq!((chat.queue_capacity, chat.batch_floor), (7, 0.1));
     let Engine::Scripted(script) = &test.engine else { panic!("scripted: {test:?}") };
     assert_eq!((script.token, script.first_token), (Duration::from_millis(1), Duration::from_millis(20)));
@@ -219,7 +226,7 @@ x = 1
     :23: pools[0].queue.capacity: 1 to 1000000
     :23: pools[0].queue.colour: unknown key
     :24: pools[1].id: each pool after the first needs an `id`
-    :25: pools[1].device: one of "auto", "cpu", "cuda:0"
+    :25: pools[1].device: one of "auto", "cpu", "cuda:0", or a list of GPUs, each once
     :26: pools[1].watchdog: a table is expected here
     :28: nonsense: unknown key
     SLUICEGATE_SESSIONS__TTL: sessions.ttl: unknown key; did you mean `ttl_ms`?

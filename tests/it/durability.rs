@@ -180,7 +180,7 @@ async fn models_that_were_added_and_what_became_of_them_are_there_in_the_next_pr
     let first = gate(folder.path(), says(&["done"]), &settings).await;
     for body in [
         json!({"id": "gone", "source": "hf:a/gone"}),
-        json!({"id": "small", "source": "hf:a/b", "aliases": ["s"], "digest": digest}),
+        json!({"id": "small", "source": "hf:a/b", "aliases": ["s"], "digest": digest, "quantization": "q8_0"}),
         json!({"id": "changed", "source": format!("file:{}", model.path().display()), "digest": digest}),
     ] {
         let answer = first.post(models, &body.to_string()).await;
@@ -202,7 +202,7 @@ async fn models_that_were_added_and_what_became_of_them_are_there_in_the_next_pr
         let mut models = list["models"].as_array().unwrap().clone();
         // Nothing has become of it that would have been filed.
         models.retain(|model| model["id"] != "builtin-embedding");
-        let names = ["id", "aliases", "source", "state", "trust", "configured", "created_at_ms"];
+        let names = ["id", "aliases", "source", "quantization", "state", "trust", "configured", "created_at_ms"];
         models.iter().map(|model| names.map(|name| model[name].clone())).collect::<Vec<_>>()
     };
     assert_eq!(told(&before), told(&after));

@@ -20,6 +20,7 @@ mod calls;
 mod embedding;
 mod gguf;
 mod loading;
+mod quantized;
 pub mod sight;
 
 pub fn builtin_model() -> PathBuf {
@@ -27,7 +28,15 @@ pub fn builtin_model() -> PathBuf {
 }
 
 pub fn spec(model: ModelFiles) -> LoadSpec {
-    LoadSpec { model, digest: "sha256:00".into(), device: Device::Cpu, slots: None, context_length: None }
+    LoadSpec {
+        model,
+        digest: "sha256:00".into(),
+        device: Device::Cpu,
+        slots: None,
+        gpu_memory_share: 0.9,
+        quantization: None,
+        context_length: None,
+    }
 }
 
 async fn engine() -> MistralEngine {

@@ -55,12 +55,12 @@ async fn verify(gate: &Gate, id: &str) -> Value {
 async fn a_model_is_added_found_by_each_of_its_names_and_removed() {
     let gate = Gate::scripted(says(&["hi"])).await;
     let digest = format!("sha256:{}", "Ab".repeat(32));
-    let body = json!({"id": "org/small", "source": "hf:org/model", "aliases": ["s"], "digest": digest, "price": {"input_per_mtok": 1}});
+    let body = json!({"id": "org/small", "source": "hf:org/model", "aliases": ["s"], "digest": digest, "quantization": "q4k", "price": {"input_per_mtok": 1}});
     let created = gate.post(MODELS, &body.to_string()).await;
     assert_eq!(created.status, StatusCode::CREATED);
     let mut shown = created.json();
     shown["digest"] = shown["digest"].as_str().unwrap()[..11].into();
-    assert_snapshot!(masked(&shown.to_string()), @r#"{"id":"org/small","aliases":["s"],"source":"hf:org/model@main","digest":"sha256:abab","price":{"input_per_mtok":1,"cached_input_per_mtok":0,"output_per_mtok":0,"engine_second":0},"state":"Active","trust":"unverified","configured":false,"files":[],"verification":{"state":"never","started_at_ms":null,"ended_at_ms":null,"bytes_done":0,"bytes_total":0,"outcome":null,"reason":null},"created_at_ms":<time>,"updated_at_ms":<time>,"workloads":[],"modalities":[],"pools":[]}"#);
+    assert_snapshot!(masked(&shown.to_string()), @r#"{"id":"org/small","aliases":["s"],"source":"hf:org/model@main","digest":"sha256:abab","quantization":"q4k","price":{"input_per_mtok":1,"cached_input_per_mtok":0,"output_per_mtok":0,"engine_second":0},"state":"Active","trust":"unverified","configured":false,"files":[],"verification":{"state":"never","started_at_ms":null,"ended_at_ms":null,"bytes_done":0,"bytes_total":0,"outcome":null,"reason":null},"created_at_ms":<time>,"updated_at_ms":<time>,"workloads":[],"modalities":[],"pools":[]}"#);
     for name in ["org%2Fsmall", "s", "hf:org%2Fmodel"] {
         assert_eq!(gate.get(&format!("{MODELS}/{name}")).await.body, created.body, "{name}");
     }
@@ -129,6 +129,7 @@ async fn hostile_entries_are_refused_with_the_field() {
         (json!({"id": "x", "source": "hf:a/b", "price": [1]}), "price"),
         (json!({"id": "x", "source": "hf:a/b", "aliases": ["file:/x"]}), "aliases.0"),
         (json!({"id": "x", "source": "hf:a/b", "aliases": "y"}), "aliases"),
+        (json!({"id": "x", "source": "hf:a/b", "quantization": "q3"}), "quantization"),
         (json!({"id": "x", "source": "hf:a/b", "colour": 1}), "colour"),
     ];
     for (body, field) in fields {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::StatusCode;
+use serde_json::json;
+use sluicegate::engine::Cache;
 use sluicegate::engine::scripted::{Failure, FailureKind, Script};
 
 use crate::harness::{Gate, read_until, request, says};
@@ -73,7 +75,8 @@ async fn the_metrics_say_how_much_of_its_cache_each_replica_uses() {
     gate.post(&format!("/v2/tasks/{id}/cancel"), "").await;
     gate.settle().await;
     assert_eq!(gate.metric(&usage("default-0")).await, 0.0);
-    for name in ["gpu_utilization", "vram_used_bytes"] {
+    for name in ["gpu_utilization", "vram_used_bytes", "vram_total_bytes", "gpu_temperature_celsius", "gpu_power_watts"]
+    {
         let labels =
             r#"device="none",engine="scripted",engine_version="0.1.0",pool_id="default",replica_id="default-1""#;
         assert_eq!(gate.metric(&format!("{name}{{{labels}}}")).await, 0.0);
@@ -151,5 +154,71 @@ async fn a_strict_task_needs_a_whole_replica_and_not_the_whole_pool() {
     let strict = view(&gate, &strict).await;
     assert_eq!((&strict["state"], &strict["replica_id"]), (&"running".into(), &"default-1".into()));
     assert_eq!(gate.slots_used(), 3);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn tasks_start_while_the_cache_has_room_for_all_of_their_tokens() {
+    let cache = Some(Cache { tokens: 128, block: 32 });
+    let gate = Gate::with(Script { slots: 8, cache, ..Script::default() }, &[]).await;
+    let task = |max_tokens: u32| {
+        format!(r#"{{"model_ref": "builtin", "prompt": "one two three", "max_tokens": {max_tokens}}}"#)
+    };
+    // Three blocks and one: the cache is full, and slots are free.
+    let large = gate.submit(&task(60 + 32)).await;
+    let small = gate.submit(&task(20)).await;
+    let waiting = gate.submit(&task(20)).await;
+    gate.until(&format!("/v2/tasks/{small}"), |task| task["state"] == "running").await;
+    assert_eq!(gate.app.pools[0].slots(), (2, 8));
+    assert_eq!(gate.app.pools[0].queue_depth(), 1);
+    assert_eq!(view(&gate, &waiting).await["state"], "queued");
+    // The small one ends first, and the next has its place.
+    gate.events(&small).await;
+    gate.events(&waiting).await;
+    assert_eq!(view(&gate, &large).await["state"], "running");
+    // Choices run side by side as far as they fit, also of a task that runs alone.
+    gate.events(&large).await;
+    for (determinism, slots) in [("best_effort", 2), ("strict", 8)] {
+        let choices =
+            json!({"model_ref": "builtin", "prompt": "one", "max_tokens": 60, "n": 4, "determinism": determinism});
+        let choices = gate.submit(&choices.to_string()).await;
+        gate.until(&format!("/v2/tasks/{choices}"), |task| task["state"] == "running").await;
+        assert_eq!(gate.app.pools[0].slots(), (slots, 8), "{determinism}");
+        gate.until(&format!("/v2/tasks/{choices}"), |_| gate.app.pools[0].stats().running > 0).await;
+        assert_eq!(gate.app.pools[0].stats().running, 2, "{determinism}");
+        gate.events(&choices).await;
+    }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_goes_to_a_replica_whose_cache_can_hold_it() {
+    let script = |load| {
+        let tokens = if load == 0 { 64 } else { 128 };
+        Script { cache: Some(Cache { tokens, block: 32 }), slots: 4, ..says(&["one"]) }
+    };
+    let gate = Gate::per_load(script, &[TWO], u32::MAX).await;
+    for (max_tokens, replica) in [(90, "default-1"), (20, "default-1"), (90, "default-1")] {
+        let task = format!(r#"{{"model_ref": "builtin", "prompt": "x", "max_tokens": {max_tokens}}}"#);
+        let id = gate.submit(&task).await;
+        gate.events(&id).await;
+        assert_eq!(view(&gate, &id).await["replica_id"], replica, "{max_tokens}");
+    }
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_runs_on_a_device_of_its_mask() {
+    let script = |load| Script { device: format!("cuda:{load}"), ..one_slot() };
+    let gate = Gate::per_load(script, &[TWO], u32::MAX).await;
+    let on_the_second = r#"{"model_ref": "builtin", "prompt": "x", "placement": {"require_device_mask": "cuda:1"}}"#;
+    let (first, second) = (gate.submit(on_the_second).await, gate.submit(on_the_second).await);
+    // It waits for its device, and keeps nobody from another.
+    let third = gate.submit(r#"{"model_ref": "builtin", "prompt": "x", "max_tokens": 1}"#).await;
+    gate.events(&third).await;
+    assert_eq!(view(&gate, &second).await["state"], "queued");
+    gate.events(&second).await;
+    let replicas = [view(&gate, &first).await, view(&gate, &second).await, view(&gate, &third).await];
+    assert_eq!(replicas.map(|view| view["replica_id"].clone()), ["default-1", "default-1", "default-0"]);
     gate.finish().await;
 }

@@ -17,6 +17,9 @@ pub struct CreateModel {
     /// What its files must digest to: `sha256:` and 64 hex digits.
     #[serde(default)]
     pub digest: Option<String>,
+    /// What its weights are turned into while they are loaded. Absent: they stay as they are in the files.
+    #[serde(default)]
+    pub quantization: Option<Quantization>,
     /// Absent: free.
     #[serde(default, deserialize_with = "crate::json::object")]
     pub price: Option<ModelPrice>,
@@ -30,6 +33,65 @@ impl CreateModel {
     /// INVALID_PARAMS with the path of the field.
     pub fn parse(body: &[u8]) -> Result<Self, ErrorEnvelope> {
         crate::json::parse_known(body)
+    }
+}
+
+/// What weights can be turned into while they are loaded (in-situ quantization), by the names of llama.cpp and HQQ. Fewer bits take
+/// less memory, and lose accuracy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quantization {
+    Q2K,
+    Q3K,
+    #[serde(rename = "q4_0")]
+    Q4_0,
+    #[serde(rename = "q4_1")]
+    Q4_1,
+    Q4K,
+    #[serde(rename = "q5_0")]
+    Q5_0,
+    #[serde(rename = "q5_1")]
+    Q5_1,
+    Q5K,
+    Q6K,
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    Hqq4,
+    Hqq8,
+}
+
+impl Quantization {
+    pub const ALL: [Self; 12] = [
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q4K,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Q8_0,
+        Self::Hqq4,
+        Self::Hqq8,
+    ];
+
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Q2K => "q2k",
+            Self::Q3K => "q3k",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q4K => "q4k",
+            Self::Q5_0 => "q5_0",
+            Self::Q5_1 => "q5_1",
+            Self::Q5K => "q5k",
+            Self::Q6K => "q6k",
+            Self::Q8_0 => "q8_0",
+            Self::Hqq4 => "hqq4",
+            Self::Hqq8 => "hqq8",
+        }
     }
 }
 
@@ -139,6 +201,8 @@ pub struct ModelView {
     pub source: String,
     /// The pinned digest, else the one that was found; null until then.
     pub digest: Option<String>,
+    /// What its weights are turned into while they are loaded; null: they stay as they are in the files.
+    pub quantization: Option<Quantization>,
     pub price: ModelPrice,
     pub state: ModelState,
     pub trust: ModelTrust,

@@ -42,6 +42,8 @@ mod tests {
             digest: String::new(),
             device: Device::Cpu,
             slots: Some(2),
+            gpu_memory_share: 0.9,
+            quantization: None,
             context_length: None,
         };
         assert!(fits_beside(&spec, 1 << 10, 1));

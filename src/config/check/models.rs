@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sluicegate_compat::native::ModelPrice;
+use sluicegate_compat::native::{ModelPrice, Quantization};
 
 use super::Check;
 use crate::catalog::{Builtin, Catalog, Entry, FetchProblem, ModelRef, ModelSource};
@@ -68,7 +68,14 @@ impl Check<'_> {
             .source(&key("source"), &id, model.source.as_deref(), places)
             .unwrap_or(ModelSource::Builtin(Builtin::Chat));
         let digest = digest.map(|digest: ModelRef| digest.to_string());
-        Entry { id, aliases: model.aliases.clone(), source, digest, price, limits, guest: false }
+        let quantization = model.quantization.as_deref().map(|name| {
+            let known = Quantization::ALL.into_iter().find(|quantization| quantization.as_str() == name);
+            let all = Quantization::ALL.map(|quantization| format!("\"{}\"", quantization.as_str())).join(", ");
+            self.ensure(known.is_some(), &key("quantization"), &format!("one of {all}"));
+            known
+        });
+        let quantization = quantization.flatten();
+        Entry { id, aliases: model.aliases.clone(), source, digest, quantization, price, limits, guest: false }
     }
 
     fn name(&mut self, key: &str, name: &str) {

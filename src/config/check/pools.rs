@@ -1,5 +1,7 @@
 //! The checks of `[[pools]]`.
 
+use std::collections::BTreeSet;
+
 use sluicegate_compat::native::{Modality, Workload};
 
 use super::Check;
@@ -13,6 +15,14 @@ const MOST_REPLICAS: u64 = 64;
 /// Each is a value of a label of metrics: `pool_id` and `replica_id`.
 const MOST_POOLS: usize = 256;
 const MOST_REPLICAS_OF_ALL: usize = 1024;
+
+/// Part of a GPU's memory that is shared out where nobody says how, and the most that may be said; the rest is for what engines
+/// compute with.
+const GPU_MEMORY: f64 = 0.9;
+const MOST_GPU_MEMORY: f64 = 0.95;
+
+/// No pool is left with less of it.
+const LEAST_GPU_MEMORY: f64 = 0.01;
 
 impl Check<'_> {
     /// The pools; their models are checked where there is a catalog.
@@ -32,6 +42,7 @@ impl Check<'_> {
             checked.push(pool);
         }
         self.ensure(checked.len() <= MOST_POOLS, "pools", "256 pools at most");
+        self.share_gpus(pools, &mut checked);
         let replicas: usize = checked.iter().map(|pool| pool.replicas).sum();
         self.ensure(replicas <= MOST_REPLICAS_OF_ALL, "pools", "1024 replicas at most, all pools together");
         checked
@@ -41,14 +52,19 @@ impl Check<'_> {
         let key = |name: &str| format!("pools.{index}.{name}");
         let floor = pool.queue.batch_floor;
         self.ensure((0.0..1.0).contains(&floor), &key("queue.batch_floor"), "0 to below 1");
+        let devices = self.devices(&key("device"), &pool.device.0);
+        let each = self.count(&key("replicas"), pool.replicas.into(), 1, MOST_REPLICAS);
+        let share = pool.gpu_memory_share;
+        self.ensure((0.0..=MOST_GPU_MEMORY).contains(&share), &key("gpu_memory_share"), "0 to 0.95");
         Pool {
             id: self.pool_id(index, pool.id.as_deref()),
             model: self.pool_model(&key("model"), &pool.model, catalog),
             engine: self.engine(index, pool),
-            device: self.device(&key("device"), &pool.device),
+            replicas: each.saturating_mul(devices.len()),
+            devices,
+            gpu_memory_share: share as f32,
             slots: (self.count(&key("slots"), pool.slots.into(), 0, 4096) > 0).then_some(pool.slots),
             on_demand: pool.on_demand,
-            replicas: self.count(&key("replicas"), pool.replicas.into(), 1, MOST_REPLICAS),
             queue_capacity: self.count(&key("queue.capacity"), pool.queue.capacity, 1, 1_000_000),
             queue_policy: pool.queue.policy,
             batch_floor: floor,
@@ -132,16 +148,69 @@ impl Check<'_> {
         modalities.iter().map(native).collect()
     }
 
-    fn device(&mut self, key: &str, device: &str) -> Device {
-        let cuda = device.strip_prefix("cuda:").and_then(|index| index.parse().ok());
-        match (device, cuda) {
-            ("auto", _) => Device::Auto,
-            ("cpu", _) => Device::Cpu,
-            (_, Some(index)) => Device::Cuda(index),
-            _ => {
-                self.refuse(key, "one of \"auto\", \"cpu\", \"cuda:0\"");
-                Device::Auto
+    fn devices(&mut self, key: &str, written: &[String]) -> Vec<Device> {
+        let devices: Vec<Option<Device>> = written.iter().map(|device| parse_device(device)).collect();
+        if let [Some(device)] = devices[..] {
+            return vec![device];
+        }
+        let gpus: Vec<Device> = devices.iter().flatten().copied().collect();
+        let once = gpus.iter().enumerate().all(|(at, gpu)| !gpus[..at].contains(gpu));
+        let all = gpus.len() == written.len() && gpus.iter().all(|gpu| matches!(gpu, Device::Cuda(_)));
+        if all && once && !gpus.is_empty() {
+            return gpus;
+        }
+        self.refuse(key, "one of \"auto\", \"cpu\", \"cuda:0\", or a list of GPUs, each once");
+        vec![Device::Auto]
+    }
+
+    /// Plans the memory of each GPU: who says no share has an equal part of what is left.
+    fn share_gpus(&mut self, shapes: &[shape::Pool], pools: &mut [Pool]) {
+        let here = |pool: &Pool| pool.engine == Engine::Mistralrs;
+        let gpus: BTreeSet<u32> =
+            pools.iter().filter(|pool| here(pool)).flat_map(|pool| pool.devices.iter().filter_map(gpu)).collect();
+        let mut plans = vec![1.0_f64; pools.len()];
+        for number in gpus {
+            let on_it = |pool: &Pool| here(pool) && pool.devices.iter().filter_map(gpu).any(|its| its == number);
+            let all: Vec<usize> = (0..pools.len()).filter(|at| on_it(&pools[*at])).collect();
+            let replicas = |at: &usize| f64::from(shapes[*at].replicas);
+            let (stated, open): (Vec<usize>, Vec<usize>) =
+                all.iter().partition(|at| shapes[**at].gpu_memory_share > 0.0);
+            let taken: f64 = stated.iter().map(|at| shapes[*at].gpu_memory_share * replicas(at)).sum();
+            let left = GPU_MEMORY - taken;
+            if taken > MOST_GPU_MEMORY + f64::EPSILON {
+                let at = stated.last().copied().unwrap_or(0);
+                let percent = (taken * 100.0).round();
+                let why =
+                    format!("the replicas on cuda:{number} have {percent} % of its memory together; 95 % at most");
+                self.refuse(&format!("pools.{at}.gpu_memory_share"), why);
+            } else if let Some(at) = open.first().filter(|_| left < LEAST_GPU_MEMORY) {
+                let why = format!("other pools leave it nothing of the memory of cuda:{number}: say how much it has");
+                self.refuse(&format!("pools.{at}.gpu_memory_share"), why);
+            }
+            let each = left / open.iter().map(replicas).sum::<f64>().max(1.0);
+            open.iter().for_each(|at| plans[*at] = plans[*at].min(each));
+        }
+        for ((pool, shape), plan) in pools.iter_mut().zip(shapes).zip(plans) {
+            if shape.gpu_memory_share <= 0.0 {
+                pool.gpu_memory_share = plan as f32;
             }
         }
+    }
+}
+
+fn parse_device(device: &str) -> Option<Device> {
+    match device {
+        "auto" => Some(Device::Auto),
+        "cpu" => Some(Device::Cpu),
+        _ => device.strip_prefix("cuda:")?.parse().ok().map(Device::Cuda),
+    }
+}
+
+/// The GPU that a device is, or may be.
+fn gpu(device: &Device) -> Option<u32> {
+    match device {
+        Device::Auto => Some(0),
+        Device::Cpu => None,
+        Device::Cuda(number) => Some(*number),
     }
 }

@@ -55,6 +55,8 @@ pub struct Folder {
     pub embedder: Option<Embedder>,
     /// Where it is a model that sees.
     pub sight: Option<Sight>,
+    /// Its attention has as many heads for keys as for queries.
+    pub is_multi_head: bool,
 }
 
 /// Reads and checks a folder as on Hugging Face.
@@ -78,7 +80,9 @@ pub fn folder(path: &Path) -> Result<Folder, LoadError> {
     let vocab_size = vocab_size.ok_or_else(|| fault(&config_path, "has no `vocab_size`"))?;
     tokenizer(&path.join("tokenizer.json"))?;
     sizes::check(&config, weights(path)?).map_err(|what| fault(&config_path, what))?;
-    Ok(Folder { vocab_size, template: ChatTemplate::in_folder(path)?, embedder, sight })
+    let [queries, keys] = ["num_attention_heads", "num_key_value_heads"].map(|name| config[name].as_u64());
+    let is_multi_head = keys.is_none() || keys == queries;
+    Ok(Folder { vocab_size, template: ChatTemplate::in_folder(path)?, embedder, sight, is_multi_head })
 }
 
 /// The size of a model's weights: of the GGUF file, or of the folder's safetensors files. 0 where they cannot be read.

@@ -1,6 +1,7 @@
 //! What the engine's GPU does now, as NVIDIA's driver tells it.
 
 use nvml_wrapper::Nvml;
+use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::error::NvmlError;
 
 use crate::engine::GpuUse;
@@ -27,8 +28,15 @@ impl Gpu {
 
     fn ask(&self) -> Result<GpuUse, NvmlError> {
         let device = self.driver.device_by_index(self.number)?;
-        let utilization = f64::from(device.utilization_rates()?.gpu) / 100.0;
-        Ok(GpuUse { utilization, vram_used_bytes: device.memory_info()?.used })
+        let memory = device.memory_info()?;
+        Ok(GpuUse {
+            utilization: f64::from(device.utilization_rates()?.gpu) / 100.0,
+            vram_used_bytes: memory.used,
+            vram_total_bytes: memory.total,
+            // Not every card has the sensors.
+            temperature_celsius: device.temperature(TemperatureSensor::Gpu).ok(),
+            power_watts: device.power_usage().ok().map(|milliwatts| f64::from(milliwatts) / 1000.0),
+        })
     }
 }
 

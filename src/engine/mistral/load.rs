@@ -7,15 +7,15 @@ use std::sync::Arc;
 
 use futures_util::FutureExt as _;
 use mistralrs::core::{
-    EmbeddingLoaderBuilder, EmbeddingSpecificConfig, GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MistralRsBuilder,
-    NormalLoaderBuilder, NormalSpecificConfig, Pipeline,
+    EmbeddingLoaderBuilder, EmbeddingSpecificConfig, GGUFLoaderBuilder, GGUFSpecificConfig, Loader, MemoryUsage,
+    MistralRsBuilder, NormalLoaderBuilder, NormalSpecificConfig, Pipeline,
 };
 use mistralrs::{
-    DefaultSchedulerMethod, DeviceMapSetting, MemoryGpuConfig, MistralRs, ModelDType, PagedAttentionConfig,
+    DefaultSchedulerMethod, DeviceMapSetting, IsqType, MemoryGpuConfig, MistralRs, ModelDType, PagedAttentionConfig,
     PagedCacheType, SchedulerConfig, TokenSource,
 };
 use serde_json::Value;
-use sluicegate_compat::native::{EngineName, Modality, Workload};
+use sluicegate_compat::native::{EngineName, Modality, Quantization, Workload};
 use tokio::runtime::Handle;
 
 use super::check::{self, Embedder, Folder, fault};
@@ -24,11 +24,17 @@ use super::lanes::{Lane, Lanes, SharedPipeline};
 use super::sight::{self, Sight};
 use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles, first_line};
 use crate::engine::text::{ChatTemplate, SAMPLER_PROFILE_VERSION, TextModel};
-use crate::engine::{EngineInfo, Instructions, LoadError, Sampling};
+use crate::engine::{Cache, EngineInfo, Instructions, LoadError, Sampling};
 use crate::lifecycle::low_priority;
 
-/// Sequences at once on a GPU where the specification does not say.
-const SLOTS_ON_GPU: u32 = 32;
+/// Sequences at once on a GPU at most, where the specification does not say.
+const SLOTS_ON_GPU: u32 = 256;
+
+/// The same where its sequences share no cache, and nothing bounds the memory that they take.
+const SLOTS_WITHOUT_CACHE: u32 = 32;
+
+/// Tokens of a sequence for which a GPU's cache has room at least in each slot, where the specification does not say.
+const TOKENS_OF_SLOT: u64 = 256;
 
 /// On the CPU, where it does not say: at most so many, with so many bytes of weights together.
 const SLOTS_ON_CPU: u64 = 8;
@@ -37,9 +43,6 @@ const BYTES_ON_CPU: u64 = 256 << 20;
 /// Starting the engine tries for a lock that its own new thread may hold at that moment, and panics where it does. The
 /// next try finds it free.
 const STARTS: usize = 3;
-
-/// Share of the device's memory for the model and its cache.
-const GPU_MEMORY: f32 = 0.9;
 
 /// A model with its engine running.
 pub struct Loaded {
@@ -62,12 +65,22 @@ pub async fn load(spec: LoadSpec) -> Result<Loaded, LoadError> {
 
 async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
     let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &spec.model;
+    if let (ModelFiles::Gguf(_), Some(quantization)) = (&spec.model, spec.quantization) {
+        let why = format!("a GGUF file has its quantization already, and is not turned into {}", quantization.as_str());
+        return Err(fault(path, why));
+    }
     let (device, device_name) = device(spec.device)?;
     let mut folder = match &spec.model {
         ModelFiles::Folder(path) => Some(check::folder(path)?),
         ModelFiles::Gguf(path) => check::gguf(path).map(|()| None)?,
     };
     let on_cpu = device.is_cpu();
+    // It would take such a model's queries and keys for a GPU's.
+    if cfg!(feature = "cuda") && on_cpu && folder.as_ref().is_some_and(|folder| folder.is_multi_head) {
+        let why = "its attention has as many heads for keys as for queries, and a program that was built with CUDA runs such a \
+                   model on a GPU only";
+        return Err(fault(path, why));
+    }
     let slots = spec.slots.unwrap_or_else(|| if on_cpu { slots_on_cpu(path) } else { SLOTS_ON_GPU }).max(1);
     let embedder = folder.as_ref().and_then(|folder| folder.embedder.clone());
     let sight = folder.as_mut().and_then(|folder| folder.sight.take());
@@ -84,7 +97,7 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         (false, Kind::Embeds | Kind::Sees) => (1, 1),
         (false, Kind::Writes) => (1, slots),
     };
-    let build = Build { model: &spec.model, kind, device: &device };
+    let build = Build { spec, kind, device: &device, place: &device_name };
     let first = build.start(places).await?;
     let (text, metadata) = {
         let locked = first.pipeline.lock().await;
@@ -102,13 +115,18 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
             (vec![Workload::Embedding, Workload::Rerank], Some(dimensions), instructions)
         }
     };
-    let context = u32::try_from(metadata.max_seq_len).unwrap_or(u32::MAX);
-    let context = match &metadata.cache_config {
-        // It makes room for a prompt before it knows how long its images make it, and panics where there is none for the rest.
-        Some(cache) if kind == Kind::Sees => {
-            context.min(u32::try_from(cache.num_gpu_blocks * cache.block_size).unwrap_or(u32::MAX))
-        }
-        _ => context,
+    let cache = metadata.cache_config.as_ref().map(|cache| Cache {
+        // One block is never used.
+        tokens: (cache.num_gpu_blocks.saturating_sub(1) * cache.block_size) as u64,
+        block: u32::try_from(cache.block_size).unwrap_or(u32::MAX),
+    });
+    // A sequence that the cache cannot hold is never run to its end.
+    let room = cache.map_or(u32::MAX, |cache| u32::try_from(cache.tokens).unwrap_or(u32::MAX));
+    let context = u32::try_from(metadata.max_seq_len).unwrap_or(u32::MAX).min(room);
+    let slots = match cache {
+        _ if on_cpu || spec.slots.is_some() => slots,
+        Some(cache) => slots.min((cache.tokens / TOKENS_OF_SLOT).clamp(1, slots.into()) as u32),
+        None => slots.min(SLOTS_WITHOUT_CACHE),
     };
     if let Some(sight) = &sight {
         sight.check(&text).map_err(|what| fault(path, what))?;
@@ -120,7 +138,9 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         model_digest: spec.digest.clone(),
         context_length: spec.context_length.map_or(context, |cap| cap.min(context)),
         slots,
+        cache,
         device: device_name,
+        quantization: spec.quantization,
         vocab_size: text.vocab_size(),
         sampling: match &spec.model {
             ModelFiles::Folder(folder) => defaults::read(folder)?,
@@ -148,9 +168,15 @@ pub fn copies_on_cpu(spec: &LoadSpec) -> Option<u32> {
 
 /// Opens the device; its name is `cpu` or `cuda:N`.
 fn device(wanted: Device) -> Result<(mistralrs::Device, String), LoadError> {
-    let cuda = |ordinal| match mistralrs::Device::new_cuda(ordinal) {
-        Ok(device) => Ok((device, format!("cuda:{ordinal}"))),
-        Err(error) => Err(LoadError(format!("cuda:{ordinal}: {}", first_line(&error.to_string())))),
+    let cuda = |ordinal| {
+        if !cfg!(feature = "cuda") {
+            let why = "this program was built without CUDA (cargo build --release --features cuda)";
+            return Err(LoadError(format!("cuda:{ordinal}: {why}")));
+        }
+        match mistralrs::Device::new_cuda(ordinal) {
+            Ok(device) => Ok((device, format!("cuda:{ordinal}"))),
+            Err(error) => Err(LoadError(format!("cuda:{ordinal}: {}", first_line(&error.to_string())))),
+        }
     };
     match wanted {
         Device::Cpu => Ok((mistralrs::Device::Cpu, "cpu".into())),
@@ -172,15 +198,41 @@ enum Kind {
 
 /// A model to be built, once for each engine thread.
 struct Build<'a> {
-    model: &'a ModelFiles,
+    spec: &'a LoadSpec,
     kind: Kind,
     device: &'a mistralrs::Device,
+    /// The device's name.
+    place: &'a str,
 }
 
 impl Build<'_> {
     fn path(&self) -> &Path {
-        let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = self.model;
+        let (ModelFiles::Folder(path) | ModelFiles::Gguf(path)) = &self.spec.model;
         path
+    }
+
+    /// The cache that sequences share; `None` on the CPU, and for what keeps no keys and values.
+    fn paged(&self) -> Result<Option<PagedAttentionConfig>, String> {
+        if self.device.is_cpu() || self.kind == Kind::Embeds || !mistralrs::paged_attn_supported() {
+            return Ok(None);
+        }
+        let said = |error: &dyn std::fmt::Display| format!("{}: {}", self.place, first_line(&error.to_string()));
+        let (total, free) = (MemoryUsage.get_total_memory(self.device), MemoryUsage.get_memory_available(self.device));
+        let (total, free) = (total.map_err(|error| said(&error))?, free.map_err(|error| said(&error))?);
+        // To the engine, what others hold already is part of what it may use.
+        let taken = total.saturating_sub(free) as f32 / total.max(1) as f32;
+        let share = self.spec.gpu_memory_share;
+        if taken + share > 1.0 {
+            let percent = |part: f32| (part * 100.0).round();
+            return Err(format!(
+                "{}: {} % of its memory are in use, which leaves less than the {} % of gpu_memory_share",
+                self.place,
+                percent(taken),
+                percent(share)
+            ));
+        }
+        let memory = MemoryGpuConfig::Utilization(taken + share);
+        PagedAttentionConfig::new(None, memory, PagedCacheType::Auto).map(Some).map_err(|error| said(&error))
     }
 
     /// Reads the weights. Only local files: every path exists, so the engine never looks for a network.
@@ -189,19 +241,25 @@ impl Build<'_> {
         let failed = |error: &dyn std::fmt::Display| fault(path, first_line(&error.to_string()));
         // The type is chosen here, because choosing it automatically runs a program that only GPU machines have.
         let dtype = if device.is_cpu() { ModelDType::F32 } else { ModelDType::BF16 };
-        // What only embeds keeps no keys and values.
-        let embeds = self.kind == Kind::Embeds;
-        let paged = (!device.is_cpu() && !embeds && mistralrs::paged_attn_supported())
-            .then(|| PagedAttentionConfig::new(None, MemoryGpuConfig::Utilization(GPU_MEMORY), PagedCacheType::Auto));
-        let paged = paged.transpose().map_err(|error| failed(&error))?;
+        let paged = self.paged().map_err(|error| failed(&error))?;
+        let quantization = self.spec.quantization.map(isq);
         let loader = match self.kind {
-            Kind::Writes => loader(self.model).map(|loader| (loader, None)),
+            Kind::Writes => loader(&self.spec.model).map(|loader| (loader, None)),
             Kind::Sees => utf8(path).and_then(|path| sight::loader(&path)).map(|(loader, file)| (loader, Some(file))),
             Kind::Embeds => embedding_loader(path).map(|loader| (loader, None)),
         };
         let (loader, _template) = loader.map_err(|error| failed(&error))?;
         loader
-            .load_model_from_hf(None, TokenSource::None, &dtype, device, true, DeviceMapSetting::dummy(), None, paged)
+            .load_model_from_hf(
+                None,
+                TokenSource::None,
+                &dtype,
+                device,
+                true,
+                DeviceMapSetting::dummy(),
+                quantization,
+                paged,
+            )
             .map_err(|error| failed(&error))
     }
 
@@ -222,6 +280,24 @@ impl Build<'_> {
             }
         }
         Err(fault(self.path(), "the engine panicked while it started"))
+    }
+}
+
+/// In-situ quantization, as the engine calls it.
+const fn isq(quantization: Quantization) -> IsqType {
+    match quantization {
+        Quantization::Q2K => IsqType::Q2K,
+        Quantization::Q3K => IsqType::Q3K,
+        Quantization::Q4_0 => IsqType::Q4_0,
+        Quantization::Q4_1 => IsqType::Q4_1,
+        Quantization::Q4K => IsqType::Q4K,
+        Quantization::Q5_0 => IsqType::Q5_0,
+        Quantization::Q5_1 => IsqType::Q5_1,
+        Quantization::Q5K => IsqType::Q5K,
+        Quantization::Q6K => IsqType::Q6K,
+        Quantization::Q8_0 => IsqType::Q8_0,
+        Quantization::Hqq4 => IsqType::HQQ4,
+        Quantization::Hqq8 => IsqType::HQQ8,
     }
 }
 

@@ -44,6 +44,8 @@ async fn engine_of(model: &str, slots: u32) -> MistralEngine {
         digest: "sha256:00".into(),
         device: Device::Cpu,
         slots: Some(slots),
+        gpu_memory_share: 0.9,
+        quantization: None,
         context_length: None,
     };
     MistralEngine::load(spec).await.expect("the built-in model loads")

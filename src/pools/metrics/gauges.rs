@@ -4,22 +4,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
-use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, Opts, Registry};
 
 use super::NONE;
-use crate::engine::Engine;
+use crate::engine::{Engine, GpuUse};
 use crate::pools::Pool;
 use crate::pools::replica::Replica;
 
 const REPLICA: [&str; 4] = ["engine", "engine_version", "pool_id", "replica_id"];
 const DEVICE: [&str; 5] = ["engine", "engine_version", "pool_id", "replica_id", "device"];
 
+/// Name, help, and value of a gauge.
+type GpuGauge = (&'static str, &'static str, fn(&GpuUse) -> f64);
+
+/// What a GPU does, as gauges with the device as a label.
+const GPU: [GpuGauge; 5] = [
+    ("gpu_utilization", "Part of the time that the replica's GPU computes; 0 without one.", |gpu| gpu.utilization),
+    ("vram_used_bytes", "Memory in use on the replica's GPU, by all programs; 0 without one.", |gpu| {
+        gpu.vram_used_bytes as f64
+    }),
+    ("vram_total_bytes", "Memory of the replica's GPU; 0 without one.", |gpu| gpu.vram_total_bytes as f64),
+    (
+        "gpu_temperature_celsius",
+        "Temperature of the replica's GPU; 0 without one, and where its driver does not say.",
+        |gpu| gpu.temperature_celsius.unwrap_or_default().into(),
+    ),
+    (
+        "gpu_power_watts",
+        "What the replica's GPU draws, by all programs; 0 without one, and where its driver does not say.",
+        |gpu| gpu.power_watts.unwrap_or_default(),
+    ),
+];
+
 /// The gauges of all replicas. Cheap to clone: all clones are the same series.
 #[derive(Clone)]
 pub struct EngineGauges {
     kv_cache_usage: GaugeVec,
-    gpu_utilization: GaugeVec,
-    vram_used: IntGaugeVec,
+    /// In the order of [`GPU`].
+    gpu: Vec<GaugeVec>,
     pools: Arc<Mutex<Vec<Weak<Pool>>>>,
 }
 
@@ -32,16 +54,12 @@ impl EngineGauges {
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let options = Opts::new(
             "kv_cache_usage_ratio",
-            "Part of the cache that sequences hold: their tokens over slots times context. 0 for servers elsewhere, which do \
-             not say.",
+            "Part of the cache that sequences hold: their tokens over those that it has room for. 0 for servers elsewhere, \
+             which do not say.",
         );
         let kv_cache_usage = GaugeVec::new(options, &REPLICA)?;
-        let options = Opts::new("gpu_utilization", "Part of the time that the replica's GPU computes; 0 without one.");
-        let gpu_utilization = GaugeVec::new(options, &DEVICE)?;
-        let options =
-            Opts::new("vram_used_bytes", "Memory in use on the replica's GPU, by all programs; 0 without one.");
-        let vram_used = IntGaugeVec::new(options, &DEVICE)?;
-        let gauges = Self { kv_cache_usage, gpu_utilization, vram_used, pools: Arc::default() };
+        let gpu = GPU.into_iter().map(|(name, help, _)| GaugeVec::new(Opts::new(name, help), &DEVICE));
+        let gauges = Self { kv_cache_usage, gpu: gpu.collect::<Result<_, _>>()?, pools: Arc::default() };
         registry.register(Box::new(gauges.clone()))?;
         Ok(gauges)
     }
@@ -57,15 +75,22 @@ impl EngineGauges {
         for look in pool.look_at_engines() {
             let EngineLook { replica, version, device, engine } = &look;
             let stats = engine.as_ref().map(|engine| engine.stats()).unwrap_or_default();
-            let context = engine.as_ref().map_or(0, |engine| engine.info().context_length);
-            let capacity = f64::from(stats.slots) * f64::from(context);
-            let usage = if capacity > 0.0 { stats.kv_tokens as f64 / capacity } else { 0.0 };
+            let tokens = engine.as_ref().map_or(0, |engine| {
+                let info = engine.info();
+                info.cache.map_or(u64::from(info.slots) * u64::from(info.context_length), |cache| cache.tokens)
+            });
+            let usage = if tokens > 0 { stats.kv_tokens as f64 / tokens as f64 } else { 0.0 };
             self.kv_cache_usage.with_label_values(&[kind, version, id, replica]).set(usage);
             let gpu = stats.gpu.unwrap_or_default();
             let labels = [kind, version, id, replica, device.as_deref().unwrap_or(NONE)];
-            self.gpu_utilization.with_label_values(&labels).set(gpu.utilization);
-            self.vram_used.with_label_values(&labels).set(i64::try_from(gpu.vram_used_bytes).unwrap_or(i64::MAX));
+            for (gauge, (.., value)) in self.gpu.iter().zip(GPU) {
+                gauge.with_label_values(&labels).set(value(&gpu));
+            }
         }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &GaugeVec> {
+        std::iter::once(&self.kv_cache_usage).chain(&self.gpu)
     }
 
     fn pools(&self) -> MutexGuard<'_, Vec<Weak<Pool>>> {
@@ -75,17 +100,15 @@ impl EngineGauges {
 
 impl Collector for EngineGauges {
     fn desc(&self) -> Vec<&Desc> {
-        [self.kv_cache_usage.desc(), self.gpu_utilization.desc(), self.vram_used.desc()].concat()
+        self.all().flat_map(GaugeVec::desc).collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         // Held to the end, so that two who ask at once do not empty each other's series.
         let mut pools = self.pools();
-        self.kv_cache_usage.reset();
-        self.gpu_utilization.reset();
-        self.vram_used.reset();
+        self.all().for_each(GaugeVec::reset);
         pools.retain(|pool| pool.upgrade().inspect(|pool| self.look(pool)).is_some());
-        [self.kv_cache_usage.collect(), self.gpu_utilization.collect(), self.vram_used.collect()].concat()
+        self.all().flat_map(GaugeVec::collect).collect()
     }
 }
 

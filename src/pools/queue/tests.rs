@@ -13,7 +13,7 @@ fn share(tenant: u8, weight: u32) -> Share {
 }
 
 fn work(tokens: u64) -> Work {
-    Work { tasks: 1, sequences: 1, slots: 1, prefill_tokens: tokens, decode_tokens: 2 * tokens }
+    Work { tasks: 1, sequences: 1, slots: 1, cache: 0, prefill_tokens: tokens, decode_tokens: 2 * tokens }
 }
 
 #[derive(Debug, Clone)]

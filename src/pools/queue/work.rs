@@ -8,6 +8,8 @@ pub struct Work {
     pub sequences: u64,
     /// That a task needs at once to start.
     pub slots: u64,
+    /// Tokens of a cache that sequences share.
+    pub cache: u64,
     pub prefill_tokens: u64,
     pub decode_tokens: u64,
 }
@@ -25,6 +27,7 @@ impl Work {
             tasks: of(self.tasks),
             sequences: of(self.sequences),
             slots: of(self.slots),
+            cache: of(self.cache),
             prefill_tokens: of(self.prefill_tokens),
             decode_tokens: of(self.decode_tokens),
         }
@@ -38,6 +41,7 @@ impl std::ops::Add for Work {
             tasks: self.tasks + other.tasks,
             sequences: self.sequences + other.sequences,
             slots: self.slots + other.slots,
+            cache: self.cache + other.cache,
             prefill_tokens: self.prefill_tokens + other.prefill_tokens,
             decode_tokens: self.decode_tokens + other.decode_tokens,
         }
@@ -51,6 +55,7 @@ impl std::ops::Sub for Work {
             tasks: self.tasks - other.tasks,
             sequences: self.sequences - other.sequences,
             slots: self.slots - other.slots,
+            cache: self.cache - other.cache,
             prefill_tokens: self.prefill_tokens - other.prefill_tokens,
             decode_tokens: self.decode_tokens - other.decode_tokens,
         }

@@ -1,7 +1,7 @@
 //! What the state of a pool says about when things will start and end.
 
 use super::{ONE_BY_ONE, PRESSURE, Place, State};
-use crate::pools::job::{sequences_at_once, work};
+use crate::pools::job::{Need, work};
 use crate::pools::predict::{Bench, Forecast, Prediction, Running, starting_now};
 use crate::pools::queue::{Ticket, Work};
 use crate::pools::replica::Replica;
@@ -11,7 +11,7 @@ impl State {
     pub(super) fn place_at(&self, ticket: Ticket) -> Place {
         let own = self.queue.get(ticket).map(|waiting| waiting.work).unwrap_or_default();
         let ahead = self.queue.ahead(ticket).unwrap_or_default();
-        self.place_without(ahead.tasks, self.predict(ahead, own))
+        self.place_without(ahead.tasks, own, self.predict(ahead, own))
     }
 
     /// When a task starts and ends that has so much ahead of it.
@@ -29,19 +29,25 @@ impl State {
         if ahead.tasks > 0 {
             return None;
         }
-        self.usable().filter(|(_, replica)| replica.has_room(1)).find_map(|(_, replica)| {
-            let slots = (replica.slots_total, replica.slots_used());
+        self.with_room(own).find_map(|replica| {
+            let slots = (replica.capacity.slots, replica.slots_used());
             starting_now(&self.rates, slots, !self.queue.is_empty(), own)
         })
     }
 
-    pub(super) fn place_without(&self, position: u64, prediction: Prediction) -> Place {
+    /// The replicas where a slot is free, and what such work takes of their cache.
+    fn with_room(&self, work: Work) -> impl Iterator<Item = &Replica> {
+        let need = Need { slots: 1, sequences: 1, cache: work.cache };
+        self.usable().map(|(_, replica)| replica).filter(move |replica| replica.has_room(need))
+    }
+
+    pub(super) fn place_without(&self, position: u64, own: Work, prediction: Prediction) -> Place {
         Place {
             position,
             prediction,
             queue_depth: self.queue.len() as u64,
             backoff_ms: self.backoff_ms(),
-            waits: position > 0 || !self.usable().any(|(_, replica)| replica.has_room(1)),
+            waits: position > 0 || self.with_room(own).next().is_none(),
         }
     }
 
@@ -104,12 +110,12 @@ impl State {
             let outlived = (made / 10).clamp(1, limits.max_tokens.saturating_sub(made).max(1));
             let each = running.expected_tokens.saturating_sub(made).max(outlived);
             // Choices that have no slot of their own come one after the other.
-            let in_turn = u32::from(limits.choices).div_ceil(sequences_at_once(limits, running.seat.count));
+            let in_turn = u32::from(limits.choices).div_ceil(running.seat.need.sequences);
             let decode_tokens = each.saturating_mul(in_turn);
             let prefill_tokens = if progress.first_token.is_some() { 0 } else { limits.prompt_tokens };
             let sequence = Running { prefill_tokens, decode_tokens };
-            sequences.extend(std::iter::repeat_n(sequence, running.seat.count as usize));
+            sequences.extend(std::iter::repeat_n(sequence, running.seat.need.slots as usize));
         }
-        Bench { slots: replica.slots_total, running: sequences }
+        Bench { slots: replica.slots_in_effect(), running: sequences }
     }
 }
