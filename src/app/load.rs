@@ -237,7 +237,10 @@ impl Loader for Mistral {
     }
 
     fn for_replica(&self, number: usize) -> Option<Arc<dyn Loader>> {
-        let device = *self.devices.get(number % self.devices.len().max(1)).filter(|_| self.devices.len() > 1)?;
-        Some(Arc::new(Self { devices: vec![device], ..self.clone() }))
+        let several = self.devices.len() > 1;
+        several.then(|| {
+            let device = self.devices[number % self.devices.len()];
+            Arc::new(Self { devices: vec![device], ..self.clone() }) as Arc<dyn Loader>
+        })
     }
 }

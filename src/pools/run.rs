@@ -51,9 +51,8 @@ impl Pool {
         let task = Arc::clone(&job.task);
         let unfinished = Unfinished { pool: &self, task: &task };
         let (mut job, mut slots) = (job, slots);
-        let digest = job.fitted.model_digest.clone();
         let fitted = self.fit(&mut job, &slots.seat.engine).await;
-        if job.fitted.model_digest != digest {
+        if let Ok(true) = fitted {
             slots.refit(&task.limits());
         }
         if let Err(error) = fitted {
@@ -77,13 +76,13 @@ impl Pool {
         drop(slots);
     }
 
-    /// Prepares a job for the model that it gets, where that is not the one that it was prepared for.
-    async fn fit(&self, job: &mut Job, engine: &Arc<dyn Engine>) -> Result<(), ErrorEnvelope> {
+    /// Prepares a job for the model that it gets, and says whether that is another one than it was prepared for.
+    async fn fit(&self, job: &mut Job, engine: &Arc<dyn Engine>) -> Result<bool, ErrorEnvelope> {
         if job.fitted.model_digest == engine.info().model_digest {
-            return Ok(());
+            return Ok(false);
         }
         let fitted = prepare(&job.recipe, engine, &self.lifecycle).await;
-        job.refit(fitted)
+        job.refit(fitted).map(|()| true)
     }
 
     /// Appends `started`, unless the task has ended while it waited.

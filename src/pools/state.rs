@@ -450,12 +450,13 @@ impl State {
     /// waits for the next time, so that its log grows with the root of its wait and never beyond [`MOST_TELLINGS`].
     pub fn moved(&mut self, at_most: usize, now: Instant) -> Vec<(Arc<Task>, Place)> {
         let mut forecast = self.forecast();
+        let rest = self.place_without(0, Work::default(), Prediction::default());
         let upcoming = self.queue.upcoming().take(at_most).zip(0..);
         let mut moved = Vec::new();
         for ((ticket, work, waiting), position) in upcoming {
             let prediction = forecast.next(*work);
             if waiting.told != position && now >= waiting.tell_from && waiting.tellings < MOST_TELLINGS {
-                let place = self.place_without(position, *work, prediction);
+                let place = Place { position, prediction, waits: self.waits(position, *work), ..rest };
                 moved.push((ticket, Arc::clone(&waiting.job.task), place));
             }
         }

@@ -63,20 +63,10 @@ impl Sqlite {
         Ok(Self { connection, depth: 0 })
     }
 
-    /// Applies the table files that have not been applied, all or none.
+    /// Applies the table files that have not been applied, all or none: where one fails the connection goes, and what was begun
+    /// with it.
     fn migrate(&mut self) -> Result<()> {
         self.begin_shared()?;
-        match self.apply_files() {
-            Ok(()) => self.commit(),
-            Err(error) => {
-                // Where that fails too it is begun again as if nothing had been.
-                _ = self.rollback();
-                Err(error)
-            }
-        }
-    }
-
-    fn apply_files(&mut self) -> Result<()> {
         self.connection.execute_batch(migrations::NOTES)?;
         if self.connection.table_exists(None, "_sqlx_migrations")? {
             // As earlier versions of the gateway have noted them.
@@ -90,7 +80,7 @@ impl Sqlite {
             self.connection.execute_batch(file.sql)?;
             self.execute(migrations::NOTE, &[file.version.into(), file.checksum().into()])?;
         }
-        Ok(())
+        self.commit()
     }
 
     pub(super) fn close(self) -> Result<()> {

@@ -41,13 +41,18 @@ impl State {
         self.usable().map(|(_, replica)| replica).filter(move |replica| replica.has_room(need))
     }
 
+    /// Whether a task at this position cannot start now.
+    pub(super) fn waits(&self, position: u64, own: Work) -> bool {
+        position > 0 || self.with_room(own).next().is_none()
+    }
+
     pub(super) fn place_without(&self, position: u64, own: Work, prediction: Prediction) -> Place {
         Place {
             position,
             prediction,
             queue_depth: self.queue.len() as u64,
             backoff_ms: self.backoff_ms(),
-            waits: position > 0 || self.with_room(own).next().is_none(),
+            waits: self.waits(position, own),
         }
     }
 
