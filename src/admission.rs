@@ -16,7 +16,7 @@ use crate::engine::Engine;
 use crate::ids::{CorrelationId, KeyId, ModelId, PoolId, ReplicaId, SessionId, TaskId, TenantId};
 use crate::lifecycle::Lifecycle;
 use crate::placement::{self, NoPlace};
-use crate::pools::{Fitted, Place, Pool, PoolMetrics, Share, prepare};
+use crate::pools::{Coming, Fitted, Place, Pool, PoolMetrics, Share, prepare};
 use crate::sessions::{Good, Key as SessionKey, Sessions};
 use crate::tasks::{Durable, Home, Key, Limits, Registry, Task, Ties};
 use crate::tenants::{Identity, Rights};
@@ -42,7 +42,7 @@ use recipe::{Asked, Counted, check_engine};
 pub use refusal::violation;
 use refusal::{field, nowhere, over_budget, refused, wanted};
 pub use together::{Refusal, never_queued};
-use translate::spec;
+use translate::{device_mask, spec};
 
 /// Who asks.
 #[derive(Debug, Clone)]
@@ -316,7 +316,9 @@ impl Admission {
         let refused = look == Look::Needed;
         let limits = self.affordable(&asked, caller, fitted.limits, pools.price, refused)?;
         let look = if deadline_ms.is_some() { Look::Always } else { look };
-        let order = by_start(tiers, priority, &caller.share, &limits, near, look);
+        let devices = device_mask(&asked.request);
+        let coming = Coming { priority, share: &caller.share, limits: &limits, devices };
+        let order = by_start(tiers, &coming, near, look);
         let order = in_time(order, deadline_ms)?;
         let near = last.map(|last| last.replica_id);
         Ok(Checked { asked, fitted, limits, near, order })

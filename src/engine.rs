@@ -425,8 +425,21 @@ pub enum EngineError {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
+/// The right to load onto a device, until it is dropped; `None` where nobody has to wait for another.
+pub type Turn = Option<tokio::sync::OwnedMutexGuard<()>>;
+
 /// Makes engines of one model: once at start, and again when one has to be rebuilt.
 pub trait Loader: Send + Sync + 'static {
+    /// Makes the model's files ready, and then waits until nothing else is loaded onto the device. What is returned is to be kept
+    /// while [`load`](Self::load) runs.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError`], in words for the operator.
+    fn ready(&self) -> BoxFuture<'_, Result<Turn, LoadError>> {
+        async { Ok(None) }.boxed()
+    }
+
     /// Loads the model.
     ///
     /// # Errors

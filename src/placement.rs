@@ -143,6 +143,11 @@ pub fn check(wish: &Placement, known: impl Fn(&str) -> bool) -> Result<(), NoPla
     }
 }
 
+/// Whether something on this device is on one of the mask; without a mask it is.
+pub fn is_on(device: Option<&str>, mask: Option<&str>) -> bool {
+    mask.is_none_or(|mask| devices(mask).any(|wanted| device == Some(wanted)))
+}
+
 /// The devices of a mask.
 pub fn devices(mask: &str) -> impl Iterator<Item = &str> {
     mask.split(',').map(str::trim)

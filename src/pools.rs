@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
-use sluicegate_compat::native::{EngineName, Event, Metrics, Modality, Priority, ReplicaView, Workload};
+use sluicegate_compat::native::{EngineName, Event, Metrics, Modality, ReplicaView, Workload};
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -23,7 +23,7 @@ use crate::engine::{Engine, EngineInfo, EngineStats, GpuUse, Loader, loader_for}
 use crate::ids::{ModelId, PoolId, ReplicaId};
 use crate::lifecycle::{Lifecycle, OnPanic};
 use crate::placement::Candidate;
-use crate::tasks::{Ended, Home, Limits, Observer, Task};
+use crate::tasks::{Ended, Home, Observer, Task};
 
 mod affinity;
 mod attach;
@@ -53,7 +53,7 @@ pub use reload::{Busy, Conclusion, Phase, Reload, Reloading};
 pub use replica::Health;
 use replica::{Replica, Slots};
 use state::State;
-pub use state::{Eviction, Place, Policy, Refused};
+pub use state::{Coming, Eviction, Place, Policy, Refused};
 pub use submit::submit_all;
 
 /// How often waiting tasks are told their new position and prediction, where those changed.
@@ -265,10 +265,14 @@ impl Pool {
         self.lock().replicas.iter().find_map(|replica| replica.fingerprint.clone())
     }
 
+    /// The engines of all its replicas that have one.
+    pub fn engines(&self) -> Vec<Arc<dyn Engine>> {
+        self.lock().replicas.iter().filter_map(|replica| replica.engine.clone()).collect()
+    }
+
     /// What the engines do now, all together.
     pub fn stats(&self) -> EngineStats {
-        let engines: Vec<_> = self.lock().replicas.iter().filter_map(|replica| replica.engine.clone()).collect();
-        engines.iter().map(|engine| engine.stats()).fold(EngineStats::default(), |sum, stats| EngineStats {
+        self.engines().iter().map(|engine| engine.stats()).fold(EngineStats::default(), |sum, stats| EngineStats {
             slots: sum.slots + stats.slots,
             running: sum.running + stats.running,
             tokens_total: sum.tokens_total + stats.tokens_total,
@@ -281,8 +285,8 @@ impl Pool {
 
     /// The GPUs that its engines run on, each once, where the driver says what they do.
     pub fn gpus(&self) -> BTreeMap<String, GpuUse> {
-        let engines: Vec<_> = self.lock().replicas.iter().filter_map(|replica| replica.engine.clone()).collect();
-        let each: BTreeMap<_, _> = engines.into_iter().map(|engine| (engine.info().device.clone(), engine)).collect();
+        let each: BTreeMap<_, _> =
+            self.engines().into_iter().map(|engine| (engine.info().device.clone(), engine)).collect();
         each.into_iter().filter_map(|(device, engine)| Some((device, engine.stats().gpu?))).collect()
     }
 
@@ -354,8 +358,8 @@ impl Pool {
     /// # Errors
     ///
     /// [`Refused`], as [`submit_all`].
-    pub fn foresee(&self, priority: Priority, share: &Share, limits: &Limits) -> Result<Place, Refused> {
-        self.lock().foresee(priority, share, limits)
+    pub fn foresee(&self, coming: &Coming<'_>) -> Result<Place, Refused> {
+        self.lock().foresee(coming)
     }
 
     /// This pool as the home of a task: it is told when the task has ended.

@@ -8,7 +8,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, TaskRequest};
 
 use super::recipe::Asked;
 use super::together::{Fresh, Taken};
-use super::translate::job;
+use super::translate::{device_mask, job};
 use super::{
     Admission, Caller, Charge, Life, Look, Pools, Scopes, allowed, by_start, field, nowhere, shutting_down, submit,
     violation, worst_case,
@@ -16,7 +16,7 @@ use super::{
 use crate::catalog::Entry;
 use crate::ids::ModelId;
 use crate::placement;
-use crate::pools::{Job, Share};
+use crate::pools::{Coming, Job, Share};
 use crate::tasks::{Durable, Home, Task};
 use crate::tenants::Rights;
 
@@ -77,7 +77,9 @@ impl Admission {
             guess.correct(worst_case(&task.limits()));
         }
         // No engine that is there now has kept anything for it.
-        let order = by_start(tiers, task.spec.priority, &caller.share, &task.limits(), None, Look::Needed);
+        let (limits, devices) = (task.limits(), device_mask(&asked.request));
+        let coming = Coming { priority: task.spec.priority, share: &caller.share, limits: &limits, devices };
+        let order = by_start(tiers, &coming, None, Look::Needed);
         let job = Job { allowed: allowed(&asked.request, &order, pools.serving), ..job(&asked, task, &caller, fitted) };
         let order: Vec<_> = order.into_iter().map(|(pool, _)| pool).collect();
         submit(vec![job], pools.model, &order).map(drop)

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, Priority};
+use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
 
 use super::Tiers;
 use super::refusal::{nowhere, refused};
 use crate::ids::{ModelId, PoolId};
 use crate::placement::NoPlace;
-use crate::pools::{Job, Place, Pool, Refused, Share, submit_all};
-use crate::tasks::Limits;
+use crate::pools::{Coming, Job, Place, Pool, Refused, submit_all};
 
 /// A pool with the place that a task would have there, where that was looked at.
 pub(super) type Choice = (Arc<Pool>, Option<Result<Place, Refused>>);
@@ -45,20 +44,13 @@ pub(super) fn in_time(mut order: Vec<Choice>, deadline_ms: Option<u64>) -> Resul
 
 /// The pools of each tier in the order in which they would start the task, the tiers one after the other. Of those that
 /// would start it at the same time, the one that is `near` comes first.
-pub(super) fn by_start(
-    tiers: Tiers,
-    priority: Priority,
-    share: &Share,
-    limits: &Limits,
-    near: Option<&PoolId>,
-    look: Look,
-) -> Vec<Choice> {
+pub(super) fn by_start(tiers: Tiers, coming: &Coming<'_>, near: Option<&PoolId>, look: Look) -> Vec<Choice> {
     let pools: usize = tiers.iter().map(Vec::len).sum();
     if look == Look::Needed && pools == 1 {
         return tiers.into_iter().flatten().map(|pool| (pool, None)).collect();
     }
     let sorted = tiers.into_iter().flat_map(|tier| {
-        let foresee = |pool: Arc<Pool>| (pool.foresee(priority, share, limits), pool);
+        let foresee = |pool: Arc<Pool>| (pool.foresee(coming), pool);
         let mut tier: Vec<_> = tier.into_iter().map(foresee).collect();
         tier.sort_by_key(|(place, pool)| {
             let start_ms = place.as_ref().map_or(u64::MAX, |place| place.prediction.start_ms);

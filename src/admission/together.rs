@@ -16,7 +16,7 @@ use super::{
 };
 use crate::budgets::{Exceeded, Holders, Left};
 use crate::placement::NoPlace;
-use crate::pools::{Fitted, Job, Pool};
+use crate::pools::{Coming, Fitted, Job, Pool};
 use crate::sessions::Turn;
 use crate::tasks::{Limits, Observer, Spending, Task, Ties};
 
@@ -81,7 +81,9 @@ impl Admission {
         fit_the_queue(&all, &shared)?;
         let wanted: Vec<_> = all.iter().map(|(checked, _)| (checked.asked.as_ref(), checked.fitted.limits)).collect();
         let task_ms = |priority, limits: &Limits| {
-            best.foresee(priority, &caller.share, limits).map_or(0, |place| place.duration_ms())
+            // How long it runs does not depend on where.
+            let coming = Coming { priority, share: &caller.share, limits, devices: None };
+            best.foresee(&coming).map_or(0, |place| place.duration_ms())
         };
         let scopes = caller.scopes(self.default_limits, Some((pools.model, pools.limits)));
         let taken = self.take_all(&wanted, caller, (pools.price, &scopes), task_ms)?;

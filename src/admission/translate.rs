@@ -37,6 +37,11 @@ pub(super) fn spec(
     }
 }
 
+/// The devices that it may run on; all where that is `None`.
+pub(super) fn device_mask(request: &TaskRequest) -> Option<&str> {
+    request.placement.as_ref()?.require_device_mask.as_deref()
+}
+
 /// What the dispatcher needs of it.
 pub(super) fn job(asked: &Arc<Asked>, task: &Arc<Task>, caller: &Caller, fitted: Fitted) -> Job {
     let request = &asked.request;
@@ -45,7 +50,7 @@ pub(super) fn job(asked: &Arc<Asked>, task: &Arc<Task>, caller: &Caller, fitted:
         task: Arc::clone(task),
         allowed: None,
         near: None,
-        devices: request.placement.as_ref().and_then(|wish| wish.require_device_mask.as_deref().map(Arc::from)),
+        devices: device_mask(request).map(Arc::from),
         share: caller.share.clone(),
         fitted,
         recipe: Arc::clone(asked) as Arc<dyn Recipe>,

@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as EngineFiles};
 use crate::engine::remote::{Place, RemoteEngine, RemoteSpec};
 use crate::engine::scripted::{Failure, FailureKind, Script, ScriptedEngine};
-use crate::engine::{Engine, LoadError, Loader, Room};
+use crate::engine::{Engine, LoadError, Loader, Room, Turn};
 use crate::gateway::Configured;
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::Lifecycle;
@@ -177,7 +177,6 @@ struct Found {
 impl Mistral {
     async fn load_model(&self) -> Result<Arc<dyn Engine>, LoadError> {
         let found = self.found.get_or_try_init(|| self.find()).await?;
-        let _turn = self.turns.take(self.device()).await;
         Ok(Arc::new(MistralEngine::load(self.spec(found)).await?))
     }
 
@@ -219,6 +218,14 @@ impl Mistral {
 }
 
 impl Loader for Mistral {
+    fn ready(&self) -> BoxFuture<'_, Result<Turn, LoadError>> {
+        async {
+            self.found.get_or_try_init(|| self.find()).await?;
+            Ok(self.turns.take(self.device()).await)
+        }
+        .boxed()
+    }
+
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         self.load_model().boxed()
     }

@@ -145,7 +145,7 @@ impl MistralEngine {
         let loaded = load::load(spec).await?;
         Ok(Self {
             embeds: loaded.info.workloads.contains(&Workload::Embedding),
-            gpu: Gpu::of(&loaded.info.device),
+            gpu: loaded.gpu,
             info: loaded.info,
             text: loaded.text,
             ends: loaded.ends,

@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -49,7 +50,13 @@ impl Drop for Waiting<'_> {
 
 impl Pool {
     /// Loads an engine, within the time that the pool's watchdog gives it. Dropped, it gives the load up.
+    ///
+    /// Its files, and what is loaded onto the same device before, have as much time once more; a load that was given up keeps the
+    /// others waiting until it ends.
     pub(super) async fn load_in_time(self: &Arc<Self>, loader: &Arc<dyn Loader>) -> Result<Arc<dyn Engine>, LoadError> {
+        let limit = self.spec.watchdog.load;
+        let ready = timeout(limit, loader.ready()).await;
+        let turn = ready.map_err(|_| too_long("waiting for the model's files, or for another load,", limit))??;
         let (load, loader) = (Arc::new(Load::default()), Arc::clone(loader));
         let weak = Arc::downgrade(&load);
         {
@@ -62,6 +69,7 @@ impl Pool {
         let pool = self.spec.id.clone();
         self.lifecycle.spawn("load", OnPanic::Continue, async move {
             let outcome = loader.load().await;
+            drop(turn);
             if let Err(outcome) = hand_over.send(outcome) {
                 tracing::warn!(%pool, loaded = outcome.is_ok(), "the loading of a model has ended that was given up");
                 if let Ok(engine) = outcome {
@@ -70,16 +78,16 @@ impl Pool {
             }
             drop(load);
         });
-        let limit = self.spec.watchdog.load;
         let outcome = timeout(limit, &mut waiting.loaded).await;
         drop(waiting);
         match outcome {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) => Err(LoadError("loading the model panicked".to_owned())),
-            Err(_) => Err(LoadError(format!(
-                "loading the model takes longer than {} s (watchdog.load_ms)",
-                limit.as_secs_f32()
-            ))),
+            Err(_) => Err(too_long("loading the model", limit)),
         }
     }
+}
+
+fn too_long(what: &str, limit: Duration) -> LoadError {
+    LoadError(format!("{what} takes longer than {} s (watchdog.load_ms)", limit.as_secs_f32()))
 }

@@ -2,7 +2,7 @@
 //!
 //! After a failure the replica takes nothing until a real generation has worked again. The engine may heal by itself (a
 //! probe or two get lost first); if it does not, it is abandoned and built anew; if that fails too, the pool has failed
-//! and tries again at intervals.
+//! and tries again at intervals, which grow.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use crate::engine::{Engine, LoadError, Loader, loader_for};
 use crate::ids::{ModelId, ReplicaId};
 use crate::lifecycle::OnPanic;
 use crate::tasks::Clock;
-use sluicegate_compat::native::{ErrorCode, ErrorEnvelope};
+use sluicegate_compat::native::{EngineName, ErrorCode, ErrorEnvelope};
 
 /// A probe that takes longer has failed.
 const PROBE_DEADLINE: Duration = Duration::from_secs(30);
@@ -43,8 +43,10 @@ const RELEASE_DEADLINE: Duration = Duration::from_secs(15);
 /// Rebuilds before the pool has failed.
 const REBUILDS: u32 = 3;
 
-/// The pause between rebuilds, and between the attempts of a pool that has failed.
+/// The pause after the first rebuild; it doubles each time, up to the longest. To ask a server elsewhere costs little, so that
+/// pause stays as it is.
 const REBUILD_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 impl Pool {
     /// A new engine of `loader`'s model, or of the pool's own.
@@ -98,8 +100,11 @@ impl Pool {
 
     /// The first engine; its files may have to be fetched, however long that takes.
     pub(super) async fn load_first(&self, loader: &Arc<dyn Loader>) -> Result<Fresh, LoadError> {
+        let turn = loader.ready().await?;
         let began = Instant::now();
-        self.probe_new(loader.load().await?, began).await
+        let engine = loader.load().await?;
+        drop(turn);
+        self.probe_new(engine, began).await
     }
 
     /// The first engine of the model that an earlier process has reloaded the pool with. Where that cannot be had, the pool's
@@ -202,7 +207,8 @@ impl Pool {
             self.lock().rates.measure_speed(speed);
             return self.set_health(number, Health::Ready, stay);
         }
-        let mut attempt = 0;
+        let longest = if self.spec.engine.is(EngineName::Remote) { REBUILD_PAUSE } else { LONGEST_PAUSE };
+        let (mut attempt, mut pause) = (0, REBUILD_PAUSE);
         while !self.lifecycle.draining().is_cancelled() {
             attempt += 1;
             let Some(loader) = self.abandon(number, stay).await else { return };
@@ -224,9 +230,10 @@ impl Pool {
                 self.give_up(number, stay);
             }
             tokio::select! {
-                () = sleep(REBUILD_PAUSE) => {}
+                () = sleep(pause) => {}
                 () = self.lifecycle.draining().cancelled() => {}
             }
+            pause = (pause * 2).min(longest);
         }
     }
 

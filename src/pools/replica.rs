@@ -162,16 +162,9 @@ impl Replica {
         self.health == Health::Ready && slots && need.cache <= self.cache_free()
     }
 
-    /// Slots, as far as the cache has room for more sequences like those that run.
-    pub fn slots_in_effect(&self) -> u32 {
-        let Some(cache) = self.capacity.cache.filter(|_| self.used.cache > 0) else { return self.capacity.slots };
-        let fitting = cache.tokens.saturating_mul(u64::from(self.used.slots)) / self.used.cache;
-        self.capacity.slots.min(u32::try_from(fitting).unwrap_or(u32::MAX)).max(self.used.slots)
-    }
-
     /// Whether it runs on one of these devices; see [`placement::devices`].
     pub fn is_on(&self, mask: Option<&str>) -> bool {
-        mask.is_none_or(|mask| placement::devices(mask).any(|device| self.device.as_deref() == Some(device)))
+        placement::is_on(self.device.as_deref(), mask)
     }
 
     pub fn take(&mut self, now: Instant, need: Need) {

@@ -26,6 +26,8 @@ mod enqueue;
 mod foresee;
 mod reload;
 
+use foresee::Own;
+
 /// Above this share of its capacity a queue asks clients to slow down.
 const PRESSURE: f64 = 0.75;
 
@@ -95,6 +97,16 @@ pub enum Refused {
     Exchanged,
     #[error("every replica of the pool has failed")]
     Exhausted,
+}
+
+/// A task that might come.
+#[derive(Debug, Clone, Copy)]
+pub struct Coming<'a> {
+    pub priority: Priority,
+    pub share: &'a Share,
+    pub limits: &'a Limits,
+    /// See [`Job::devices`].
+    pub devices: Option<&'a str>,
 }
 
 /// Where a waiting task stands.
@@ -436,27 +448,29 @@ impl State {
     /// # Errors
     ///
     /// Why it would not be taken.
-    pub fn foresee(&self, priority: Priority, share: &Share, limits: &Limits) -> Result<Place, Refused> {
+    pub fn foresee(&self, coming: &Coming<'_>) -> Result<Place, Refused> {
+        let Coming { priority, share, limits, devices } = *coming;
         self.open()?;
         if self.room_for(priority) == 0 {
             return Err(self.full(priority, 1));
         }
-        let work = self.work(limits);
-        let ahead = self.queue.ahead_of_new(priority, share, work);
-        Ok(self.place_without(ahead.tasks, work, self.predict(ahead, work)))
+        let own = Own { work: self.work(limits), devices };
+        let ahead = self.queue.ahead_of_new(priority, share, own.work);
+        Ok(self.place_without(ahead.tasks, own, self.predict(ahead, own)))
     }
 
     /// The first waiting tasks whose position is not the one they were told. The more often a task was told, the longer it
     /// waits for the next time, so that its log grows with the root of its wait and never beyond [`MOST_TELLINGS`].
     pub fn moved(&mut self, at_most: usize, now: Instant) -> Vec<(Arc<Task>, Place)> {
         let mut forecast = self.forecast();
-        let rest = self.place_without(0, Work::default(), Prediction::default());
+        let rest = self.place_without(0, Own::default(), Prediction::default());
         let upcoming = self.queue.upcoming().take(at_most).zip(0..);
         let mut moved = Vec::new();
         for ((ticket, work, waiting), position) in upcoming {
-            let prediction = forecast.next(*work);
+            let own = Own { work: *work, devices: waiting.job.devices.as_deref() };
+            let prediction = forecast.next(own.work, own.devices);
             if waiting.told != position && now >= waiting.tell_from && waiting.tellings < MOST_TELLINGS {
-                let place = Place { position, prediction, waits: self.waits(position, *work), ..rest };
+                let place = Place { position, prediction, waits: self.waits(position, own), ..rest };
                 moved.push((ticket, Arc::clone(&waiting.job.task), place));
             }
         }

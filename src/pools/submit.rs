@@ -6,7 +6,7 @@ use sluicegate_compat::native::{ErrorCode, ErrorEnvelope, PolicyLabel};
 use tokio::time::Instant;
 
 use super::state::{State, Submitted};
-use super::{Eviction, Job, Place, Pool, Refused, tell};
+use super::{Coming, Eviction, Job, Place, Pool, Refused, tell};
 use crate::ids::ModelId;
 use crate::tasks::Task;
 
@@ -87,7 +87,8 @@ fn rooms(states: &[MutexGuard<'_, State>], jobs: &[Job], model: &ModelId) -> Res
 fn choose(states: &[MutexGuard<'_, State>], rooms: &[usize], job: &Job, first: bool) -> usize {
     let with_room = (0..rooms.len()).filter(|at| rooms[*at] > 0);
     let start_ms = |at: &usize| {
-        let foreseen = states[*at].foresee(job.task.spec.priority, &job.share, &job.task.limits());
+        let (priority, share, limits) = (job.task.spec.priority, &job.share, &job.task.limits());
+        let foreseen = states[*at].foresee(&Coming { priority, share, limits, devices: job.devices.as_deref() });
         foreseen.map_or(u64::MAX, |place| place.prediction.start_ms)
     };
     let chosen = if first || rooms.len() == 1 { with_room.min() } else { with_room.min_by_key(start_ms) };

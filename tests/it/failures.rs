@@ -147,3 +147,20 @@ async fn an_engine_that_does_not_heal_is_built_anew_and_its_queue_goes_on() {
     assert_eq!(gate.get("/readyz").await.status, StatusCode::OK);
     gate.finish().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_pauses_between_attempts_to_build_an_engine_anew_grow() {
+    let dead = Failure { after: 1, kind: FailureKind::Death, times: 1 };
+    let gate = Gate::build(Script { failure: Some(dead), ..Script::default() }, &[], 1).await;
+    gate.events(&gate.submit(HELLO).await).await;
+    let (mut attempts, mut seconds) = (Vec::new(), 0);
+    while attempts.len() < 7 && seconds < 600 {
+        let before = gate.loads.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        seconds += 1;
+        attempts.extend((before..gate.loads.load(Ordering::SeqCst)).map(|_| seconds));
+    }
+    let pauses: Vec<_> = attempts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    assert_eq!(pauses, [5, 10, 20, 40, 60, 60]);
+    gate.finish().await;
+}

@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use sluicegate::app::App;
 use sluicegate::config::{Config, Overrides};
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
-use sluicegate::engine::{Engine, LoadError, Loader, Room};
+use sluicegate::engine::{Engine, LoadError, Loader, Room, Turn};
 use sluicegate::lifecycle::Lifecycle;
 use sluicegate::pools::Pool;
 use sluicegate_compat::native::{KeyRequest, TenantRequest};
@@ -34,6 +34,8 @@ pub struct Gate {
     pub loads: Arc<AtomicU32>,
     /// How long loads take, by the number of the load; the others take no time.
     pub slow: Slow,
+    /// How long others are loaded onto its device before it, by its number.
+    pub busy: Slow,
     finished: bool,
     /// Sent with each request that brings none.
     pub key: Option<String>,
@@ -75,11 +77,24 @@ struct ScriptedLoader {
     make: Arc<MakeAny>,
     loads: Arc<AtomicU32>,
     slow: Slow,
+    busy: Slow,
     model: String,
     verify: Arc<Verify>,
 }
 
 impl Loader for ScriptedLoader {
+    fn ready(&self) -> BoxFuture<'_, Result<Turn, LoadError>> {
+        async {
+            let next = self.loads.load(Ordering::SeqCst);
+            let pause = self.busy.lock().unwrap().get(&next).copied();
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
+            }
+            Ok(None)
+        }
+        .boxed()
+    }
+
     fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
         async {
             let number = self.loads.fetch_add(1, Ordering::SeqCst);
@@ -145,14 +160,15 @@ impl Gate {
         let overrides = Overrides { engine, ..Overrides::default() };
         let config = Config::load(None, environment, overrides).unwrap_or_else(|mistakes| panic!("{mistakes}"));
         let lifecycle = Lifecycle::new();
-        let (loads, slow) = (Arc::new(AtomicU32::new(0)), Slow::default());
+        let (loads, slow, busy) = (Arc::new(AtomicU32::new(0)), Slow::default(), Slow::default());
         let loader = |pool: &sluicegate::config::Pool, _: &Arc<sluicegate::catalog::LiveCatalog>| -> Arc<dyn Loader> {
             let (make, loads, verify) = (Arc::clone(&make), Arc::clone(&loads), Arc::clone(&verify));
-            Arc::new(ScriptedLoader { make, loads, slow: Arc::clone(&slow), model: pool.model.clone(), verify })
+            let (slow, busy) = (Arc::clone(&slow), Arc::clone(&busy));
+            Arc::new(ScriptedLoader { make, loads, slow, busy, model: pool.model.clone(), verify })
         };
         let app = App::build_with(&config, &lifecycle, loader).await.unwrap();
         app.start().await.unwrap();
-        Self { app, lifecycle, loads, slow, finished: false, key: None }
+        Self { app, lifecycle, loads, slow, busy, finished: false, key: None }
     }
 
     /// With the engines that the configuration names.
@@ -165,7 +181,15 @@ impl Gate {
         let lifecycle = Lifecycle::new();
         let app = App::build(&config, &lifecycle).await.unwrap();
         app.start().await.unwrap();
-        Self { app, lifecycle, loads: Arc::default(), slow: Slow::default(), finished: false, key: None }
+        Self {
+            app,
+            lifecycle,
+            loads: Arc::default(),
+            slow: Slow::default(),
+            busy: Slow::default(),
+            finished: false,
+            key: None,
+        }
     }
 
     /// Sends a request and returns its head.

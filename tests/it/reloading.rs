@@ -323,6 +323,24 @@ async fn with_a_load_that_hangs(room: Room) -> Gate {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_wait_for_other_loads_is_no_part_of_a_load() {
+    let gate = good(Room::Beside).await;
+    gate.busy.lock().unwrap().insert(1, Duration::from_secs(500));
+    gate.slow.lock().unwrap().insert(1, Duration::from_secs(500));
+    begin(&gate).await;
+    tokio::time::sleep(Duration::from_secs(999)).await;
+    assert_eq!(ended(&gate).await["model_ref"], "next");
+    gate.busy.lock().unwrap().insert(2, Duration::from_secs(601));
+    begin(&gate).await;
+    tokio::time::sleep(Duration::from_secs(599)).await;
+    assert_eq!(health(&gate).await["last_error"], Value::Null);
+    let reason = "the reload with next failed: \
+                  waiting for the model's files, or for another load, takes longer than 600 s (watchdog.load_ms)";
+    assert_eq!(ended(&gate).await["last_error"], reason);
+    gate.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_load_that_hangs_is_given_up_and_no_other_one_is_begun_beside_it() {
     for room in [Room::Beside, Room::Instead] {
         let gate = with_a_load_that_hangs(room).await;

@@ -212,9 +212,15 @@ async fn a_task_runs_on_a_device_of_its_mask() {
     let script = |load| Script { device: format!("cuda:{load}"), ..one_slot() };
     let gate = Gate::per_load(script, &[TWO], u32::MAX).await;
     let on_the_second = r#"{"model_ref": "builtin", "prompt": "x", "placement": {"require_device_mask": "cuda:1"}}"#;
-    let (first, second) = (gate.submit(on_the_second).await, gate.submit(on_the_second).await);
+    let submit = async |task: &str| {
+        let answer = gate.post("/v2/tasks", task).await.json();
+        let start_ms = answer["predicted_start_ms"].as_u64().unwrap();
+        (answer["task_id"].as_str().unwrap().to_owned(), start_ms)
+    };
+    let ((first, at_once), (second, later)) = (submit(on_the_second).await, submit(on_the_second).await);
     // It waits for its device, and keeps nobody from another.
-    let third = gate.submit(r#"{"model_ref": "builtin", "prompt": "x", "max_tokens": 1}"#).await;
+    let (third, beside) = submit(r#"{"model_ref": "builtin", "prompt": "x", "max_tokens": 1}"#).await;
+    assert!(at_once == 0 && later > 0 && beside == 0, "{at_once}, {later}, {beside}");
     gate.events(&third).await;
     assert_eq!(view(&gate, &second).await["state"], "queued");
     gate.events(&second).await;

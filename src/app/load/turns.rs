@@ -3,9 +3,8 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::OwnedMutexGuard;
-
 use crate::config::Device;
+use crate::engine::Turn;
 
 /// Those who load, for each GPU.
 #[derive(Default)]
@@ -13,7 +12,7 @@ pub struct Turns(Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Turns {
     /// Waits until nothing is loaded onto the device; nothing is until what is returned is dropped. The CPU has no turns.
-    pub async fn take(&self, device: Device) -> Option<OwnedMutexGuard<()>> {
+    pub async fn take(&self, device: Device) -> Turn {
         let number = match device {
             Device::Cuda(number) => number,
             Device::Auto if cfg!(feature = "cuda") => 0,

@@ -9,25 +9,25 @@ use crate::engine::GpuUse;
 /// A GPU with the driver's library.
 pub struct Gpu {
     driver: Nvml,
-    /// As the driver counts, by place on the bus.
-    number: u32,
+    /// As the driver calls it, whatever places CUDA's variables give to GPUs.
+    uuid: String,
 }
 
 impl Gpu {
-    /// The GPU of this name (`cuda:0`); `None` for the CPU, and where there is no driver to ask.
-    pub fn of(device: &str) -> Option<Self> {
-        let number = device.strip_prefix("cuda:")?.parse().ok()?;
+    /// `None` for the CPU, and where there is no driver to ask.
+    pub fn of(device: &mistralrs::Device) -> Option<Self> {
+        let uuid = uuid(device)?;
         let driver = Nvml::init().inspect_err(|error| tracing::warn!(%error, "the driver does not say what GPUs do"));
-        Some(Self { driver: driver.ok()?, number })
+        Some(Self { driver: driver.ok()?, uuid })
     }
 
     /// `None` where the driver does not say.
     pub fn usage(&self) -> Option<GpuUse> {
-        self.ask().inspect_err(|error| tracing::debug!(%error, gpu = self.number, "the driver does not say")).ok()
+        self.ask().inspect_err(|error| tracing::debug!(%error, gpu = self.uuid, "the driver does not say")).ok()
     }
 
     fn ask(&self) -> Result<GpuUse, NvmlError> {
-        let device = self.driver.device_by_index(self.number)?;
+        let device = self.driver.device_by_uuid(self.uuid.as_str())?;
         let memory = device.memory_info()?;
         Ok(GpuUse {
             utilization: f64::from(device.utilization_rates()?.gpu) / 100.0,
@@ -40,12 +40,25 @@ impl Gpu {
     }
 }
 
+#[cfg(feature = "cuda")]
+fn uuid(device: &mistralrs::Device) -> Option<String> {
+    let mistralrs::Device::Cuda(device) = device else { return None };
+    let uuid = device.cuda_stream().context().uuid();
+    let uuid = uuid.inspect_err(|error| tracing::warn!(%error, "the driver does not say which GPU this is")).ok()?;
+    Some(format!("GPU-{}", uuid::Uuid::from_bytes(uuid.bytes.map(|byte| byte as u8))))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn uuid(_: &mistralrs::Device) -> Option<String> {
+    None
+}
+
 #[cfg(test)]
 mod tests {
     use super::Gpu;
 
     #[test]
     fn what_is_no_gpu_has_none() {
-        assert!(["cpu", "none", "cuda:", "cuda:x", ""].into_iter().all(|device| Gpu::of(device).is_none()));
+        assert!(Gpu::of(&mistralrs::Device::Cpu).is_none());
     }
 }

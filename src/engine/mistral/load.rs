@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 
 use super::check::{self, Embedder, Folder, fault};
 use super::defaults;
+use super::gpu::Gpu;
 use super::lanes::{Lane, Lanes, SharedPipeline};
 use super::sight::{self, Sight};
 use super::{Device, ENGINE_VERSION, LoadSpec, ModelFiles, first_line};
@@ -52,6 +53,7 @@ pub struct Loaded {
     pub lanes: Arc<Lanes>,
     pub grammars: Option<Arc<mistralrs::llguidance::ParserFactory>>,
     pub sight: Option<Sight>,
+    pub gpu: Option<Gpu>,
 }
 
 /// Loads what `spec` says. Panics of the engine come out as errors.
@@ -70,13 +72,17 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         return Err(fault(path, why));
     }
     let (device, device_name) = device(spec.device)?;
-    let mut folder = match &spec.model {
-        ModelFiles::Folder(path) => Some(check::folder(path)?),
-        ModelFiles::Gguf(path) => check::gguf(path).map(|()| None)?,
+    let (mut folder, is_multi_head) = match &spec.model {
+        ModelFiles::Folder(path) => {
+            let folder = check::folder(path)?;
+            let is_multi_head = folder.is_multi_head;
+            (Some(folder), is_multi_head)
+        }
+        ModelFiles::Gguf(path) => (None, check::gguf(path)?),
     };
     let on_cpu = device.is_cpu();
     // It would take such a model's queries and keys for a GPU's.
-    if cfg!(feature = "cuda") && on_cpu && folder.as_ref().is_some_and(|folder| folder.is_multi_head) {
+    if cfg!(feature = "cuda") && on_cpu && is_multi_head {
         let why = "its attention has as many heads for keys as for queries, and a program that was built with CUDA runs such a \
                    model on a GPU only";
         return Err(fault(path, why));
@@ -156,7 +162,7 @@ async fn load_here(spec: &LoadSpec) -> Result<Loaded, LoadError> {
         instructions,
     };
     let (ends, grammars) = (metadata.eos_tok.as_slice().into(), metadata.llg_factory.clone());
-    Ok(Loaded { info, text, ends, lanes: Lanes::new(all, places), grammars, sight })
+    Ok(Loaded { info, text, ends, lanes: Lanes::new(all, places), grammars, sight, gpu: Gpu::of(&device) })
 }
 
 /// How many copies of the model an engine keeps in the machine's memory; `None` where it runs on a GPU.

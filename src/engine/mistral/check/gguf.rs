@@ -24,21 +24,27 @@ const STRING: u32 = 8;
 const LIST: u32 = 9;
 
 /// Lengths of rows and columns, by the end of their key.
-const LENGTHS: [&str; 6] = [
+const LENGTHS: [&str; 7] = [
     ".embedding_length",
     ".feed_forward_length",
-    ".attention.head_count",
+    QUERY_HEADS,
+    KEY_HEADS,
     ".attention.key_length",
     ".attention.value_length",
     ".expert_count",
 ];
 
+/// Heads of the attention; where those for keys are not named there are as many as for queries.
+const QUERY_HEADS: &str = ".attention.head_count";
+const KEY_HEADS: &str = ".attention.head_count_kv";
+
 /// Checks what a GGUF file says of itself: nothing in it is longer than the file, and the model is no larger than its weights.
+/// Returns whether its attention has as many heads for keys as for queries.
 ///
 /// # Errors
 ///
 /// What is wrong, with the name of the file.
-pub fn check(path: &Path) -> Result<(), LoadError> {
+pub fn check(path: &Path) -> Result<bool, LoadError> {
     let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
     let (size, file) = opened.map_err(|error| fault(path, error))?;
     let mut header = Header { file: BufReader::new(file), left: size.min(LARGEST_HEADER), version: 3, items: 0 };
@@ -56,7 +62,7 @@ struct Header {
 }
 
 impl Header {
-    fn walk(&mut self, size: u64) -> Result<(), String> {
+    fn walk(&mut self, size: u64) -> Result<bool, String> {
         let magic: [u8; 4] = self.bytes()?;
         if &magic != b"GGUF" {
             return Err("is not a GGUF file".to_owned());
@@ -78,7 +84,9 @@ impl Header {
             self.tensor(size)?;
         }
         let weights = Weights { tensors, bytes: size };
-        numbers.iter().try_for_each(|(key, number)| plausible(key, *number, weights))
+        numbers.iter().try_for_each(|(key, number)| plausible(key, *number, weights))?;
+        let heads = |of| numbers.iter().find_map(|(key, number)| key.ends_with(of).then_some(*number));
+        Ok(heads(KEY_HEADS).is_none_or(|keys| heads(QUERY_HEADS) == Some(keys)))
     }
 
     /// Reads past a value; returns it where it is a whole number.
@@ -212,4 +220,34 @@ fn plausible(key: &str, number: u64, weights: Weights) -> Result<(), String> {
         _ => weights.parameters(),
     };
     if number <= most { Ok(()) } else { Err(format!("`{key}` is {number}, and {most} at most can be true")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header with these numbers and no tensor, in a file with room for a small model.
+    fn is_multi_head(numbers: &[(&str, u32)]) -> bool {
+        let mut file = [b"GGUF", &3_u32.to_le_bytes()[..], &0_u64.to_le_bytes()].concat();
+        file.extend((numbers.len() as u64).to_le_bytes());
+        for (key, number) in numbers {
+            file.extend(
+                [&(key.len() as u64).to_le_bytes(), key.as_bytes(), &4_u32.to_le_bytes(), &number.to_le_bytes()]
+                    .concat(),
+            );
+        }
+        file.resize(4096, 0);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.gguf");
+        std::fs::write(&path, file).unwrap();
+        check(&path).unwrap()
+    }
+
+    #[test]
+    fn heads_for_keys_are_as_many_as_for_queries_where_nothing_else_is_said() {
+        let (queries, keys) = ("llama.attention.head_count", "llama.attention.head_count_kv");
+        assert!(is_multi_head(&[(queries, 8)]));
+        assert!(is_multi_head(&[(queries, 8), (keys, 8)]));
+        assert!(!is_multi_head(&[(keys, 2), (queries, 8)]));
+    }
 }
