@@ -23,6 +23,9 @@ use tokio::time::{Instant, sleep};
 
 mod report;
 
+#[path = "../common/quantile.rs"]
+mod quantile;
+
 use report::{Outcome, Report};
 
 /// As the program has it.

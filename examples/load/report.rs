@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use sluicegate_compat::native::{End, Priority};
 
+use crate::quantile::quantile;
 use crate::{Failure, WEIGHTS};
 
 /// What a client saw.
@@ -148,12 +149,4 @@ impl Waits {
             error_share_median: quantile(&shares, 0.5),
         }
     }
-}
-
-/// Of nothing, 0.
-fn quantile(values: &[f64], part: f64) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    let at = (part * (sorted.len().saturating_sub(1)) as f64).round() as usize;
-    sorted.get(at).copied().unwrap_or(0.0)
 }

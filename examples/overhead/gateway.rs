@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::serve::ListenerExt as _;
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use sluicegate::app::App;
@@ -13,10 +12,10 @@ use sluicegate::catalog::LiveCatalog;
 use sluicegate::config::{Config, Overrides, Pool};
 use sluicegate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
 use sluicegate::engine::{Engine, LoadError, Loader, Room};
-use sluicegate::lifecycle::{Lifecycle, OnPanic};
-use tokio::net::TcpListener;
+use sluicegate::lifecycle::Lifecycle;
 
 use crate::Failure;
+use crate::listen::listen;
 
 /// Loads the built-in model on the CPU, for so many sequences at once.
 pub async fn load(slots: u32) -> Result<Arc<dyn Engine>, Failure> {
@@ -56,14 +55,14 @@ pub async fn serve(engine: Arc<dyn Engine>) -> Result<SocketAddr, Failure> {
     let lifecycle = Lifecycle::new();
     let loader = |_: &Pool, _: &Arc<LiveCatalog>| -> Arc<dyn Loader> { Arc::new(Shared(Arc::clone(&engine))) };
     let app = App::build_with(&config(&[])?, &lifecycle, loader).await?;
-    listen(app, &lifecycle).await
+    listen(&app, &lifecycle).await
 }
 
 /// Starts a gateway with these settings, with the engines that they name.
 pub async fn serve_configured(settings: &[(&str, String)]) -> Result<SocketAddr, Failure> {
     let lifecycle = Lifecycle::new();
     let app = App::build(&config(settings)?, &lifecycle).await?;
-    listen(app, &lifecycle).await
+    listen(&app, &lifecycle).await
 }
 
 fn config(settings: &[(&str, String)]) -> Result<Config, Failure> {
@@ -72,18 +71,4 @@ fn config(settings: &[(&str, String)]) -> Result<Config, Failure> {
     let store = [("SLUICEGATE_STORE__URL".to_owned(), "sqlite::memory:".to_owned())];
     let settings = BTreeMap::from_iter(store.into_iter().chain(settings));
     Ok(Config::load(None, settings.into_iter(), Overrides::default())?)
-}
-
-async fn listen(app: App, lifecycle: &Lifecycle) -> Result<SocketAddr, Failure> {
-    app.start().await?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    // As the program's own server does, without its limits on connections.
-    let listener = listener.tap_io(|stream| drop(stream.set_nodelay(true)));
-    lifecycle.spawn("server", OnPanic::Shutdown, async move {
-        if let Err(error) = axum::serve(listener, app.router.clone()).await {
-            eprintln!("the server ended: {error}");
-        }
-    });
-    Ok(address)
 }

@@ -7,8 +7,8 @@ use bytes::Bytes;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
+use crate::quantile::quantile;
 use crate::relay::{Samples, round};
-use crate::report::quantile;
 use crate::{Failure, gateway};
 
 /// How many ask at once, and what answers: the engine that answers at once with one token, or the built-in model with 64.

@@ -17,6 +17,11 @@ mod ledger;
 mod relay;
 mod report;
 
+#[path = "../common/listen.rs"]
+mod listen;
+#[path = "../common/quantile.rs"]
+mod quantile;
+
 use ask::{Direct, OverHttp, Round, round};
 use instant::InstantEngine;
 use report::{Level, Report};

@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 
-use crate::report::quantile;
+use crate::quantile::quantile;
 use crate::{Failure, gateway};
 
 const AT_ONCE: [usize; 2] = [1, 32];

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::ask::Round;
+use crate::quantile::quantile;
 
 /// Everything that one run has measured.
 pub struct Report {
@@ -124,12 +125,4 @@ impl Report {
 
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
-}
-
-/// The nearest sample; 0 where there is none.
-pub fn quantile(samples: &[f64], quantile: f64) -> f64 {
-    let mut sorted = samples.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let index = (quantile * sorted.len().saturating_sub(1) as f64).round() as usize;
-    sorted.get(index).copied().unwrap_or_default()
 }
