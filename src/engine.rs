@@ -37,6 +37,7 @@ mod evaluation;
 mod form;
 mod meter;
 pub mod mistral;
+mod permit;
 pub mod remote;
 pub mod scripted;
 pub mod text;
@@ -44,6 +45,7 @@ pub mod text;
 pub use device::{Cache, GpuUse};
 pub use evaluation::{Batch, Evaluated, Evaluation, Instructions, cosine, normalize, shorten};
 pub use form::{Calling, Choice, Grammar, Reading, Unheld};
+pub use permit::LoadPermit;
 
 /// How long [`Engine::generate`] waits for the engine to let go of a cancelled sequence before it returns all the same.
 pub const LET_GO_DEADLINE: Duration = Duration::from_secs(10);
@@ -425,27 +427,23 @@ pub enum EngineError {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
-/// The right to load onto a device, until it is dropped; `None` where nobody has to wait for another.
-pub type Turn = Option<tokio::sync::OwnedMutexGuard<()>>;
-
 /// Makes engines of one model: once at start, and again when one has to be rebuilt.
 pub trait Loader: Send + Sync + 'static {
-    /// Makes the model's files ready, and then waits until nothing else is loaded onto the device. What is returned is to be kept
-    /// while [`load`](Self::load) runs.
+    /// Makes the model's files ready, and then waits until nothing else is loaded onto the device.
     ///
     /// # Errors
     ///
     /// [`LoadError`], in words for the operator.
-    fn ready(&self) -> BoxFuture<'_, Result<Turn, LoadError>> {
-        async { Ok(None) }.boxed()
+    fn ready(&self) -> BoxFuture<'_, Result<LoadPermit, LoadError>> {
+        async { Ok(LoadPermit::FREE) }.boxed()
     }
 
-    /// Loads the model.
+    /// Loads the model, which is [`ready`](Self::ready).
     ///
     /// # Errors
     ///
     /// [`LoadError`], in words for the operator.
-    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>>;
+    fn load<'a>(&'a self, permit: &'a LoadPermit) -> BoxFuture<'a, Result<Arc<dyn Engine>, LoadError>>;
 
     /// Makes the model's files ready and verifies their digest, with nothing loaded; says where there is room for `engines`
     /// engines of it.

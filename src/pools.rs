@@ -45,7 +45,7 @@ mod submit;
 pub use attach::{Attached, NotAttached};
 pub use job::{Fitted, Job, Recipe, prepare};
 pub use metrics::PoolMetrics;
-pub use predict::{Bench, Forecast, Prediction, Running};
+pub use predict::{Bench, Forecast, Prediction, Running, SlotUse};
 pub use purge::{Purge, PurgePhase, Purging, Tasks};
 pub use queue::{Floor, Full, Queue, Share, Ticket, Work};
 pub use rates::{Measured, Rates};

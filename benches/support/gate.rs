@@ -8,13 +8,13 @@ use sluicegate::app::App;
 use sluicegate::catalog::LiveCatalog;
 use sluicegate::config::{Config, Overrides, Pool};
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
-use sluicegate::engine::{Engine, LoadError, Loader, Room};
+use sluicegate::engine::{Engine, LoadError, LoadPermit, Loader, Room};
 use sluicegate::lifecycle::Lifecycle;
 
 struct Scripted(Script);
 
 impl Loader for Scripted {
-    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+    fn load<'a>(&'a self, _: &'a LoadPermit) -> BoxFuture<'a, Result<Arc<dyn Engine>, LoadError>> {
         async { Ok(Arc::new(ScriptedEngine::new(self.0.clone())) as Arc<dyn Engine>) }.boxed()
     }
 

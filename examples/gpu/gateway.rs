@@ -15,9 +15,6 @@ use crate::listen::listen;
 use crate::sides::{Direct, OverHttp};
 use crate::{Failure, MODEL, Measure};
 
-/// Its pool, which is also that of an operator who starts from it.
-const CONFIGURATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/gpu/gpu.toml");
-
 /// Part of a GPU's memory for all replicas together.
 const SHARE: f64 = 0.9;
 
@@ -47,7 +44,7 @@ impl Gateway {
             ("STORE__URL", "sqlite::memory:".to_owned()),
         ];
         let settings = settings.into_iter().map(|(name, value)| (format!("SLUICEGATE_{name}"), value));
-        let config = Config::load(Some(Path::new(CONFIGURATION)), settings, Overrides::default())?;
+        let config = Config::load(Some(&arguments.config), settings, Overrides::default())?;
         let began = Instant::now();
         runtime.block_on(async {
             let lifecycle = Lifecycle::new();
@@ -73,7 +70,7 @@ impl Gateway {
 
     /// How its pool stands.
     pub async fn health(&self) -> Result<Value, Failure> {
-        Ok(self.http.get(&format!("/v2/pools/{MODEL}/health")).send().await?.json().await?)
+        Ok(self.http.get(&format!("/v2/pools/{MODEL}/health")).send().await?.error_for_status()?.json().await?)
     }
 
     /// Asks for something to be done with the pool.

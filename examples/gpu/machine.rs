@@ -6,6 +6,7 @@ use mistralrs::{DType, Device, Tensor};
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use serde::Serialize;
+use sluicegate::engine::mistral::gpu_uuid;
 
 use crate::Failure;
 use crate::quantile::quantile;
@@ -40,7 +41,10 @@ impl Machine {
             None => return Err(format!("`{name}` is neither cpu nor a GPU, such as cuda:0").into()),
         };
         let device = number.map_or(Ok(Device::Cpu), |number| Device::new_cuda(number as usize))?;
-        let gpu = number.map(gpu).transpose()?;
+        // A part of a GPU (MIG) is not known to the driver by this name.
+        let said =
+            |uuid: String| gpu(&uuid).inspect_err(|error| eprintln!("the driver does not know {uuid}: {error}")).ok();
+        let gpu = gpu_uuid(&device).and_then(said);
         Ok(Self {
             device: name.to_owned(),
             gpu,
@@ -50,9 +54,9 @@ impl Machine {
     }
 }
 
-fn gpu(number: u32) -> Result<Gpu, Failure> {
+fn gpu(uuid: &str) -> Result<Gpu, Failure> {
     let driver = Nvml::init()?;
-    let gpu = driver.device_by_index(number)?;
+    let gpu = driver.device_by_uuid(uuid)?;
     let cuda = driver.sys_cuda_driver_version()?;
     let ask = || -> Result<Gpu, NvmlError> {
         Ok(Gpu {
@@ -66,15 +70,16 @@ fn gpu(number: u32) -> Result<Gpu, Failure> {
 }
 
 fn bandwidth(device: &Device) -> Result<f64, Failure> {
-    let from = Tensor::zeros(BYTES, DType::U8, device)?;
+    // Both are there before, so that nothing but the copy is timed.
+    let numbers = BYTES / size_of::<i64>();
+    let (from, to) = (Tensor::zeros(numbers, DType::I64, device)?, Tensor::ones(numbers, DType::I64, device)?);
     let mut speeds = Vec::with_capacity(COPIES);
     for _ in 0..COPIES {
         device.synchronize()?;
         let began = Instant::now();
-        let to = from.copy()?;
+        to.slice_set(&from, 0, 0)?;
         device.synchronize()?;
         speeds.push((2 * BYTES) as f64 / began.elapsed().as_secs_f64());
-        drop(to);
     }
     Ok(quantile(&speeds, 0.5))
 }

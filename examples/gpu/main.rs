@@ -53,10 +53,14 @@ pub struct Measure {
     /// Where they run: cuda:0 and so on, or cpu.
     #[arg(long, default_value = "cuda:0")]
     device: String,
-    /// How long streams are measured for each model, all numbers at once together. What else is looked at comes on top.
+    /// The gateway's configuration, whose first pool gets the model, the device, and its part of the memory.
+    #[arg(long, value_name = "FILE", default_value = "examples/gpu/gpu.toml")]
+    config: PathBuf,
+    /// About how long streams are measured for each model, all numbers at once together: each has a few rounds at least. What
+    /// else is looked at comes on top.
     #[arg(long, value_name = "N", default_value_t = 60)]
     seconds: u32,
-    /// Writes everything to this file, as JSON, beside printing tables.
+    /// Writes everything to this file, as JSON, beside printing tables; after each model what there is so far.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
     /// What was built, to be noted with the figures.
@@ -81,8 +85,7 @@ fn main() -> Result<(), Failure> {
             };
             let report = measure::measure(&arguments, &runtimes)?;
             print!("{report}");
-            let write = |file| std::fs::write(file, serde_json::to_string_pretty(&report)?).map_err(Failure::from);
-            arguments.json.as_ref().map_or(Ok(()), write)
+            if report.failed.is_empty() { Ok(()) } else { Err("not all could be measured".into()) }
         }
     }
 }

@@ -1,5 +1,6 @@
 """Draws what `gpu measure` has measured: plot.py MEASURED_JSON FOLDER"""
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def steps(axes, numbers, label):
 def draw(measured):
     figure, ((speed, ratio), (bandwidth, prompt)) = plt.subplots(2, 2, figsize=(11, 8), layout="constrained")
     at_once, lengths = set(), set()
-    for place, (model, color) in enumerate(zip(measured["models"], COLORS)):
+    for place, (model, color) in enumerate(zip(measured["models"], itertools.cycle(COLORS))):
         levels, prompts = model["alone"]["levels"], model["alone"]["prompts"]
         numbers = [level["at_once"] for level in levels]
         tokens = [row["prompt_tokens"] for row in prompts]
@@ -54,7 +55,7 @@ def draw(measured):
     title(speed, "All streams together", "tokens per second")
     speed.set_yscale("log")
     title(ratio, "Through the gateway, over the engine by itself", "ratio of tokens per second")
-    ratio.axhline(0.98, color="black", linewidth=0.8, linestyle=":")
+    ratio.axhline(0.98, color="black", linewidth=0.8, linestyle=":", label="0.98, what is aimed at")
     title(bandwidth, "Of what the memory's bandwidth allows", "%")
     bandwidth.set_ylim(bottom=0)
     title(prompt, "Time to the first token", "ms")

@@ -15,6 +15,14 @@ pub struct Report {
     pub commit: String,
     pub machine: Machine,
     pub models: Vec<Model>,
+    /// Those that could not be measured to the end, and why.
+    pub failed: Vec<Failed>,
+}
+
+#[derive(Debug, Serialize)]
+pub struct Failed {
+    pub name: String,
+    pub error: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,6 +41,8 @@ pub struct Model {
 pub struct Alone {
     pub loaded_in_s: f64,
     pub levels: Vec<Level>,
+    /// With prompts of different lengths.
+    pub mixed: Level,
     pub prompts: Vec<Prompted>,
     pub canceled: Canceled,
 }
@@ -51,6 +61,7 @@ const GB: f64 = 1e9;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { models, failed, .. } = self;
         let Machine { device, gpu, cpu_threads, bandwidth_bytes_per_s } = &self.machine;
         write!(f, "{}, commit {}; {device}", self.time, self.commit)?;
         if let Some(gpu) = gpu {
@@ -64,7 +75,8 @@ impl fmt::Display for Report {
             )?;
         }
         writeln!(f, "; {cpu_threads} threads; memory {:.0} GB/s", bandwidth_bytes_per_s / GB)?;
-        self.models.iter().try_for_each(|model| write!(f, "\n{model}"))
+        models.iter().try_for_each(|model| write!(f, "\n{model}"))?;
+        failed.iter().try_for_each(|Failed { name, error }| writeln!(f, "\n{name}: FAILED: {error}"))
     }
 }
 
@@ -81,6 +93,7 @@ impl fmt::Display for Model {
         )?;
         writeln!(f, "at once     engine    gateway   gateway / engine          engine    gateway   engine  gateway")?;
         self.alone.levels.iter().try_for_each(|level| writeln!(f, "{level}"))?;
+        writeln!(f, "{}   prompts of different lengths", self.alone.mixed)?;
         writeln!(f, "prompt, tokens      engine, ms   gateway, ms   once more: engine   gateway")?;
         for Prompted { prompt_tokens, engine_ms, gateway_ms, engine_again_ms, gateway_again_ms } in &self.alone.prompts
         {
@@ -92,7 +105,7 @@ impl fmt::Display for Model {
         let Canceled { at_once, engine_lets_go_ms, next_first_token_ms } = self.alone.canceled;
         writeln!(
             f,
-            "cancelled: the engine lets go in {engine_lets_go_ms:.1} ms; with {at_once} running, who waits has its first token in {next_first_token_ms:.1} ms"
+            "cancelled: the engine lets go in {engine_lets_go_ms:.1} ms; with {at_once} running, who waits has its first token in {next_first_token_ms:.1} ms (medians)"
         )?;
         let Pair { loaded_in_s, level, seeds, drained, reloaded } = &self.pair;
         writeln!(f, "two engines, loaded in {loaded_in_s:.1} s:")?;
@@ -100,12 +113,12 @@ impl fmt::Display for Model {
         let same = |is: bool| if is { "the same" } else { "another" };
         writeln!(
             f,
-            "seed: alone {} text; among {} {} text ({:.0} % of it from its beginning); strict {} text",
+            "seed: alone {} text; with {} in the pool {} text ({:.0} % of it from its beginning); strict: {}",
             same(seeds.alone),
             seeds.at_once,
             same(seeds.among_others),
             seeds.same_part * 100.0,
-            same(seeds.strict),
+            seeds.strict.map_or("refused by this engine", same),
         )?;
         writeln!(
             f,
@@ -117,8 +130,8 @@ impl fmt::Display for Model {
         )?;
         writeln!(
             f,
-            "reload: {:.1} s, {} answered meanwhile, {} failed; longest time without an answer {:.1} s",
-            reloaded.seconds, reloaded.answered, reloaded.failed, reloaded.longest_gap_s
+            "reload: {:.1} s; {} answered meanwhile, {} told to come again, {} failed; longest time without an answer {:.1} s",
+            reloaded.seconds, reloaded.answered, reloaded.put_off, reloaded.failed, reloaded.longest_gap_s
         )
     }
 }

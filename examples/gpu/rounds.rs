@@ -13,12 +13,17 @@ use crate::{Failure, Runtimes};
 /// Streams at once that are measured, one after the other, as far as the engine has slots.
 pub const AT_ONCE: [usize; 5] = [1, 8, 32, 128, 256];
 
-/// Rounds of each side. Even, so that each side goes first as often as the other.
+/// Rounds of each side, and where they are long. Even, so that each side goes first as often as the other.
 const ROUNDS: usize = 4;
+const LONG_ROUNDS: usize = 2;
 
-/// Tokens of the prompts, and of the answers.
-const PROMPT: usize = 64;
-pub const ANSWER: u32 = 128;
+/// Tokens of the prompts: from the first number to below the second.
+pub type Lengths = (usize, usize);
+pub const ALIKE: Lengths = (64, 65);
+pub const MIXED: Lengths = (16, 113);
+
+/// Tokens of the answers.
+const ANSWER: u32 = 128;
 
 /// What came of a round.
 struct Round {
@@ -62,8 +67,17 @@ impl Spread {
     }
 }
 
-/// Has `at_once` clients ask `answers` questions each, one after the other. No question is asked twice.
-async fn round<S: Side>(side: S, at_once: usize, answers: usize, first_number: usize) -> Result<Round, Failure> {
+/// So many clients, which ask so many questions each, one after the other.
+#[derive(Clone, Copy)]
+struct Load {
+    at_once: usize,
+    answers: usize,
+    lengths: Lengths,
+}
+
+/// Questions begin with this number; the same number is the same question.
+async fn round<S: Side>(side: S, load: Load, first_number: usize) -> Result<Round, Failure> {
+    let Load { at_once, answers, lengths: (least, most) } = load;
     let began = Instant::now();
     let mut clients = JoinSet::new();
     for client in 0..at_once {
@@ -72,7 +86,9 @@ async fn round<S: Side>(side: S, at_once: usize, answers: usize, first_number: u
             let mut replies = Vec::with_capacity(answers);
             for turn in 0..answers {
                 let number = first_number + turn * at_once + client;
-                replies.push(side.ask(Question::new(number as u64, PROMPT, ANSWER), number).await?);
+                // Spread over all lengths, and the same for both sides.
+                let tokens = least + number * 37 % (most - least);
+                replies.push(side.ask(Question::new(number as u64, tokens, ANSWER), number).await?);
             }
             Ok::<_, Failure>(replies)
         });
@@ -95,45 +111,50 @@ pub struct Both<'a, D, H> {
 }
 
 impl<D: Side, H: Side> Both<'_, D, H> {
-    /// Rounds that take about `time` together, the sides in turn: engine, gateway, gateway, engine, and so on.
-    pub fn measure(&self, at_once: usize, time: Duration) -> Result<Level, Failure> {
+    /// Rounds that take about `time` together, the sides in turn: engine, gateway, gateway, engine, and so on. Both are asked the
+    /// same.
+    pub fn measure(&self, (at_once, lengths): (usize, Lengths), time: Duration) -> Result<Level, Failure> {
         // The first round of each side is for warming up, and tells how long one takes.
-        let trial = self.direct(at_once, 1, 0)?.wall.max(self.http(at_once, 1, 0)?.wall);
+        let trial = Load { at_once, answers: 1, lengths };
+        let took = self.direct(trial, 0)?.wall.max(self.http(trial, 0)?.wall);
         let each = time.as_secs_f64() / (2 * ROUNDS) as f64;
-        let answers = (each / trial.as_secs_f64()).round().max(1.0) as usize;
+        let rounds = if took.as_secs_f64() > each { LONG_ROUNDS } else { ROUNDS };
+        let answers = (each / took.as_secs_f64()).round().max(1.0) as usize;
+        let load = Load { answers, ..trial };
         let (mut direct, mut http, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
-        for number in 0..ROUNDS {
-            let first = (number + 1) * at_once * answers;
+        for number in 0..rounds {
+            let first = at_once + number * at_once * answers;
             let (one, other) = if number % 2 == 0 {
-                let one = self.direct(at_once, answers, first)?;
-                (one, self.http(at_once, answers, first)?)
+                let one = self.direct(load, first)?;
+                (one, self.http(load, first)?)
             } else {
-                let other = self.http(at_once, answers, first)?;
-                (self.direct(at_once, answers, first)?, other)
+                let other = self.http(load, first)?;
+                (self.direct(load, first)?, other)
             };
             ratios.push(tokens_per_s(&other) / tokens_per_s(&one));
             direct.push(one);
             http.push(other);
         }
-        let (engine, gateway) = (self.speed(at_once, &direct), self.speed(at_once, &http));
-        Ok(Level { at_once, engine, gateway, ratio: Spread::of(&ratios) })
+        let tokens = (lengths.0 + lengths.1) as f64 / 2.0 + f64::from(ANSWER) / 2.0;
+        let speed = |rounds: &[Round]| self.speed((at_once, tokens), rounds);
+        Ok(Level { at_once, engine: speed(&direct), gateway: speed(&http), ratio: Spread::of(&ratios) })
     }
 
-    fn direct(&self, at_once: usize, answers: usize, first: usize) -> Result<Round, Failure> {
-        self.runtimes.gateway.block_on(round(self.direct.clone(), at_once, answers, first))
+    fn direct(&self, load: Load, first: usize) -> Result<Round, Failure> {
+        self.runtimes.gateway.block_on(round(self.direct.clone(), load, first))
     }
 
-    fn http(&self, at_once: usize, answers: usize, first: usize) -> Result<Round, Failure> {
-        self.runtimes.clients.block_on(round(self.http.clone(), at_once, answers, first))
+    fn http(&self, load: Load, first: usize) -> Result<Round, Failure> {
+        self.runtimes.clients.block_on(round(self.http.clone(), load, first))
     }
 
-    fn speed(&self, at_once: usize, rounds: &[Round]) -> Speed {
+    /// Of streams that have so many tokens each on average while they are written.
+    fn speed(&self, (at_once, tokens): (usize, f64), rounds: &[Round]) -> Speed {
         let replies = || rounds.iter().flat_map(|round| &round.replies);
         let first: Vec<_> = replies().map(|reply| ms(reply.first)).collect();
         let decode: Vec<_> =
             replies().map(|reply| f64::from(reply.tokens - 1) / (reply.last - reply.first).as_secs_f64()).collect();
         let steps_per_s = quantile(&decode, 0.5);
-        let tokens = PROMPT as f64 + f64::from(ANSWER) / 2.0;
         let share = |traffic: Traffic| steps_per_s * traffic.of_step(at_once, tokens) / self.bandwidth;
         Speed {
             tokens_per_s: quantile(&rounds.iter().map(tokens_per_s).collect::<Vec<_>>(), 0.5),
@@ -167,8 +188,8 @@ pub struct Prompted {
 
 pub const PROMPTS: [usize; 3] = [128, 2048, 16_384];
 
-/// Prompts of each length.
-const TIMES: u64 = 5;
+/// Prompts of each length, for each side.
+const TIMES: u64 = 3;
 
 impl<D: Side, H: Side> Both<'_, D, H> {
     pub fn prompted(&self, prompt_tokens: usize) -> Result<Prompted, Failure> {
@@ -179,7 +200,7 @@ impl<D: Side, H: Side> Both<'_, D, H> {
         direct(0)?;
         let mut times: [Vec<f64>; 4] = Default::default();
         for number in 1..=TIMES {
-            // Each side has prompts of its own: what one leaves in a cache is no help to the other.
+            // Each side has prompts of its own.
             let (own, others) = (2 * number, 2 * number + 1);
             let replies = [direct(own)?, http(others)?, direct(own)?, http(others)?];
             times.iter_mut().zip(replies).for_each(|(times, reply)| times.push(ms(reply.first)));

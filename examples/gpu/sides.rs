@@ -1,5 +1,6 @@
 //! The two ways to an engine: itself, and through a gateway over HTTP.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -7,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use eventsource_stream::Eventsource as _;
 use futures_util::StreamExt as _;
+use reqwest::StatusCode;
+use reqwest::header::RETRY_AFTER;
 use serde::Deserialize;
 use serde_json::json;
-use sluicegate::engine::{Engine, Generation, Piece, Prepared, Reading, Sampling, Sink};
+use sluicegate::engine::{Engine, Finish, Generation, Piece, Prepared, Reading, Sampling, Sink};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -144,25 +147,32 @@ impl Direct {
     pub async fn let_go(&self, question: &Question) -> Result<Duration, Failure> {
         let (engine, cancel) = (&self.0[0], CancellationToken::new());
         let began = Arc::new(Semaphore::new(0));
-        let mut reading = Incoming::new(&question.clone().telling(&began));
-        let generate = engine.generate(Self::generation(question, cancel.clone()), &mut reading);
+        let mut incoming = Incoming::new(&question.clone().telling(&began));
+        let generate = async {
+            let finished = engine.generate(Self::generation(question, cancel.clone()), &mut incoming).await;
+            // Also where there was no token.
+            began.add_permits(1);
+            finished
+        };
         let hang_up = async {
             drop(began.acquire().await);
             cancel.cancel();
             Instant::now()
         };
         let (finished, canceled) = tokio::join!(generate, hang_up);
-        finished?;
-        Ok(canceled.elapsed())
+        match finished?.finish {
+            Finish::Canceled => Ok(canceled.elapsed()),
+            other => Err(format!("an answer ended by {other:?} before it was cancelled").into()),
+        }
     }
 }
 
 impl Side for Direct {
     async fn ask(&self, question: Question, number: usize) -> Result<Reply, Failure> {
-        let mut reading = Incoming::new(&question);
+        let mut incoming = Incoming::new(&question);
         let engine = &self.0[number % self.0.len()];
-        let finished = engine.generate(Self::generation(&question, CancellationToken::new()), &mut reading).await?;
-        reading.finish(finished.tokens_out, question.max_tokens)
+        let finished = engine.generate(Self::generation(&question, CancellationToken::new()), &mut incoming).await?;
+        incoming.finish(finished.tokens_out, question.max_tokens)
     }
 }
 
@@ -171,6 +181,26 @@ impl Side for Direct {
 pub struct OverHttp {
     client: reqwest::Client,
     base: Arc<str>,
+}
+
+/// Nothing that is asked of it takes longer.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// An answer that is none.
+#[derive(Debug, thiserror::Error)]
+#[error("{status}: {body}")]
+pub struct Refused {
+    pub status: StatusCode,
+    /// After which to come again.
+    pub seconds: Option<u64>,
+    pub body: String,
+}
+
+impl Refused {
+    /// Whether the pool takes nothing now, and says when to come again.
+    pub fn is_put_off(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE && self.seconds.is_some()
+    }
 }
 
 /// What is looked at in a chunk.
@@ -192,7 +222,7 @@ struct Usage {
 
 impl OverHttp {
     pub fn new(address: SocketAddr) -> Result<Self, Failure> {
-        let client = reqwest::Client::builder().no_proxy().http1_only().build()?;
+        let client = reqwest::Client::builder().no_proxy().http1_only().timeout(PATIENCE).build()?;
         Ok(Self { client, base: format!("http://{address}").into() })
     }
 
@@ -205,18 +235,24 @@ impl OverHttp {
     }
 }
 
+/// The bias of an answer that has all the tokens that it may have.
+pub fn never_ends() -> BTreeMap<String, i32> {
+    END_TOKENS.map(|token| (token.to_string(), -100)).into()
+}
+
 impl Side for OverHttp {
     async fn ask(&self, question: Question, _: usize) -> Result<Reply, Failure> {
-        let [one, other] = END_TOKENS.map(|token| token.to_string());
         let body = json!({
             "model": MODEL, "prompt": &*question.prompt, "max_tokens": question.max_tokens, "seed": question.seed,
-            "temperature": question.temperature(), "logit_bias": {one: -100, other: -100},
+            "temperature": question.temperature(), "logit_bias": never_ends(),
             "stream": true, "stream_options": {"include_usage": true},
         });
-        let mut reading = Incoming::new(&question);
+        let mut incoming = Incoming::new(&question);
         let response = self.post("/v1/completions").json(&body).send().await?;
         if !response.status().is_success() {
-            return Err(format!("{}: {}", response.status(), response.text().await?).into());
+            let (status, headers) = (response.status(), response.headers());
+            let seconds = headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+            return Err(Refused { status, seconds, body: response.text().await? }.into());
         }
         let (mut events, mut tokens) = (response.bytes_stream().eventsource(), 0);
         while let Some(event) = events.next().await {
@@ -225,9 +261,9 @@ impl Side for OverHttp {
                 break;
             }
             let chunk: Chunk = serde_json::from_str(&data).map_err(|_| data)?;
-            chunk.choices.iter().for_each(|choice| reading.take(&choice.text));
+            chunk.choices.iter().for_each(|choice| incoming.take(&choice.text));
             tokens = chunk.usage.map_or(tokens, |usage| usage.completion_tokens);
         }
-        reading.finish(tokens, question.max_tokens)
+        incoming.finish(tokens, question.max_tokens)
     }
 }

@@ -11,7 +11,7 @@ use sluicegate::app::App;
 use sluicegate::catalog::LiveCatalog;
 use sluicegate::config::{Config, Overrides, Pool};
 use sluicegate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles};
-use sluicegate::engine::{Engine, LoadError, Loader, Room};
+use sluicegate::engine::{Engine, LoadError, LoadPermit, Loader, Room};
 use sluicegate::lifecycle::Lifecycle;
 
 use crate::Failure;
@@ -36,7 +36,7 @@ pub async fn load(slots: u32) -> Result<Arc<dyn Engine>, Failure> {
 struct Shared(Arc<dyn Engine>);
 
 impl Loader for Shared {
-    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+    fn load<'a>(&'a self, _: &'a LoadPermit) -> BoxFuture<'a, Result<Arc<dyn Engine>, LoadError>> {
         let engine = Arc::clone(&self.0);
         async { Ok(engine) }.boxed()
     }

@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::engine::mistral::{Device, LoadSpec, MistralEngine, ModelFiles as EngineFiles};
 use crate::engine::remote::{Place, RemoteEngine, RemoteSpec};
 use crate::engine::scripted::{Failure, FailureKind, Script, ScriptedEngine};
-use crate::engine::{Engine, LoadError, Loader, Room, Turn};
+use crate::engine::{Engine, LoadError, LoadPermit, Loader, Room};
 use crate::gateway::Configured;
 use crate::ids::{ModelId, PoolId};
 use crate::lifecycle::Lifecycle;
@@ -108,7 +108,7 @@ fn scripted(script: &config::Script, slots: Option<u32>) -> Script {
 struct Scripted(Script);
 
 impl Loader for Scripted {
-    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+    fn load<'a>(&'a self, _: &'a LoadPermit) -> BoxFuture<'a, Result<Arc<dyn Engine>, LoadError>> {
         async { Ok(Arc::new(ScriptedEngine::new(self.0.clone())) as Arc<dyn Engine>) }.boxed()
     }
 
@@ -128,7 +128,7 @@ struct Remote {
 }
 
 impl Loader for Remote {
-    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+    fn load<'a>(&'a self, _: &'a LoadPermit) -> BoxFuture<'a, Result<Arc<dyn Engine>, LoadError>> {
         async {
             let spec = self.spec.clone();
             let made = self.lifecycle.blocking("read tokenizer", move || RemoteEngine::new(spec)).await;
@@ -218,7 +218,7 @@ impl Mistral {
 }
 
 impl Loader for Mistral {
-    fn ready(&self) -> BoxFuture<'_, Result<Turn, LoadError>> {
+    fn ready(&self) -> BoxFuture<'_, Result<LoadPermit, LoadError>> {
         async {
             self.found.get_or_try_init(|| self.find()).await?;
             Ok(self.turns.take(self.device()).await)
@@ -226,7 +226,7 @@ impl Loader for Mistral {
         .boxed()
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+    fn load<'a>(&'a self, _: &'a LoadPermit) -> BoxFuture<'a, Result<Arc<dyn Engine>, LoadError>> {
         self.load_model().boxed()
     }
 

@@ -24,8 +24,15 @@
 //!
 //! Every sequence runs cold: the engine is loaded without its prefix cache, so `Generation::cold` asks for what is
 //! anyway the case, and `Finished::cached_tokens` is 0. In mistralrs 0.8.1 that cache cannot be passed over for one
-//! request, so a cold run could not be had with it, and without paged attention it keeps the keys and values of every
-//! finished sequence in memory for ever (it evicts only what is not in the CPU's memory).
+//! request, so a cold run could not be had with it. Without paged attention it keeps the keys and values of every
+//! finished sequence in memory for ever (it evicts only what is not in the CPU's memory). With paged attention it is wrong: of
+//! prompts of different lengths that are scheduled together it computes those of one length, and takes the blocks of the
+//! others for computed (`PagedAttentionScheduler::_preempt`), so that answers depend on what was in them before.
+//!
+//! The price on a GPU: in one step the engine computes only sequences of one length. It gives the blocks of the others away, and
+//! computes those from their beginning when it is their turn, for each of their tokens
+//! (<https://github.com/EricLBuehler/mistral.rs/issues/2024>). Sequences that have the same length and begin together are
+//! computed together to their end.
 
 mod check;
 mod defaults;
@@ -56,6 +63,7 @@ use super::{
     LET_GO_DEADLINE, LoadError, Nowhere, Prepared, Prompt, PromptError, Reading, Sampling, Sink, Unheld,
 };
 use gpu::Gpu;
+pub use gpu::uuid as gpu_uuid;
 use lanes::Lanes;
 pub use load::copies_on_cpu;
 use processor::Answers;

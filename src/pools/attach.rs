@@ -43,7 +43,7 @@ impl Pool {
     /// [`NotAttached`].
     pub async fn attach(self: &Arc<Self>, place: &Place) -> Result<Attached, NotAttached> {
         let loader = self.lock().loader.at(place).ok_or(NotAttached::NotRemote)?;
-        let engine = loader.load().await?;
+        let engine = loader.load(&loader.ready().await?).await?;
         let info = engine.info().clone();
         let (attached, stay) = {
             let mut state = self.lock();

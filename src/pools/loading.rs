@@ -8,10 +8,10 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Pool;
-use super::recovery::release;
+use super::recovery::{Loaded, release};
 use crate::engine::{Engine, LoadError, Loader};
 use crate::lifecycle::{Lifecycle, OnPanic};
 
@@ -53,10 +53,10 @@ impl Pool {
     ///
     /// Its files, and what is loaded onto the same device before, have as much time once more; a load that was given up keeps the
     /// others waiting until it ends.
-    pub(super) async fn load_in_time(self: &Arc<Self>, loader: &Arc<dyn Loader>) -> Result<Arc<dyn Engine>, LoadError> {
+    pub(super) async fn load_in_time(self: &Arc<Self>, loader: &Arc<dyn Loader>) -> Result<Loaded, LoadError> {
         let limit = self.spec.watchdog.load;
         let ready = timeout(limit, loader.ready()).await;
-        let turn = ready.map_err(|_| too_long("waiting for the model's files, or for another load,", limit))??;
+        let permit = ready.map_err(|_| too_long("waiting for the model's files, or for another load,", limit))??;
         let (load, loader) = (Arc::new(Load::default()), Arc::clone(loader));
         let weak = Arc::downgrade(&load);
         {
@@ -64,24 +64,26 @@ impl Pool {
             state.loads.retain(|load| load.strong_count() > 0);
             state.loads.push(Weak::clone(&weak));
         }
+        let began = Instant::now();
         let (hand_over, loaded) = oneshot::channel();
         let mut waiting = Waiting { load: weak, loaded, lifecycle: &self.lifecycle };
         let pool = self.spec.id.clone();
         self.lifecycle.spawn("load", OnPanic::Continue, async move {
-            let outcome = loader.load().await;
-            drop(turn);
+            let outcome = loader.load(&permit).await;
             if let Err(outcome) = hand_over.send(outcome) {
                 tracing::warn!(%pool, loaded = outcome.is_ok(), "the loading of a model has ended that was given up");
                 if let Ok(engine) = outcome {
                     release(engine).await;
                 }
             }
+            // The memory of one that was given up is free before the next is loaded.
+            drop(permit);
             drop(load);
         });
         let outcome = timeout(limit, &mut waiting.loaded).await;
         drop(waiting);
         match outcome {
-            Ok(Ok(outcome)) => outcome,
+            Ok(Ok(outcome)) => Ok(Loaded { engine: outcome?, began }),
             Ok(Err(_)) => Err(LoadError("loading the model panicked".to_owned())),
             Err(_) => Err(too_long("loading the model", limit)),
         }

@@ -29,19 +29,26 @@ pub struct Prediction {
 pub struct Bench<'a> {
     /// Its device.
     pub device: Option<&'a str>,
-    pub slots: u32,
+    pub slots: SlotUse,
     /// Tokens that the cache has room for which its sequences share; `None` where each has its own.
     pub cache: Option<u64>,
     pub running: Vec<Running>,
 }
 
-impl Bench<'_> {
-    /// So many sequences like those that run fit into the cache.
-    fn side_by_side(&self, used: u32) -> u32 {
-        let held: u64 = self.running.iter().map(|task| task.cache).sum();
-        let fitting = |tokens: u64| tokens.saturating_mul(u64::from(used)).checked_div(held);
-        let fitting = self.cache.and_then(fitting).map(|fitting| u32::try_from(fitting).unwrap_or(u32::MAX));
-        fitting.map_or(u32::MAX, |fitting| fitting.max(used))
+/// The slots of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotUse {
+    pub all: u32,
+    /// As many of them as the shared cache has room for, with sequences like those that run.
+    pub at_once: u32,
+    pub used: u32,
+}
+
+impl SlotUse {
+    /// Sequences that run at once while one more runs. `waiting` says whether anything waits.
+    fn occupancy(self, waiting: bool) -> u32 {
+        let most = self.at_once.clamp(1, self.all.max(1));
+        if waiting { most } else { self.used.saturating_add(1).min(most) }
     }
 }
 
@@ -54,7 +61,10 @@ pub struct Forecast<'a> {
     rates: &'a Rates,
     /// At least one.
     replicas: Vec<Ahead<'a>>,
+    /// Of those that keep the next ones from starting sooner.
     last_start: f64,
+    /// Of all.
+    latest_start: f64,
 }
 
 #[derive(Debug, Clone)]
@@ -71,7 +81,7 @@ struct Ahead<'a> {
 #[derive(Debug, Clone)]
 struct CacheAhead {
     tokens: u64,
-    /// Of those that nobody holds, once all that is known to have started has.
+    /// Of those that nobody holds.
     free: u64,
     /// When tasks give back what they hold, in ms from now, ascending.
     held: Vec<(f64, u64)>,
@@ -94,20 +104,30 @@ impl CacheAhead {
         at
     }
 
-    /// Gives so much to a task from `start` to `end`; nothing that comes later starts before `start`.
+    /// Gives so much to a task from `start` to `end`: first of what others give back last before it starts, so that what is free
+    /// earlier stays so.
     fn hold(&mut self, wanted: u64, (start, end): (f64, f64)) {
-        let ended = self.held.partition_point(|(end, _)| *end <= start);
-        self.free += self.held.drain(..ended).map(|(_, tokens)| tokens).sum::<u64>();
-        // A task that needs more than there is would never start, and is not put here.
-        let given = wanted.min(self.free);
-        self.free -= given;
+        let mut left = wanted;
+        let ended = self.ended_by(start);
+        for (_, tokens) in self.held[..ended].iter_mut().rev() {
+            let part = left.min(*tokens);
+            (*tokens, left) = (*tokens - part, left - part);
+        }
+        self.held.retain(|(_, tokens)| *tokens > 0);
+        let part = left.min(self.free);
+        (self.free, left) = (self.free - part, left - part);
         let at = self.held.partition_point(|(other, _)| *other <= end);
-        self.held.insert(at, (end, given));
+        self.held.insert(at, (end, wanted - left));
     }
 
-    /// How much longer tasks like these take together than their slots say, since no more of them fit side by side.
-    fn stretch(&self, each: f64, slots: usize) -> f64 {
-        (each * slots as f64 / self.tokens.max(1) as f64).max(1.0)
+    /// Nobody starts before `start` any more.
+    fn forget(&mut self, start: f64) {
+        let ended = self.ended_by(start);
+        self.free += self.held.drain(..ended).map(|(_, tokens)| tokens).sum::<u64>();
+    }
+
+    fn ended_by(&self, start: f64) -> usize {
+        self.held.partition_point(|(end, _)| *end <= start)
     }
 }
 
@@ -116,10 +136,23 @@ impl Ahead<'_> {
         work.slots.clamp(1, self.free_at.len() as u64) as usize
     }
 
+    /// Whether the cache can hold each sequence of a task, if nothing else is there.
+    fn holds(&self, work: Work) -> bool {
+        let each = work.cache / work.sequences.min(work.slots).max(1);
+        self.cache.as_ref().is_none_or(|cache| each <= cache.tokens)
+    }
+
     /// When a task has here what it needs.
     fn ready_at(&self, work: Work) -> f64 {
         let cache = self.cache.as_ref().map_or(0.0, |cache| cache.free_at(work.cache.min(cache.tokens)));
         self.free_at[self.needs(work) - 1].max(cache)
+    }
+
+    /// Of its slots those that tasks which need so much of the cache can have at once.
+    fn side_by_side(&self, each: f64) -> usize {
+        let slots = self.free_at.len();
+        let fitting = self.cache.as_ref().map(|cache| cache.tokens as f64 / each);
+        fitting.map_or(slots, |fitting| (fitting as usize).clamp(1, slots))
     }
 }
 
@@ -130,43 +163,64 @@ impl<'a> Forecast<'a> {
         if replicas.is_empty() {
             replicas.push(Ahead { device: None, occupancy: 1, free_at: vec![0.0], cache: None });
         }
-        Self { rates, replicas, last_start: 0.0 }
+        Self { rates, replicas, last_start: 0.0, latest_start: 0.0 }
     }
 
     /// Puts the next task on its slots, on one of these devices.
     pub fn next(&mut self, work: Work, devices: Option<&str>) -> Prediction {
-        let suits = |at: &usize| is_on(self.replicas[*at].device, devices);
-        let soonest = |at: &usize, other: &usize| {
-            self.replicas[*at].ready_at(work).total_cmp(&self.replicas[*other].ready_at(work))
+        let suits = |at: &usize| is_on(self.replicas[*at].device, devices) && self.replicas[*at].holds(work);
+        let best = self.soonest(work, (0..self.replicas.len()).filter(suits));
+        // It waits for a replica that is not there now. What the others do is the best guess, and it keeps none of them.
+        let Some(best) = best else {
+            let best = self.soonest(work, 0..self.replicas.len()).unwrap_or(0);
+            return self.on(best, work).into();
         };
-        let best = (0..self.replicas.len()).filter(suits).min_by(soonest);
-        // None of its devices is there now: it waits for one that comes back, and what the others do is the best guess.
-        let best = best.or_else(|| (0..self.replicas.len()).min_by(soonest)).unwrap_or(0);
-        let replica = &mut self.replicas[best];
-        let needs = replica.needs(work);
-        let start = replica.ready_at(work).max(self.last_start);
-        let end = start + takes_ms(self.rates, replica.occupancy, work, needs as u64);
+        let times = self.on(best, work);
         if devices.is_none() {
-            self.last_start = start;
+            self.last_start = times.start;
         }
-        replica.free_at[..needs].fill(end);
+        self.latest_start = self.latest_start.max(times.start);
+        let last_start = self.last_start;
+        let replica = &mut self.replicas[best];
+        // Of the slots that are free by then those that are free last: others may start on the rest before.
+        let free = replica.free_at.partition_point(|at| *at <= times.start);
+        let needs = replica.needs(work);
+        replica.free_at[free.saturating_sub(needs)..free].fill(times.end);
         replica.free_at.sort_unstable_by(f64::total_cmp);
         if let Some(cache) = &mut replica.cache {
-            cache.hold(work.cache, (start, end));
+            cache.hold(work.cache.min(cache.tokens), (times.start, times.end));
+            cache.forget(last_start);
         }
-        Prediction { start_ms: to_ms(start), end_ms: to_ms(end) }
+        times.into()
     }
 
-    /// Puts many tasks on the slots at once, spread evenly, where it matters little which is where.
+    fn soonest(&self, work: Work, among: impl Iterator<Item = usize>) -> Option<usize> {
+        let ready_at = |at: &usize| self.replicas[*at].ready_at(work);
+        among.min_by(|at, other| ready_at(at).total_cmp(&ready_at(other)))
+    }
+
+    fn on(&self, at: usize, work: Work) -> Times {
+        let replica = &self.replicas[at];
+        let start = replica.ready_at(work).max(self.last_start);
+        Times { start, end: start + takes_ms(self.rates, replica.occupancy, work, replica.needs(work) as u64) }
+    }
+
+    /// When all that was put here has started; at least 1 ms.
+    pub fn all_started_ms(&self) -> u64 {
+        to_ms(self.latest_start).max(1)
+    }
+
+    /// Puts many tasks on the slots at once, spread evenly, where it matters little which is where. Which devices they wait for is not
+    /// looked at, and the caches are as they were: their slots say how many fit side by side.
     pub fn many(&mut self, work: Work) {
         let occupancy = self.replicas.iter().map(|replica| replica.occupancy).max().unwrap_or(1);
+        let mut rest = self.rates.work_ms(occupancy, work);
         let each = work.cache as f64 / work.slots.max(1) as f64;
-        let stretch = |replica: &Ahead<'_>| {
-            replica.cache.as_ref().map_or(1.0, |cache| cache.stretch(each, replica.free_at.len()))
-        };
-        let stretch = self.replicas.iter().map(stretch).fold(1.0, f64::max);
-        let mut rest = self.rates.work_ms(occupancy, work) * stretch;
-        let mut slots: Vec<&mut f64> = self.replicas.iter_mut().flat_map(|replica| &mut replica.free_at).collect();
+        // Those that are in use, and as many of the others as the cache has room for.
+        let unusable: Vec<_> =
+            self.replicas.iter().map(|replica| replica.free_at.len() - replica.side_by_side(each)).collect();
+        let usable = self.replicas.iter_mut().zip(&unusable).flat_map(|(replica, at)| &mut replica.free_at[*at..]);
+        let mut slots: Vec<&mut f64> = usable.collect();
         slots.sort_unstable_by(|a, b| a.total_cmp(b));
         // Fills the slots that are free first, up to where the next one begins.
         for filled in 1..=slots.len() {
@@ -179,42 +233,54 @@ impl<'a> Forecast<'a> {
                 break;
             }
         }
-        self.replicas.iter_mut().for_each(|replica| replica.free_at.sort_unstable_by(f64::total_cmp));
+        let level = slots.first().map_or(0.0, |slot| **slot);
+        self.latest_start = self.latest_start.max(level);
+        for (replica, unusable) in self.replicas.iter_mut().zip(unusable) {
+            let soonest = replica.free_at[unusable..].iter().copied().fold(f64::INFINITY, f64::min);
+            replica.free_at[..unusable].fill(soonest);
+            replica.free_at.sort_unstable_by(f64::total_cmp);
+        }
+    }
+}
+
+/// In ms from now.
+#[derive(Clone, Copy)]
+struct Times {
+    start: f64,
+    end: f64,
+}
+
+impl From<Times> for Prediction {
+    fn from(times: Times) -> Self {
+        Self { start_ms: to_ms(times.start), end_ms: to_ms(times.end) }
     }
 }
 
 fn ahead<'a>(rates: &Rates, replica: &Bench<'a>, waiting: bool) -> Ahead<'a> {
-    let slots = replica.slots.max(1);
-    let used = replica.running.iter().map(|task| task.slots).sum::<u32>();
-    let occupancy = occupancy(replica.side_by_side(used).min(slots), used, waiting);
+    let slots = replica.slots.all.max(1) as usize;
+    let occupancy = replica.slots.occupancy(waiting);
     let ends =
         |task: &Running| rates.sequence_ms(occupancy, f64::from(task.prefill_tokens), f64::from(task.decode_tokens));
     let running: Vec<_> = replica.running.iter().map(|task| (ends(task), task)).collect();
     let each = running.iter().flat_map(|(end, task)| std::iter::repeat_n(*end, task.slots as usize));
-    let mut free_at: Vec<f64> = each.take(slots as usize).collect();
-    free_at.resize(slots as usize, 0.0);
+    let mut free_at: Vec<f64> = each.take(slots).collect();
+    free_at.resize(slots, 0.0);
     free_at.sort_unstable_by(f64::total_cmp);
     let cache = replica.cache.map(|tokens| {
         let mut cache = CacheAhead::new(tokens);
-        running.iter().for_each(|(end, task)| cache.hold(task.cache, (0.0, *end)));
+        running.iter().for_each(|(end, task)| cache.hold(task.cache, (f64::NEG_INFINITY, *end)));
         cache
     });
     Ahead { device: replica.device, occupancy, free_at, cache }
 }
 
-/// A task that starts now, on a replica of which so many slots are in use, as a [`Forecast`] has it: what runs beside it need not be
-/// looked at for that. `None` where it has no room there.
-pub fn starting_now(rates: &Rates, (slots, used): (u32, u32), waiting: bool, work: Work) -> Option<Prediction> {
-    let slots = slots.max(1);
-    let needs = work.slots.clamp(1, slots.into());
-    let has_room = u64::from(slots.saturating_sub(used)) >= needs;
-    let ends = || takes_ms(rates, occupancy(slots, used, waiting), work, needs);
+/// A task that starts now, on a replica with such slots, as a [`Forecast`] has it: what runs beside it need not be looked at for that.
+/// `None` where it has no room there.
+pub fn starting_now(rates: &Rates, slots: SlotUse, waiting: bool, work: Work) -> Option<Prediction> {
+    let needs = work.slots.clamp(1, slots.all.max(1).into());
+    let has_room = u64::from(slots.all.max(1).saturating_sub(slots.used)) >= needs;
+    let ends = || takes_ms(rates, slots.occupancy(waiting), work, needs);
     has_room.then(|| Prediction { start_ms: 0, end_ms: to_ms(ends()) })
-}
-
-/// Sequences that run at once while one more runs.
-fn occupancy(slots: u32, used: u32, waiting: bool) -> u32 {
-    if waiting { slots } else { used.saturating_add(1).min(slots) }
 }
 
 /// How long a task runs that has so many slots.
@@ -255,6 +321,7 @@ mod tests {
     }
 
     fn replica(slots: u32, decode_tokens: &[u32]) -> Bench<'static> {
+        let slots = SlotUse { all: slots, at_once: slots, used: decode_tokens.len() as u32 };
         Bench { device: None, slots, cache: None, running: decode_tokens.iter().copied().map(running).collect() }
     }
 
@@ -318,6 +385,28 @@ mod tests {
         assert_eq!(forecast.next(work(1), None).start_ms, 200);
         assert_eq!(forecast.next(work(1), Some("cuda:0, cuda:1")).start_ms, 300);
         assert_eq!(forecast.next(work(1), Some("cuda:7")).start_ms, 400, "as if it were one of those that are there");
+        assert_eq!(forecast.next(work(1), None).start_ms, 400, "which it does not keep");
+        assert_eq!(forecast.all_started_ms(), 500, "the first of them too");
+    }
+
+    #[test]
+    fn what_a_task_waits_for_some_devices_for_is_not_free_before_it() {
+        let rates = rates();
+        let held = Running { cache: 900, ..running(50) };
+        let bench = Bench { device: Some("cuda:0"), cache: Some(1000), running: vec![held], ..replica(8, &[]) };
+        let mut forecast = Forecast::new(&rates, &[bench], true);
+        let cached = |cache| Work { cache, ..work(1) };
+        assert_eq!(forecast.next(cached(500), Some("cuda:0")).start_ms, 500);
+        assert_eq!(forecast.next(cached(100), None).start_ms, 0);
+        assert_eq!(forecast.next(cached(400), None).start_ms, 500);
+    }
+
+    #[test]
+    fn a_task_is_foreseen_where_the_cache_can_hold_it() {
+        let rates = rates();
+        let cached = |cache, decode_tokens| Bench { cache: Some(cache), ..replica(1, &[decode_tokens]) };
+        let mut forecast = Forecast::new(&rates, &[cached(100, 1), cached(1000, 50)], true);
+        assert_eq!(forecast.next(Work { cache: 500, ..work(1) }, None).start_ms, 500);
     }
 
     #[test]
@@ -331,17 +420,18 @@ mod tests {
     proptest! {
         #[test]
         fn a_task_that_starts_now_is_foreseen_without_looking_at_the_others(
-            slots in 1u32..9,
+            (all, at_once) in (1u32..9).prop_flat_map(|all| (Just(all), 1..=all)),
             used in 0u32..9,
             needs in 1u64..5,
             sequences in 1u64..5,
             waiting: bool,
         ) {
-            let (rates, used) = (rates(), used.min(slots));
+            let (rates, used) = (rates(), used.min(all));
             let work = Work { slots: needs, sequences, ..work(1) };
-            let mut forecast = Forecast::new(&rates, &[replica(slots, &vec![50; used as usize])], waiting);
-            let foreseen = forecast.next(work, None);
-            let now = starting_now(&rates, (slots, used), waiting, work);
+            let slots = SlotUse { all, at_once, used };
+            let bench = Bench { slots, ..replica(all, &vec![50; used as usize]) };
+            let foreseen = Forecast::new(&rates, &[bench], waiting).next(work, None);
+            let now = starting_now(&rates, slots, waiting, work);
             prop_assert_eq!(now, (foreseen.start_ms == 0).then_some(foreseen));
         }
 
@@ -349,13 +439,15 @@ mod tests {
         #[test]
         fn a_cache_is_never_overdrawn(
             tokens in 100u64..1000,
-            tasks in proptest::collection::vec((1u64..100, 1u64..40), 1..60),
+            tasks in proptest::collection::vec((1u64..100, 1u64..40, prop::bool::weighted(0.2)), 1..60),
         ) {
             let rates = rates();
-            let mut forecast = Forecast::new(&rates, &[Bench { cache: Some(tokens), ..replica(64, &[]) }], true);
+            let bench = Bench { device: Some("cuda:0"), cache: Some(tokens), ..replica(64, &[]) };
+            let mut forecast = Forecast::new(&rates, &[bench], true);
             let mut runs = Vec::new();
-            for (cache, decode_tokens) in tasks {
-                let placed = forecast.next(Work { cache, decode_tokens, ..work(1) }, None);
+            for (cache, decode_tokens, masked) in tasks {
+                let work = Work { cache, decode_tokens, ..work(1) };
+                let placed = forecast.next(work, masked.then_some("cuda:0"));
                 runs.push((placed.start_ms, placed.end_ms, cache));
             }
             for (start, ..) in &runs {
@@ -366,9 +458,19 @@ mod tests {
 
         /// Where all tasks are alike it makes no difference whether they are put there one by one or together.
         #[test]
-        fn many_is_as_one_by_one(count in 1u64..200, slots in 1u32..9, held in proptest::collection::vec(0u32..80, 0..8)) {
+        fn many_is_as_one_by_one(
+            count in 1u64..200,
+            slots in 1u32..9,
+            fitting in proptest::option::of(1u64..9),
+            held in proptest::collection::vec(0u32..80, 0..8),
+        ) {
             let rates = rates();
-            let mut each = Forecast::new(&rates, &[replica(slots, &held)], true);
+            let most = slots.min(fitting.map_or(u32::MAX, |fitting| fitting as u32)) as usize;
+            let mut bench = replica(slots, &held[..held.len().min(most)]);
+            bench.cache = fitting.map(|fitting| fitting * 100);
+            bench.running.iter_mut().for_each(|running| running.cache = 100);
+            let work = |tasks| Work { cache: 100 * tasks, ..work(tasks) };
+            let mut each = Forecast::new(&rates, &[bench], true);
             let mut together = each.clone();
             for _ in 0..count {
                 each.next(work(1), None);

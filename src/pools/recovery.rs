@@ -51,13 +51,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 impl Pool {
     /// A new engine of `loader`'s model, or of the pool's own.
     pub(super) async fn load_and_probe(self: &Arc<Self>, loader: &Arc<dyn Loader>) -> Result<Fresh, LoadError> {
-        let began = Instant::now();
-        let engine = self.load_in_time(loader).await?;
-        self.probe_new(engine, began).await
+        let loaded = self.load_in_time(loader).await?;
+        self.probe_new(loaded).await
     }
 
     /// Sees whether an engine that was just loaded generates, and how fast it is.
-    pub(super) async fn probe_new(&self, engine: Arc<dyn Engine>, began: Instant) -> Result<Fresh, LoadError> {
+    pub(super) async fn probe_new(&self, Loaded { engine, began }: Loaded) -> Result<Fresh, LoadError> {
         let mut measured = Vec::new();
         for prompt_tokens in [SHORT_PROBE].into_iter().chain(LONG_PROBES) {
             let probe_began = Instant::now();
@@ -100,11 +99,11 @@ impl Pool {
 
     /// The first engine; its files may have to be fetched, however long that takes.
     pub(super) async fn load_first(&self, loader: &Arc<dyn Loader>) -> Result<Fresh, LoadError> {
-        let turn = loader.ready().await?;
+        let permit = loader.ready().await?;
         let began = Instant::now();
-        let engine = loader.load().await?;
-        drop(turn);
-        self.probe_new(engine, began).await
+        let engine = loader.load(&permit).await?;
+        drop(permit);
+        self.probe_new(Loaded { engine, began }).await
     }
 
     /// The first engine of the model that an earlier process has reloaded the pool with. Where that cannot be had, the pool's
@@ -137,11 +136,12 @@ impl Pool {
         loader: &Arc<dyn Loader>,
         stay: Stay,
     ) -> Result<(), LoadError> {
-        let engine = loader.load().await?;
-        let probing = self.probe_new(Arc::clone(&engine), Instant::now());
+        let permit = loader.ready().await?;
+        let engine = loader.load(&permit).await?;
+        let probing = self.probe_new(Loaded { engine: Arc::clone(&engine), began: Instant::now() });
         match timeout(START_PATIENCE, probing).await {
             Ok(Ok(fresh)) => self.install(0, fresh, stay).await,
-            Ok(Err(error)) => self.away(0, loader.load().await?, &error),
+            Ok(Err(error)) => self.away(0, loader.load(&permit).await?, &error),
             Err(_) => {
                 let why = engine.trouble().unwrap_or_else(|| "the server does not answer yet".to_owned());
                 self.away(0, engine, &LoadError(format!("pool {}: {why}", self.spec.id)));
@@ -290,6 +290,13 @@ impl Pool {
         self.changed.notify_one();
         self.recovered.notify_waiters();
     }
+}
+
+/// An engine that was just loaded.
+pub(super) struct Loaded {
+    pub engine: Arc<dyn Engine>,
+    /// When loading it began, its files being there and nothing else being loaded.
+    pub began: Instant,
 }
 
 /// An engine that was just loaded and works, with how fast it was.

@@ -11,7 +11,6 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::recovery::{Fresh, release};
@@ -337,11 +336,11 @@ impl Reloading {
     /// An end leaves nothing behind that was loaded: its memory is free before this returns.
     async fn load_one(&self, replica: usize) -> Result<Fresh, LoadError> {
         self.enter(Phase::Loading);
-        let began = Instant::now();
         let loader = loader_for(&self.loader, replica);
-        let engine = self.unless_ending(self.pool.load_in_time(&loader)).await??;
+        let loaded = self.unless_ending(self.pool.load_in_time(&loader)).await??;
         self.enter(Phase::Probing);
-        match self.unless_ending(self.pool.probe_new(Arc::clone(&engine), began)).await {
+        let engine = Arc::clone(&loaded.engine);
+        match self.unless_ending(self.pool.probe_new(loaded)).await {
             Ok(probed) => probed,
             Err(ending) => {
                 release(engine).await;

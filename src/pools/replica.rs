@@ -162,6 +162,15 @@ impl Replica {
         self.health == Health::Ready && slots && need.cache <= self.cache_free()
     }
 
+    /// Its slots, as far as the cache has room for more sequences like those that run.
+    pub fn slots(&self) -> super::predict::SlotUse {
+        let (all, used) = (self.capacity.slots, self.used.slots);
+        let fitting = |tokens: u64| tokens.saturating_mul(u64::from(used)).checked_div(self.used.cache);
+        let fitting = self.capacity.cache.and_then(|cache| fitting(cache.tokens));
+        let at_once = fitting.map_or(all, |fitting| u32::try_from(fitting).unwrap_or(u32::MAX)).max(used);
+        super::predict::SlotUse { all, at_once, used }
+    }
+
     /// Whether it runs on one of these devices; see [`placement::devices`].
     pub fn is_on(&self, mask: Option<&str>) -> bool {
         placement::is_on(self.device.as_deref(), mask)

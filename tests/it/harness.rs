@@ -17,7 +17,7 @@ use http_body_util::BodyExt as _;
 use sluicegate::app::App;
 use sluicegate::config::{Config, Overrides};
 use sluicegate::engine::scripted::{Script, ScriptedEngine};
-use sluicegate::engine::{Engine, LoadError, Loader, Room, Turn};
+use sluicegate::engine::{Engine, LoadError, LoadPermit, Loader, Room};
 use sluicegate::lifecycle::Lifecycle;
 use sluicegate::pools::Pool;
 use sluicegate_compat::native::{KeyRequest, TenantRequest};
@@ -83,19 +83,19 @@ struct ScriptedLoader {
 }
 
 impl Loader for ScriptedLoader {
-    fn ready(&self) -> BoxFuture<'_, Result<Turn, LoadError>> {
+    fn ready(&self) -> BoxFuture<'_, Result<LoadPermit, LoadError>> {
         async {
             let next = self.loads.load(Ordering::SeqCst);
             let pause = self.busy.lock().unwrap().get(&next).copied();
             if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
             }
-            Ok(None)
+            Ok(LoadPermit::FREE)
         }
         .boxed()
     }
 
-    fn load(&self) -> BoxFuture<'_, Result<Arc<dyn Engine>, LoadError>> {
+    fn load<'a>(&'a self, _: &'a LoadPermit) -> BoxFuture<'a, Result<Arc<dyn Engine>, LoadError>> {
         async {
             let number = self.loads.fetch_add(1, Ordering::SeqCst);
             let pause = self.slow.lock().unwrap().get(&number).copied();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::config::Device;
-use crate::engine::Turn;
+use crate::engine::LoadPermit;
 
 /// Those who load, for each GPU.
 #[derive(Default)]
@@ -12,14 +12,14 @@ pub struct Turns(Mutex<HashMap<u32, Arc<tokio::sync::Mutex<()>>>>);
 
 impl Turns {
     /// Waits until nothing is loaded onto the device; nothing is until what is returned is dropped. The CPU has no turns.
-    pub async fn take(&self, device: Device) -> Turn {
+    pub async fn take(&self, device: Device) -> LoadPermit {
         let number = match device {
             Device::Cuda(number) => number,
             Device::Auto if cfg!(feature = "cuda") => 0,
-            Device::Auto | Device::Cpu => return None,
+            Device::Auto | Device::Cpu => return LoadPermit::FREE,
         };
         let turn = Arc::clone(self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(number).or_default());
-        Some(turn.lock_owned().await)
+        LoadPermit::holding(turn.lock_owned().await)
     }
 }
 
@@ -32,11 +32,11 @@ mod tests {
     #[test]
     fn a_gpu_has_one_turn_at_a_time_and_each_has_its_own() {
         let turns = Turns::default();
-        let first = turns.take(Device::Cuda(0)).now_or_never().flatten().unwrap();
+        let first = turns.take(Device::Cuda(0)).now_or_never().unwrap();
         assert!(turns.take(Device::Cuda(0)).now_or_never().is_none());
-        assert!(turns.take(Device::Cuda(1)).now_or_never().flatten().is_some());
-        assert!(turns.take(Device::Cpu).now_or_never().unwrap().is_none());
+        assert!(turns.take(Device::Cuda(1)).now_or_never().is_some());
+        assert!([(); 2].map(|()| turns.take(Device::Cpu).now_or_never()).iter().all(Option::is_some));
         drop(first);
-        assert!(turns.take(Device::Cuda(0)).now_or_never().flatten().is_some());
+        assert!(turns.take(Device::Cuda(0)).now_or_never().is_some());
     }
 }

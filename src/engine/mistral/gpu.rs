@@ -6,7 +6,8 @@ use nvml_wrapper::error::NvmlError;
 
 use crate::engine::GpuUse;
 
-/// A GPU with the driver's library.
+/// A GPU with the driver's library. A part of one (MIG) has figures of its own, which the driver does not tell by the name that CUDA has
+/// for it: it is told of in the log, and has no metrics.
 pub struct Gpu {
     driver: Nvml,
     /// As the driver calls it, whatever places CUDA's variables give to GPUs.
@@ -18,7 +19,11 @@ impl Gpu {
     pub fn of(device: &mistralrs::Device) -> Option<Self> {
         let uuid = uuid(device)?;
         let driver = Nvml::init().inspect_err(|error| tracing::warn!(%error, "the driver does not say what GPUs do"));
-        Some(Self { driver: driver.ok()?, uuid })
+        let gpu = Self { driver: driver.ok()?, uuid };
+        let known = gpu
+            .ask()
+            .inspect_err(|error| tracing::warn!(%error, gpu = gpu.uuid, "the driver does not say what this GPU does"));
+        known.is_ok().then_some(gpu)
     }
 
     /// `None` where the driver does not say.
@@ -40,16 +45,18 @@ impl Gpu {
     }
 }
 
+/// How the driver calls the GPU; `None` for the CPU.
 #[cfg(feature = "cuda")]
-fn uuid(device: &mistralrs::Device) -> Option<String> {
+pub fn uuid(device: &mistralrs::Device) -> Option<String> {
     let mistralrs::Device::Cuda(device) = device else { return None };
     let uuid = device.cuda_stream().context().uuid();
     let uuid = uuid.inspect_err(|error| tracing::warn!(%error, "the driver does not say which GPU this is")).ok()?;
     Some(format!("GPU-{}", uuid::Uuid::from_bytes(uuid.bytes.map(|byte| byte as u8))))
 }
 
+/// How the driver calls the GPU: this program was built without any.
 #[cfg(not(feature = "cuda"))]
-fn uuid(_: &mistralrs::Device) -> Option<String> {
+pub fn uuid(_: &mistralrs::Device) -> Option<String> {
     None
 }
 

@@ -32,10 +32,8 @@ impl State {
         if ahead.tasks > 0 {
             return None;
         }
-        self.with_room(own).find_map(|replica| {
-            let slots = (replica.capacity.slots, replica.slots_used());
-            starting_now(&self.rates, slots, !self.queue.is_empty(), own.work)
-        })
+        self.with_room(own)
+            .find_map(|replica| starting_now(&self.rates, replica.slots(), !self.queue.is_empty(), own.work))
     }
 
     /// The replicas where a slot is free for such a task, and what it takes of their cache.
@@ -101,14 +99,16 @@ impl State {
     pub fn drained_ms(&self) -> u64 {
         let mut forecast = self.forecast();
         self.fast_forward(&mut forecast, self.queue.total());
-        forecast.next(Work::default(), None).start_ms.max(1)
+        // Also what runs, where nothing waits.
+        forecast.next(Work::default(), None);
+        forecast.all_started_ms()
     }
 
     /// When so many tasks are expected to have started, each of which frees a place; at least 1 ms.
     pub(super) fn free_ms(&self, places: usize) -> u64 {
         let mut forecast = self.forecast();
-        self.put(&mut forecast, places.saturating_sub(1));
-        forecast.next(Work::default(), None).start_ms.max(1)
+        self.put(&mut forecast, places);
+        forecast.all_started_ms()
     }
 
     /// A replica, and what runs there now.
@@ -129,7 +129,7 @@ impl State {
         });
         Bench {
             device: replica.device.as_deref(),
-            slots: replica.capacity.slots,
+            slots: replica.slots(),
             cache: replica.capacity.cache.map(|cache| cache.tokens),
             running: running.collect(),
         }

@@ -72,9 +72,10 @@ impl Header {
             return Err(format!("is a GGUF file of version {}, which is not known", self.version));
         }
         let (tensors, pairs) = (self.length()?, self.length()?);
-        let mut numbers = Vec::new();
+        let (mut numbers, mut has_key_heads) = (Vec::new(), false);
         for _ in 0..pairs {
             let key = self.name()?;
+            has_key_heads |= key.ends_with(KEY_HEADS);
             let kind = self.u32()?;
             if let Some(number) = self.value(kind)?.filter(|_| is_size(&key)) {
                 numbers.push((key, number));
@@ -86,7 +87,8 @@ impl Header {
         let weights = Weights { tensors, bytes: size };
         numbers.iter().try_for_each(|(key, number)| plausible(key, *number, weights))?;
         let heads = |of| numbers.iter().find_map(|(key, number)| key.ends_with(of).then_some(*number));
-        Ok(heads(KEY_HEADS).is_none_or(|keys| heads(QUERY_HEADS) == Some(keys)))
+        // They may be said for each layer.
+        Ok(heads(KEY_HEADS).map_or(!has_key_heads, |keys| heads(QUERY_HEADS) == Some(keys)))
     }
 
     /// Reads past a value; returns it where it is a whole number.
