@@ -123,7 +123,7 @@ pub trait Side: Clone + Send + Sync + 'static {
 pub struct Direct(pub Arc<[Arc<dyn Engine>]>);
 
 impl Direct {
-    pub fn generation(question: &Question, cancel: CancellationToken) -> Generation {
+    fn generation(question: &Question, cancel: CancellationToken) -> Generation {
         Generation {
             prompt: Prepared::Ids(Arc::clone(&question.prompt)),
             max_tokens: question.max_tokens,
